@@ -1,0 +1,51 @@
+# Everything needs only Python >= 3.11, pip, make and git. `make demo` and `make test` each set up the environment first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow check kinds overfit-student penn-fudan lock format clean
+
+demo: $(READY)
+	$(BIN)/pipeline run stages.yaml --weak=point+class --out runs/demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tests/house_rules.py
+
+kinds: $(READY)
+	$(BIN)/python -m benchmarks.kinds
+
+overfit-student: $(READY)
+	$(BIN)/python -m benchmarks.overfit_student
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(VENV)/.uv
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-annotate --no-header --group pyproject.toml:dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) runs
+
+$(VENV)/.uv:
+	$(PYTHON) -c 'import sys; sys.exit("omnimask needs Python >= 3.11, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q uv==0.13.8
+	touch $@
+
+$(READY): requirements.lock pyproject.toml $(VENV)/.uv
+	$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@

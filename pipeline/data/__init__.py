@@ -1,0 +1,1 @@
+"""The nouns: records, masks, boxes, metrics, weak labels, COCO files, annotation cost."""

@@ -1,0 +1,1 @@
+"""When and where stages run. Knows no model and no file format."""

@@ -1,0 +1,1 @@
+"""Who learns: instance segmentation students trained on pseudo-masks."""

@@ -1,0 +1,1 @@
+"""Who labels: proposers, SAM teachers and how they are tuned."""

@@ -1,0 +1,1 @@
+"""SAM in three rings: tensors (load), pixels (predictor), policy (the teachers)."""

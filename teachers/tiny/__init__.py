@@ -1,0 +1,1 @@
+"""The embedded model family: builders, training recipe and weights."""
