@@ -1,0 +1,271 @@
+"""One entry of a COCO file at a time: raw JSON values in, checked values out; every problem names entry and field."""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from pipeline.data import masks
+from pipeline.data.errors import BadInput
+from pipeline.data.orient import orient_box, orient_points
+from pipeline.data.records import RLE, Box, Category, Instance, Point, Source, WeakKind
+from pipeline.data.rle_text import MAX_PIXELS
+
+_MAX_ID = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One problem of one entry, which is left out for it; `problem` says what was expected and what was found."""
+
+    section: str
+    index: int
+    entry_id: int | None
+    field: str
+    problem: str
+
+    def __str__(self) -> str:
+        name = f"{self.section}[{self.index}]"
+        return (
+            f"{name}{'' if self.entry_id is None else f' (id {self.entry_id})'}: {self.field}: {self.problem}"
+        )
+
+
+class EntryError(Exception):
+    """An entry cannot be used: which field, and why."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field, self.problem = field, problem
+
+
+Raw = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageEntry:
+    """An image as the file lists it; `offset` and `length` are its bytes in the file."""
+
+    index: int
+    id: int
+    file_name: str
+    width: int
+    height: int
+    tags: tuple[int, ...] | None
+    instructions: tuple[str, ...]
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The image an annotation is made for: its listed size, and the EXIF orientation that turns it upright."""
+
+    height: int
+    width: int
+    orientation: int
+    classes: Collection[int]
+    semantic: bool
+
+
+def show(value: object) -> str:
+    """A found value for a message, cut to a readable length."""
+    text = repr(value) if not isinstance(value, int) or abs(value) <= _MAX_ID else "a huge integer"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def as_object(value: object) -> Raw:
+    """The entry itself, which must be an object."""
+    if not isinstance(value, dict):
+        raise EntryError("entry", f"expected an object, found {show(value)}")
+    return value
+
+
+def integer(raw: Raw, field: str, *, low: int = -_MAX_ID - 1, high: int = _MAX_ID) -> int:
+    """An integer field within low..high."""
+    value = raw.get(field)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        span = "" if low < 0 else f" from {low} to {high}" if high < _MAX_ID else f" of at least {low}"
+        raise EntryError(field, f"expected an integer{span}, found {_present(raw, field)}")
+    return value
+
+
+def text(raw: Raw, field: str) -> str:
+    """A text field that is not blank."""
+    value = raw.get(field)
+    if not isinstance(value, str) or not value.strip():
+        raise EntryError(field, f"expected text, found {_present(raw, field)}")
+    return value
+
+
+def _present(raw: Raw, field: str) -> str:
+    return show(raw[field]) if field in raw else "nothing"
+
+
+def parse_category(value: object) -> Category:
+    """A class; EntryError without an integer id and a name."""
+    raw = as_object(value)
+    parent = raw.get("supercategory")
+    return Category(integer(raw, "id"), text(raw, "name"), parent if isinstance(parent, str) else None)
+
+
+def parse_image(value: object, *, index: int, offset: int, length: int) -> ImageEntry:
+    """An image; EntryError unless id, file_name, width and height are usable (tags are checked for being integers)."""
+    raw = as_object(value)
+    image_id, name = integer(raw, "id"), text(raw, "file_name")
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise EntryError("file_name", f"expected a path inside the image folder, found {show(name)}")
+    width = integer(raw, "width", low=1, high=MAX_PIXELS)
+    height = integer(raw, "height", low=1, high=MAX_PIXELS)
+    if width * height > MAX_PIXELS:
+        raise EntryError("width", f"expected at most {MAX_PIXELS} pixels, found {width}x{height}")
+    tags = raw.get("tags")
+    if tags is not None and not (isinstance(tags, list) and all(type(tag) is int for tag in tags)):
+        raise EntryError("tags", f"expected a list of category ids, found {show(tags)}")
+    lines = raw.get("instructions", [])
+    if not (isinstance(lines, list) and all(isinstance(line, str) and line.strip() for line in lines)):
+        raise EntryError("instructions", f"expected a list of texts, found {show(lines)}")
+    known = None if tags is None else tuple(sorted(set(tags)))
+    return ImageEntry(index, image_id, name, width, height, known, tuple(lines), offset, length)
+
+
+def is_crowd(raw: Raw) -> bool:
+    """Whether an annotation is a crowd region."""
+    value = raw.get("iscrowd", 0)
+    if not isinstance(value, int) or value not in (0, 1):
+        raise EntryError("iscrowd", f"expected 0 or 1, found {show(value)}")
+    return bool(value)
+
+
+def source_of(raw: Raw) -> Source:
+    """Who made an annotation: a human, unless our own export says otherwise under `pseudo`."""
+    extra = raw.get("pseudo")
+    if not isinstance(extra, dict) or "source" not in extra:
+        return Source.HUMAN
+    value = extra["source"]
+    if not isinstance(value, str) or value not in set(Source):
+        raise EntryError("pseudo.source", f"expected one of {', '.join(Source)}, found {show(value)}")
+    return Source(value)
+
+
+def parse_annotation(raw: Raw, frame: Frame) -> Instance:
+    """What an annotation says, in the upright frame; EntryError when that is nothing usable.
+
+    A mask is kept as it decodes; points and a box are kept as weak labels beside it or in its place.
+    """
+    class_id, phrase = _meaning(raw, frame.classes)
+    source, size = source_of(raw), (frame.height, frame.width)
+    rle = _mask(raw, frame)
+    points = orient_points(_points(raw, frame), size, frame.orientation)
+    box = None if rle is not None else _box(raw, frame)
+    if rle is None and is_crowd(raw):
+        raise EntryError(
+            "segmentation", f"expected the mask of a crowd region, found {_present(raw, 'segmentation')}"
+        )
+    if rle is None and box is None and not any(point.label == 1 for point in points):
+        raise EntryError(
+            "segmentation", "expected a mask, a bbox or point_coords on the object, found none of them"
+        )
+    kind = None if rle is not None else WeakKind.POINT if box is None else WeakKind.BOX
+    return Instance(
+        source,
+        class_id=class_id,
+        phrase=phrase,
+        points=points,
+        box_xyxy=None if box is None else orient_box(box, size, frame.orientation),
+        rle=None if rle is None else masks.rotate(rle, frame.orientation),
+        semantic=frame.semantic,
+        human_id=integer(raw, "id") if source is Source.HUMAN else None,
+        weak_kind=kind,
+        score=None if source is Source.HUMAN else _score(raw),
+    )
+
+
+def _meaning(raw: Raw, classes: Collection[int]) -> tuple[int | None, str | None]:
+    """Class id or phrase, exactly one."""
+    if raw.get("phrase") is not None:
+        if raw.get("category_id") is not None:
+            raise EntryError("phrase", "expected a phrase or a category_id, found both")
+        return None, text(raw, "phrase")
+    class_id = integer(raw, "category_id")
+    if class_id not in classes:
+        raise EntryError("category_id", f"expected the id of a category, found {class_id}")
+    return class_id, None
+
+
+def _mask(raw: Raw, frame: Frame) -> RLE | None:
+    segmentation = raw.get("segmentation")
+    if segmentation is None or segmentation == []:
+        return None
+    try:
+        rle = masks.rle_from_coco(segmentation, frame.height, frame.width, where="segmentation")
+    except BadInput as error:
+        raise EntryError("segmentation", str(error).removeprefix("segmentation: ")) from None
+    if not masks.area(rle):
+        raise EntryError("segmentation", "expected a mask with at least one pixel, found an empty one")
+    return rle
+
+
+def _numbers(value: object, count: int) -> list[float] | None:
+    """Finite floats of a list of exactly `count` numbers, else None."""
+    if not isinstance(value, list) or len(value) != count:
+        return None
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= _MAX_ID for v in value):
+        return None  # NaN and infinity fail the comparison too
+    return [float(v) for v in value]
+
+
+def _box(raw: Raw, frame: Frame) -> Box | None:
+    """The bbox as xyxy cut to the image."""
+    if raw.get("bbox") is None:
+        return None
+    numbers = _numbers(raw["bbox"], 4)
+    if numbers is None or min(numbers[2:]) <= 0:
+        raise EntryError(
+            "bbox", f"expected [x, y, width, height] with positive sides, found {show(raw['bbox'])}"
+        )
+    x, y, w, h = numbers
+    box = (max(x, 0.0), max(y, 0.0), min(x + w, float(frame.width)), min(y + h, float(frame.height)))
+    if box[0] >= box[2] or box[1] >= box[3]:
+        size = f"{frame.width}x{frame.height}"
+        raise EntryError("bbox", f"expected a box that touches the {size} image, found {show(raw['bbox'])}")
+    return box
+
+
+def _points(raw: Raw, frame: Frame) -> tuple[Point, ...]:
+    """PointSup's point_coords with their point_labels."""
+    coords, labels = raw.get("point_coords"), raw.get("point_labels")
+    if coords is None:
+        return ()
+    if not isinstance(coords, list):
+        raise EntryError("point_coords", f"expected a list of [x, y], found {show(coords)}")
+    if not isinstance(labels, list) or len(labels) != len(coords):
+        raise EntryError(
+            "point_labels", f"expected {len(coords)} labels, found {_present(raw, 'point_labels')}"
+        )
+    points = []
+    for index, (place, label) in enumerate(zip(coords, labels, strict=True)):
+        xy = _numbers(place, 2)
+        if xy is None or not (0 <= xy[0] <= frame.width and 0 <= xy[1] <= frame.height):
+            size = f"{frame.width}x{frame.height}"
+            raise EntryError(
+                f"point_coords[{index}]", f"expected [x, y] in the {size} image, found {show(place)}"
+            )
+        if isinstance(label, bool) or not isinstance(label, int | float) or label not in (0, 1):
+            raise EntryError(f"point_labels[{index}]", f"expected 0 or 1, found {show(label)}")
+        points.append(Point(xy[0], xy[1], int(label)))
+    return tuple(points)
+
+
+def _score(raw: Raw) -> float | None:
+    value = raw.get("score")
+    if value is None:
+        return None
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not (math.isfinite(value) and 0 <= value <= 1)
+    ):
+        raise EntryError("score", f"expected a number from 0 to 1, found {show(value)}")
+    return float(value)

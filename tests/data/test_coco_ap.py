@@ -1,0 +1,143 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from pipeline.data import masks
+from pipeline.data.coco_ap import AP_NAMES, Detection, RleDict, coco_ap, detections
+from pipeline.data.errors import BadInput
+from pipeline.data.records import RLE, Instance, Record, Role, Source
+
+HEIGHT, WIDTH = 200, 260
+CLASSES = (3, 9, 4)
+
+
+def as_dict(rle: RLE) -> RleDict:
+    return {"size": list(rle.size), "counts": rle.counts}
+
+
+def bar(random: np.random.Generator) -> masks.Mask:
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    top, left = random.integers(0, HEIGHT - 5), random.integers(0, WIDTH - 5)
+    side = int(random.choice([8, 40, 130]))  # all three area ranges
+    mask[top : top + random.integers(3, side + 3), left : left + random.integers(3, side + 3)] = True
+    return mask
+
+
+def random_set(seed: int) -> tuple[dict[str, object], list[Detection]]:
+    """A truth with crowd regions, and results with ties, shifted masks, wrong classes and false ones."""
+    random = np.random.default_rng(seed)
+    images = [{"id": 7 * i + 1, "height": HEIGHT, "width": WIDTH, "file_name": "a"} for i in range(8)]
+    truth: list[dict[str, object]] = []
+    results: list[Detection] = []
+
+    def found(image: dict[str, object], class_id: int, mask: masks.Mask) -> None:
+        score = float(random.choice([0.1, 0.5, random.random()]))
+        results.append(
+            {
+                "image_id": image["id"],
+                "category_id": class_id,
+                "segmentation": as_dict(masks.encode(mask)),
+                "score": score,
+            }  # type: ignore[typeddict-item]
+        )
+
+    for _ in range(120):  # more than the 100 that count
+        found(images[0], 3, bar(random))
+    for image in images:
+        for _ in range(random.integers(0, 8)):
+            mask, class_id = bar(random), int(random.choice(CLASSES))
+            rle = masks.encode(mask)
+            entry = {
+                "image_id": image["id"],
+                "category_id": class_id,
+                "segmentation": as_dict(rle),
+                "bbox": [0, 0, 1, 1],
+            }
+            truth.append(
+                entry | {"id": len(truth) + 1, "area": masks.area(rle), "iscrowd": int(random.random() < 0.1)}
+            )
+            for _ in range(random.integers(0, 3)):
+                shift = tuple(random.integers(-3, 4, 2).tolist())
+                found(image, class_id if random.random() < 0.9 else 3, np.roll(mask, shift, (0, 1)))
+        for _ in range(random.integers(0, 3)):
+            found(image, int(random.choice(CLASSES[:2])), bar(random))
+    categories = [{"id": c, "name": str(c)} for c in CLASSES]
+    return {"info": {}, "images": images, "categories": categories, "annotations": truth}, results
+
+
+def by_pycocotools(truth: dict[str, object], results: list[Detection]) -> list[float]:
+    coco = COCO()
+    coco.dataset = truth
+    coco.createIndex()
+    evaluator = COCOeval(coco, coco.loadRes([dict(result) for result in results]), "segm")
+    evaluator.evaluate()
+    evaluator.accumulate()
+    evaluator.summarize()
+    return [float(value) for value in evaluator.stats[:6]]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("seed", range(6))
+def test_equal_to_pycocotools_to_the_last_digit(seed: int) -> None:
+    truth, results = random_set(seed)
+    assert [-1.0 if v is None else v for v in coco_ap(truth, results).values()] == by_pycocotools(
+        truth, results
+    )
+
+
+def test_file_and_content_are_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth, results = random_set(0)
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    assert coco_ap(tmp_path / "truth.json", results) == coco_ap(truth, results)
+    assert capsys.readouterr().out == ""
+
+
+def test_no_results_and_no_truth() -> None:
+    truth, results = random_set(1)
+    assert set(coco_ap(truth, []).values()) <= {0.0, None}
+    assert coco_ap(truth | {"annotations": []}, results) == dict.fromkeys(AP_NAMES)
+
+
+RESULT: Detection = {
+    "image_id": 1,
+    "category_id": 3,
+    "segmentation": as_dict(masks.encode(np.ones((HEIGHT, WIDTH), bool))),
+    "score": 0.5,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": 2}, r"results\[1\].image_id: expected the id of a true image, found 2"),
+        ({"score": float("nan")}, r"results\[1\].score"),
+        (
+            {"segmentation": {"size": [HEIGHT, WIDTH], "counts": "m3"}},
+            r"results\[1\].segmentation.counts: RLE runs",
+        ),
+        ({"segmentation": {"size": [WIDTH, HEIGHT], "counts": "m3"}}, r"results\[1\].segmentation.size"),
+    ],
+)
+def test_bad_results_never_reach_native_code(change: dict[str, object], message: str) -> None:
+    truth, _ = random_set(0)
+    with pytest.raises(BadInput, match=message):
+        coco_ap(truth, [RESULT, {**RESULT, **change}])  # type: ignore[list-item, typeddict-item]
+
+
+def test_detections_of_a_record() -> None:
+    rle = masks.encode(np.ones((3, 4), bool))
+    good = Instance(Source.STUDENT, class_id=3, rle=rle, score=0.5)
+    others = [
+        Instance(Source.STUDENT, class_id=3, rle=rle),
+        Instance(Source.STUDENT, class_id=3, score=0.5),
+        Instance(Source.STUDENT, phrase="x", rle=rle, score=0.5),
+        Instance(Source.STUDENT, class_id=3, rle=rle, score=0.5, dropped="low"),
+    ]
+    record = Record(8, "a", "", 4, 3, "val", Role.VAL)
+    assert detections(record, [good, *others]) == [
+        {"image_id": 8, "category_id": 3, "segmentation": as_dict(rle), "score": 0.5}
+    ]

@@ -1,0 +1,97 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline.data import coco_json
+from pipeline.data.coco_json import entries
+from pipeline.data.errors import BadInput
+
+SECTIONS = frozenset({"images", "annotations"})
+
+
+@pytest.fixture(params=[1, 7, 1 << 22], ids=lambda size: f"window {size}")
+def window(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test at windows so small that each token is cut somewhere."""
+    monkeypatch.setattr(coco_json, "_CHUNK", request.param)
+
+
+@pytest.mark.usefixtures("window")
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{}", []),
+        ('{"images": []}', []),
+        ('{"images":[1,{"a":[2]}]}', [("images", 0, 1), ("images", 1, {"a": [2]})]),
+        (
+            '\ufeff{ "annotations" : [ 12345 , 1.5e3 ] }',
+            [("annotations", 0, 12345), ("annotations", 1, 1500.0)],
+        ),
+        ('{"info": {"images": [9]}, "images": [true], "x": 123}\n', [("images", 0, True)]),
+        (
+            '{"annotations": ["é€😀\\u00e9", null], "images": [-7]}',
+            [("annotations", 0, "é€😀é"), ("annotations", 1, None), ("images", 0, -7)],
+        ),
+        ('{"n\\u00e9": 1, "é": "x", "images": [0]}', [("images", 0, 0)]),
+    ],
+)
+def test_entries_and_their_place(tmp_path: Path, text: str, expected: list[tuple[str, int, object]]) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text, encoding="utf-8")
+    found = list(entries(path, SECTIONS))
+    assert [(e.section, e.index, e.value) for e in found] == expected
+    data = path.read_bytes()
+    assert [coco_json.read_entry(data[e.offset : e.offset + e.length], "x") for e in found] == [
+        v for *_, v in expected
+    ]
+
+
+@pytest.mark.usefixtures("window")
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "line 1, column 1: a COCO dataset starts with"),
+        (b"  \n [1]", "found a list, as results files have"),
+        (b'"text"', "starts with"),
+        (b"<html>", "starts with"),
+        (b"\x89PNG\r\n", "starts with"),
+        (b'{"images": {}}', "line 1, column 12: section 'images' must be a list"),
+        (b'{"images": 3', "must be a list"),
+        (b'{"images": [1', "line 1, column 14: expected ',' or ']'"),
+        (b'{"images": [1 2]}', "line 1, column 15: expected ',' or ']'"),
+        (b'{"images": [1,]}', "line 1, column 15: Expecting value"),
+        (b'{"images": [{"a": 1, }]}', "column 22"),
+        (b'{"images":\n [{"a"\n: tru}]}', "line 3, column 3: Expecting value"),
+        (b'{"images": ["open', "Unterminated string"),
+        (b'{"images": ["\xff"]}', "not valid UTF-8"),
+        (b'{"images": [], "images": []}', "section 'images' occurs twice"),
+        (b'{"images": []', "expected ',' or '}'"),
+        (b'{"images": []} x', "expected the end of the file"),
+        (b"{1: 2}", "section name must be text"),
+        (b'{"images" []}', "expected ':'"),
+        (b'{"images": [' + b"[" * 100_000, "nested too deeply"),
+        (b'{"images": [' + b"1" * 5000 + b"]}", "Exceeds the limit"),
+    ],
+    ids=range(21),
+)
+def test_syntax_errors_name_the_place(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "bad.json"
+    path.write_bytes(data)
+    with pytest.raises(BadInput) as caught:
+        list(entries(path, SECTIONS))
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_endless_entries_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coco_json, "_CHUNK", 64)
+    monkeypatch.setattr(coco_json, "_MAX_ENTRY", 1000)
+    path = tmp_path / "long.json"
+    path.write_text('{"images": ["' + "a" * 100_000)
+    with pytest.raises(BadInput, match="longer than 1000 bytes or never ends"):
+        list(entries(path, SECTIONS))
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.json", tmp_path):
+        with pytest.raises(BadInput, match="cannot be read"):
+            list(entries(path, SECTIONS))
