@@ -1,6 +1,6 @@
-"""Checks of docs/architecture.md that no linter has: sizes of files and functions, bare `__init__` files, absolute paths.
+"""Checks of docs/architecture.md that no linter has: sizes of files and functions, bare `__init__` files.
 
-    python tests/house_rules.py
+python tests/house_rules.py
 """
 
 import ast

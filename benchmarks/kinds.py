@@ -1,0 +1,78 @@
+"""What each kind of weak label is worth: every kind and 5 seeds through the whole pipeline, without students.
+
+    python -m benchmarks.kinds            (or: make kinds)
+
+Runs `pipeline run configs/kinds.yaml` into runs/kinds/<kind>-<seed>, the zero-shot teacher on the same points into
+runs/kinds/zero-shot-<seed>, and trivial baselines on the same prompts (ellipse in the box; disc of the class's mean
+area at the point). Writes runs/kinds/metrics.json with mean and spread (standard deviation over seeds) of the
+pseudo-mask mIoU, prints it as one JSON line, and exits 1 unless
+
+    none <= class <= point+class <= box+class, points and boxes beat their baselines, tuning beats zero-shot on points.
+
+Finished runs are kept: a second call repeats only what changed.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from benchmarks.baselines import Run, baselines
+
+KINDS = ("none", "class", "point+class", "box+class")
+SEEDS = range(5)
+OUT = Path("runs/kinds")
+BASELINE_OF = {"point+class": "disc", "box+class": "ellipse"}
+ZERO_SHOT = "zero-shot"
+
+
+def run_pipeline(config: str, out: Path, *, weak: str, seed: int) -> Run:
+    """One run by the command line a user would type; CalledProcessError if it fails."""
+    command = [sys.executable, "-m", "pipeline.cli", "run", config, f"--weak={weak}", f"--out={out}"]
+    subprocess.run([*command, "--set", f"seed={seed}"], check=True)
+    return Run.open(out)
+
+
+def spread(values: Sequence[float]) -> dict[str, float | list[float]]:
+    """Mean and standard deviation of a score over the seeds, and the scores."""
+    return {"mean": statistics.fmean(values), "spread": statistics.stdev(values), "values": list(values)}
+
+
+def checks(means: Mapping[str, float]) -> dict[str, bool]:
+    """The order that the means must have."""
+    ordered = all(means[worse] <= means[better] for worse, better in pairwise(KINDS))
+    beaten = {
+        f"{kind} above its {trivial}": means[kind] > means[trivial] for kind, trivial in BASELINE_OF.items()
+    }
+    return {
+        "none <= class <= point+class <= box+class": ordered,
+        **beaten,
+        "tuned above zero-shot on points": means["point+class"] > means[ZERO_SHOT],
+    }
+
+
+def main() -> int:
+    """Run everything, write and print the numbers."""
+    scores: dict[str, list[float]] = {name: [] for name in (*KINDS, *BASELINE_OF.values(), ZERO_SHOT)}
+    for seed in SEEDS:
+        for kind in KINDS:
+            run = run_pipeline("configs/kinds.yaml", OUT / f"{kind}-{seed}", weak=kind, seed=seed)
+            scores[kind].append(run.miou())
+            if kind in BASELINE_OF:
+                scores[BASELINE_OF[kind]].append(baselines(run, slow=False)[BASELINE_OF[kind]])
+        out = OUT / f"{ZERO_SHOT}-{seed}"
+        plain = run_pipeline("configs/kinds-zero-shot.yaml", out, weak="point+class", seed=seed)
+        scores[ZERO_SHOT].append(plain.miou())
+    kinds = {name: spread(values) for name, values in scores.items()}
+    passed = checks({name: statistics.fmean(values) for name, values in scores.items()})
+    text = json.dumps({"seeds": len(SEEDS), "miou": kinds, "checks": passed})
+    (OUT / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    print(text)
+    return 0 if all(passed.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""A job's result: a folder whose `artifact.json` lists every file with its digest and tells how it was made."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from pipeline.engine import files
+from pipeline.engine.context import Metrics
+from pipeline.engine.keys import digest_of
+
+MANIFEST = "artifact.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A committed artifact, or a part of one.
+
+    `digest` is that of its files (paths and bytes), not of how they came about; `files` maps each path inside
+    `folder` to the sha256 of its bytes. `seconds`: wall time of the work that made it.
+    """
+
+    key: str
+    folder: Path
+    digest: str
+    files: Mapping[str, str]
+    metrics: Metrics
+    seconds: float
+
+    def part(self, name: str) -> "Artifact":
+        """The artifact that is the subfolder `name` of this one; FileNotFoundError if it is not there."""
+        prefix = f"{name}/"
+        inside = {path.removeprefix(prefix): d for path, d in self.files.items() if path.startswith(prefix)}
+        if not inside:
+            raise FileNotFoundError(
+                f"{self.folder}: expected a part {name!r}, found {sorted(self.files)[:10]}"
+            )
+        return Artifact(
+            self.key, self.folder / name, content_digest(inside), inside, self.metrics, self.seconds
+        )
+
+
+def content_digest(digests: Mapping[str, str]) -> str:
+    """Digest of a folder's content from the digests of its files."""
+    return digest_of(dict(digests))
+
+
+def _listing(folder: Path) -> list[str]:
+    found = (path for path in folder.rglob("*") if not path.is_dir())
+    return sorted(path.relative_to(folder).as_posix() for path in found if path != folder / MANIFEST)
+
+
+def lend(folder: Path) -> Artifact:
+    """An artifact from anywhere on disk, as it is now: its digest is that of the files found in it."""
+    digests = {name: files.file_digest(folder / name) for name in _listing(folder)}
+    return Artifact("", folder, content_digest(digests), digests, {}, 0.0)
+
+
+def write_manifest(
+    folder: Path, key: str, *, stage: str, metrics: Metrics, seconds: float, about: dict[str, JsonValue]
+) -> None:
+    """Write `artifact.json` for all that lies in `folder`; `about`: device, versions, settings."""
+    digests = {name: files.file_digest(folder / name) for name in _listing(folder)}
+    body: dict[str, JsonValue] = {
+        "key": key,
+        "stage": stage,
+        "content": content_digest(digests),
+        "files": dict(digests),
+        "metrics": dict(metrics),
+        "seconds": seconds,
+        **about,
+    }
+    text = json.dumps({**body, "digest": digest_of(body)}, indent=1, sort_keys=True)
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def read_artifact(folder: Path, key: str) -> Artifact | None:
+    """The artifact in `folder`, every byte checked; None if anything is missing, changed or too much."""
+    try:
+        body = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(body, dict) or body.pop("digest", None) != digest_of(body) or body["key"] != key:
+        return None
+    if _listing(folder) != sorted(body["files"]):
+        return None
+    if any(files.file_digest(folder / name) != digest for name, digest in body["files"].items()):
+        return None
+    return Artifact(key, folder, body["content"], body["files"], body["metrics"], body["seconds"])

@@ -1,0 +1,54 @@
+"""What the engine lends to a stage while it works: device, folders, records, progress and the wish to stop."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.data.records import Ontology, Record
+
+Metrics = Mapping[str, float | int | str | None]
+
+
+class Records(Protocol):
+    """All records a job may see (its `roles`), lazy and re-iterable, in image_id order."""
+
+    def __iter__(self) -> Iterator[Record]: ...
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class WorkerContext:
+    """What the engine lends to every stage: `artifacts` maps each used name to its committed folder."""
+
+    device: str
+    ontology: Ontology
+    images_root: Path
+    artifacts: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class TrainContext(WorkerContext):
+    """What a job gets besides.
+
+    `workdir` survives a kill of the same job and is removed after its commit: checkpoints go there. `out` is
+    the artifact's folder, empty at the start of every attempt. `progress(done, total, note)` feeds the
+    display and the heartbeat. Once `should_stop()` is true: save a checkpoint, then raise `Stopped`.
+    `data_root` is the folder that relative paths of the user's files start from. `timings` maps the label of
+    every stage before this one to the machine seconds its results took when they were made; they never enter
+    a key.
+    """
+
+    seed: int
+    workdir: Path
+    out: Path
+    progress: Callable[[int, int, str], None]
+    should_stop: Callable[[], bool]
+    data_root: Path = Path()
+    timings: Mapping[str, float] = field(default_factory=dict)
+    rank: int = 0
+    world: int = 1
+
+
+class Stopped(Exception):
+    """A job saw `should_stop()`, saved its state and ended; the next run goes on from there."""

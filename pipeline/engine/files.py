@@ -1,0 +1,115 @@
+"""Files that are either whole or not there: temp name, fsync, rename, fsync of the folder."""
+
+import hashlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.engine.machine import host, process_is_gone
+
+TEMP = ".tmp-"
+FOREIGN_TEMP_SECONDS = 24 * 3600.0
+BLOCK = 1 << 20
+
+
+def temp_name(folder: Path) -> Path:
+    """A new name in `folder` that tells who owns it, so that what a killed process left can be recognised."""
+    return folder / f"{TEMP}{host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a temp name belongs to a process that is gone (or, on another machine, is a day old)."""
+    owner = path.name.removeprefix(TEMP).rsplit("-", 2)
+    if len(owner) != 3 or not owner[1].isdigit():
+        return False
+    if owner[0] == host():
+        return process_is_gone(int(owner[1]))
+    return time.time() - path.stat().st_mtime > FOREIGN_TEMP_SECONDS
+
+
+def clean_leftovers(folder: Path) -> int:
+    """Remove temp files and folders of processes that are gone; how many."""
+    found = [path for path in folder.glob(TEMP + "*") if is_leftover(path)]
+    for path in found:
+        remove(path)
+    return len(found)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all in it; another process may have been faster."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """fsync a file or a folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def commit_file(target: Path, write: Callable[[Path], None], *, scratch: Path | None = None) -> None:
+    """Let `write` fill a temp file (in `scratch`, which must be on the target's file system), then move it
+    in.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temp = temp_name(scratch or target.parent)
+    try:
+        write(temp)
+        sync(temp)
+        temp.replace(target)
+    except BaseException:
+        temp.unlink(missing_ok=True)
+        raise
+    sync(target.parent)
+
+
+def commit_text(target: Path, text: str) -> None:
+    """Write a small text file atomically."""
+    commit_file(target, lambda temp: _write_text(temp, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def sync_tree(folder: Path) -> None:
+    """fsync every file and folder below `folder`, and itself."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        sync(path)
+    sync(folder)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes, hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def place(source: Path, target: Path) -> bool:
+    """Make `target` the same bytes as `source`, by hard link where possible; whether anything had to be done."""
+    if target.is_file() and (target.samefile(source) or _same_bytes(source, target)):
+        return False
+    commit_file(target, lambda temp: _link_or_copy(source, temp))
+    return True
+
+
+def _same_bytes(one: Path, other: Path) -> bool:
+    return one.stat().st_size == other.stat().st_size and file_digest(one) == file_digest(other)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)

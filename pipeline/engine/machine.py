@@ -1,0 +1,113 @@
+"""What the engine knows of the machine and its processes: who runs where, versions, threads, signs of life."""
+
+import json
+import os
+import platform
+import socket
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = (
+    "omnimask", "torch", "torchvision", "transformers", "segment-anything", "open_clip_torch",
+    "numpy", "scipy", "pyarrow", "pillow", "pycocotools", "hotcoco",
+)  # fmt: skip
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def host() -> str:
+    """The machine's name, without the characters that our temp file names use as separators."""
+    return "".join(c for c in socket.gethostname() if c.isalnum() or c == ".") or "localhost"
+
+
+def process_is_gone(pid: int) -> bool:
+    """Whether no process of this machine has that id."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+@cache
+def versions() -> Mapping[str, str]:
+    """Versions of Python and of the packages that results depend on; a package that is not installed is left
+    out.
+    """
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def announce_threads(count: int) -> None:
+    """Set the thread count for native libraries that are not loaded yet; only ever called in a worker
+    process.
+    """
+    for variable in THREAD_VARIABLES:
+        os.environ[variable] = str(count)
+
+
+def apply_threads(count: int) -> None:
+    """Set torch's thread count, if the stage has imported torch."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(count)
+
+
+class Heartbeat:
+    """A small file that names the images a worker has in hand, so that a crash can be traced to them.
+
+    It survives the worker's death because each change is written at once; it is no run output and is not
+    synced.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._ids: set[int] = set()
+        self._about = ""
+        self._lock = threading.Lock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._write()
+
+    def begin(self, about: str) -> None:
+        """Name the unit or job that starts now; no image is in hand yet."""
+        with self._lock:
+            self._about = about
+            self._ids.clear()
+            self._write()
+
+    def take(self, image_ids: Iterable[int]) -> None:
+        """These images are in hand from now on."""
+        with self._lock:
+            self._ids.update(image_ids)
+            self._write()
+
+    def drop(self, image_ids: Iterable[int]) -> None:
+        """These images are done with."""
+        with self._lock:
+            self._ids.difference_update(image_ids)
+            self._write()
+
+    def _write(self) -> None:
+        text = json.dumps(
+            {"pid": os.getpid(), "host": host(), "about": self._about, "ids": sorted(self._ids)}
+        )
+        temp = self.path.with_suffix(".new")
+        temp.write_text(text)
+        temp.replace(self.path)
+
+
+def images_in_hand(heartbeat: Path) -> frozenset[int]:
+    """The image ids a worker last wrote to its heartbeat file; empty if there is none."""
+    if not heartbeat.exists():
+        return frozenset()
+    return frozenset(json.loads(heartbeat.read_text())["ids"])

@@ -1,0 +1,64 @@
+"""The count of bad images and annotations, against `max_bad`."""
+
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from pipeline.engine import parquet
+from pipeline.engine.context import Metrics
+from pipeline.engine.faults import TooManyBad
+from pipeline.engine.units import RecordSet
+
+EXAMPLES = 100
+
+
+class Quarantine:
+    """Counts what is left out of a run: by ingest before there are records, by stages as `dropped` records."""
+
+    def __init__(self, max_bad: float) -> None:
+        self._max_bad = max_bad
+        self._ingest: dict[str, int] = {}
+        self._rows = 0
+        self._reasons: dict[int, str] = {}
+        self.examples: list[dict[str, JsonValue]] = []
+
+    def before(self, metrics: Metrics) -> None:
+        """Take over ingest's own count: images, bad_images, annotations, bad_annotations."""
+        names = ("images", "bad_images", "annotations", "bad_annotations")
+        self._ingest = {name: int(metrics.get(name) or 0) for name in names}
+
+    def count(self, label: str, records: RecordSet) -> int:
+        """Count the records dropped by now; how many of them are new at this stage."""
+        new = 0
+        self._rows = records.rows
+        for part in records.parts:
+            for image_id, reason in _dropped(part.path):
+                if image_id in self._reasons:
+                    continue
+                self._reasons[image_id] = reason
+                new += 1
+                if len(self.examples) < EXAMPLES:
+                    self.examples.append({"stage": label, "image_id": image_id, "reason": reason})
+        return new
+
+    def check(self) -> None:
+        """TooManyBad if the larger of the bad shares of images and annotations exceeds `max_bad`."""
+        shares = (
+            ("images", self._ingest.get("bad_images", 0) + len(self._reasons), self._images()),
+            ("annotations", self._ingest.get("bad_annotations", 0), self._ingest.get("annotations", 0)),
+        )
+        for what, bad, total in shares:
+            if total and bad / total > self._max_bad:
+                reasons = "".join(f"\n  image {e['image_id']}: {e['reason']}" for e in self.examples[:5])
+                raise TooManyBad(
+                    f"{bad} of {total} {what} are bad ({bad / total:.1%}); max_bad allows {self._max_bad:.1%}{reasons}"
+                )
+
+    def _images(self) -> int:
+        return max(self._ingest.get("images", 0), self._rows)
+
+
+def _dropped(path: Path) -> list[tuple[int, str]]:
+    table = parquet.read(path, ["image_id", "dropped"])
+    ids, reasons = (table.column(name).to_pylist() for name in ("image_id", "dropped"))
+    return [(image_id, reason) for image_id, reason in zip(ids, reasons, strict=True) if reason is not None]

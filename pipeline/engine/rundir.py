@@ -1,0 +1,192 @@
+"""A run's folder: its resolved config, its log `run.json`, the keys of its results, its outputs, and its
+lock.
+
+config.yaml    the resolved config, every default filled in run.json       versions, seeds, data digest before
+work starts; then what each stage did keys/NN.txt    the keys of stage NN's results, one a line .lock
+who works here; .heartbeat.json: the images in hand
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import yaml
+from pydantic import JsonValue
+
+from pipeline.engine import files
+from pipeline.engine.faults import BadPlan, FolderBusy
+from pipeline.engine.keys import digest_of
+from pipeline.engine.machine import host
+
+CONFIG = "config.yaml"
+LOG = "run.json"
+LOCK = ".lock"
+HEARTBEAT = ".heartbeat.json"
+NOT_RESULTS = frozenset({"resources", "stall_timeout", "max_bad"})  # config keys that change no result
+
+
+@dataclass
+class StageLog:
+    """What is known of one stage of a run; `units` counts a job as one, `made` are those this run had to
+    make.
+    """
+
+    label: str
+    kind: str
+    state: str = "waiting"  # waiting | running | done
+    units: int = 0
+    images: int = 0
+    made: int = 0
+    seconds: float = 0.0
+    images_per_second: float | None = None
+    quarantined: int = 0
+    metrics: dict[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass
+class RunLog:
+    """The content of `run.json`."""
+
+    name: str
+    state: str
+    seed: int
+    device: str
+    torch_threads: int
+    data_digest: str
+    config_digest: str
+    store: str
+    data_root: str
+    versions: Mapping[str, str]
+    stages: list[StageLog]
+    records_digest: str | None = None
+    quarantine: list[dict[str, JsonValue]] = field(default_factory=list)
+
+
+class RunFolder:
+    """The only writer of a run folder; enter `locked()` before writing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+
+    @property
+    def heartbeat(self) -> Path:
+        return self.path / HEARTBEAT
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder; FolderBusy naming the holder if another process does."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        # Opened without truncation: the text in it names the present holder. The kernel frees the lock of a dead one.
+        with (self.path / LOCK).open("a+") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FolderBusy(f"{self.path}: {self.holder() or 'another process'} works here") from None
+            handle.truncate(0)
+            handle.write(json.dumps({"pid": os.getpid(), "host": host()}))
+            handle.flush()
+            for leftover in self.path.rglob(files.TEMP + "*"):  # the lock is ours, so no owner can be alive
+                files.remove(leftover)
+            try:
+                yield
+            finally:
+                self.heartbeat.unlink(missing_ok=True)
+                handle.truncate(0)
+
+    def holder(self) -> str | None:
+        """Who the lock file names, in words; None if nobody."""
+        try:
+            found = json.loads((self.path / LOCK).read_text())
+        except (OSError, ValueError):
+            return None
+        return f"process {found['pid']} on {found['host']}"
+
+    def check_config(self, resolved: dict[str, JsonValue], suggestion: str) -> None:
+        """BadPlan if the folder holds a run with another config, or files that are no run's."""
+        path = self.path / CONFIG
+        if not path.exists():
+            strangers = sorted(p.name for p in self.path.iterdir() if not p.name.startswith("."))
+            if strangers:
+                found = ", ".join(strangers[:5])
+                raise BadPlan(
+                    (f"{self.path}: not a run folder, yet it holds {found}; use --out {suggestion}",)
+                )
+            return
+        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        changed = list(differences(results_only(before), results_only(resolved)))
+        if changed:
+            named = ", ".join(changed[:8])
+            raise BadPlan(
+                (
+                    f"{self.path}: holds a run with another config (differs in {named}); use --out {suggestion}",
+                )
+            )
+
+    def read_log(self) -> RunLog | None:
+        """The log as last written; None before the first run."""
+        try:
+            body = json.loads((self.path / LOG).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        stages = [StageLog(**stage) for stage in body.pop("stages")]
+        return RunLog(stages=stages, **body)
+
+    def write_config(self, resolved: dict[str, JsonValue]) -> None:
+        """Write the resolved config."""
+        files.commit_text(self.path / CONFIG, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+
+    def write_log(self, log: RunLog) -> None:
+        """Replace `run.json`."""
+        files.commit_text(self.path / LOG, json.dumps(asdict(log), indent=1) + "\n")
+
+    def write_keys(self, number: int, keys: Sequence[str]) -> None:
+        """Write the keys of a stage's results, if they changed."""
+        path = self.path / "keys" / f"{number:02d}.txt"
+        text = "".join(f"{key}\n" for key in keys)
+        if not path.exists() or path.read_text() != text:
+            files.commit_text(path, text)
+
+    def read_keys(self, number: int) -> list[str] | None:
+        """The keys of a stage's results; None if it was not planned yet."""
+        path = self.path / "keys" / f"{number:02d}.txt"
+        return path.read_text().split() if path.exists() else None
+
+    def publish(self, artifact: Path, mapping: Mapping[str, str]) -> int:
+        """Place an artifact's files (or whole folders) in the run folder; how many were new or changed."""
+        changed = 0
+        for source, target in mapping.items():
+            root = artifact / source
+            found = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+            for path in found:
+                changed += files.place(path, self.path / target / path.relative_to(root))
+        return changed
+
+
+def results_only(config: JsonValue) -> JsonValue:
+    """A config without the keys that change no result."""
+    if isinstance(config, dict):
+        return {key: results_only(value) for key, value in config.items() if key not in NOT_RESULTS}
+    if isinstance(config, list):
+        return [results_only(value) for value in config]
+    return config
+
+
+def differences(one: JsonValue, other: JsonValue, path: str = "") -> Iterator[str]:
+    """Dotted paths at which two configs differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in [*one, *(key for key in other if key not in one)]:
+            yield from differences(one.get(key), other.get(key), f"{path}.{key}" if path else key)
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for number, (left, right) in enumerate(zip(one, other, strict=True)):
+            yield from differences(left, right, f"{path}.{number}")
+    elif one != other:
+        yield path or "everything"
+
+
+def config_digest(resolved: dict[str, JsonValue]) -> str:
+    """Digest of a config's result-changing part."""
+    return digest_of(results_only(resolved))

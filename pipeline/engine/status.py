@@ -1,0 +1,116 @@
+"""What a run folder and its store tell, from disk alone, also while the run goes on."""
+
+import fcntl
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.engine.faults import BadPlan
+from pipeline.engine.rundir import HEARTBEAT, LOCK, LOG, RunFolder
+from pipeline.engine.store import Store
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """One stage: its results in all (0: not planned yet), those in the store, those that are there but
+    damaged.
+    """
+
+    label: str
+    kind: str
+    state: str
+    total: int
+    done: int
+    damaged: int
+    quarantined: int
+    seconds: float
+
+    @property
+    def redo(self) -> int:
+        """Results that the next run would make."""
+        return self.total - self.done
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run: its state, who works on it, on what, and how far each stage is."""
+
+    name: str
+    state: str
+    holder: str | None
+    in_hand: str | None
+    stages: tuple[StageStatus, ...]
+
+
+def read_status(path: Path) -> RunStatus:
+    """The status of a run folder; every file it names in the store is checked. BadPlan if it is no run
+    folder.
+    """
+    folder = RunFolder(path)
+    log = folder.read_log()
+    if log is None:
+        raise BadPlan((f"{path}: expected a run folder with a {LOG}, found none",))
+    store = Store(Path(log.store))
+    stages = []
+    for number, stage in enumerate(log.stages):
+        keys = folder.read_keys(number) or []
+        before = len(store.damaged)
+        found = store.has_unit if stage.kind == "map" else lambda key: store.find_artifact(key) is not None
+        done = sum(found(key) for key in keys)
+        damaged = len(store.damaged) - before
+        stages.append(
+            StageStatus(
+                label=stage.label,
+                kind=stage.kind,
+                state=stage.state,
+                total=len(keys),
+                done=done,
+                damaged=damaged,
+                quarantined=stage.quarantined,
+                seconds=stage.seconds,
+            )
+        )
+    busy = _is_locked(folder.path)
+    state = log.state if busy or log.state != "running" else "interrupted"
+    return RunStatus(
+        log.name,
+        state,
+        folder.holder() if busy else None,
+        _in_hand(folder.path) if busy else None,
+        tuple(stages),
+    )
+
+
+def find_results(path: Path, stage: str) -> dict[str, Path]:
+    """The artifact folders that a run's jobs of one stage left, by label; BadPlan if it is no run folder."""
+    folder = RunFolder(path)
+    log = folder.read_log()
+    if log is None:
+        raise BadPlan((f"{path}: expected a run folder with a {LOG}, found none",))
+    store = Store(Path(log.store))
+    found = {}
+    for number, entry in enumerate(log.stages):
+        for key in folder.read_keys(number) or []:
+            artifact = store.find_artifact(key) if entry.label.split(":")[0] == stage else None
+            if artifact is not None:
+                found[entry.label] = artifact.folder
+    return found
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with (path / LOCK).open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
+def _in_hand(path: Path) -> str | None:
+    try:
+        beat = json.loads((path / HEARTBEAT).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return f"{beat['about']}, images {beat['ids']}" if beat["ids"] else str(beat["about"])

@@ -1,0 +1,177 @@
+"""The store: results found by key, shared by all runs, each either whole or not there.
+
+units/<aa>/<key>.parquet    one unit's records; <key>.json beside it: digest of the file, time it took
+artifacts/<key>/            a job's files and `artifact.json`, which lists their digests work/<key>/
+a job's checkpoints while it is not finished; locks/<key>: who works on it now tmp/
+what is being written; named after its owner, cleaned when that is gone
+
+A damaged file counts as missing; `damaged` remembers what was found so.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+from pydantic import JsonValue
+
+from pipeline.engine import files, parquet
+from pipeline.engine.artifact import MANIFEST, Artifact, read_artifact, write_manifest
+from pipeline.engine.context import Metrics
+
+LOCK_SECONDS = 0.2  # between two looks at a lock
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a result cost when it was made: wall seconds and the images that were worked on."""
+
+    seconds: float
+    images: int
+
+
+@dataclass
+class Store:
+    """A folder of results; safe for concurrent runs. Construction makes the folders and clears leftovers."""
+
+    root: Path
+    damaged: list[Path] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.root = self.root.resolve()
+        for name in ("units", "artifacts", "work", "locks", "tmp"):
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+        files.clean_leftovers(self.root / "tmp")
+
+    # Units
+
+    def unit_path(self, key: str) -> Path:
+        """Where the unit of that key is or will be."""
+        return self.root / "units" / key[:2] / f"{key}.parquet"
+
+    def has_unit(self, key: str) -> bool:
+        """Whether the unit is there and undamaged."""
+        path = self.unit_path(key)
+        if not path.exists():
+            return False
+        known = self._note(key).get("sha256")
+        # The note may be lost; then the checksums of the file's own pages have to do.
+        if files.file_digest(path) == known if known else parquet.is_sound(path, key):
+            return True
+        self.damaged.append(path)
+        return False
+
+    def commit_unit(self, key: str, table: pa.Table, timing: Timing) -> None:
+        """Put a unit in place; the note beside it first, so that a committed unit has one."""
+        path = self.unit_path(key)
+        path.parent.mkdir(exist_ok=True)
+        scratch = self.root / "tmp"
+
+        def write(temp: Path) -> None:
+            parquet.write(temp, table, key=key)
+            note = {"seconds": timing.seconds, "images": timing.images, "sha256": files.file_digest(temp)}
+            other = files.temp_name(scratch)
+            other.write_text(
+                json.dumps(note)
+            )  # not synced: losing it loses a number in the bill, not a result
+            other.replace(path.with_suffix(".json"))
+
+        files.commit_file(path, write, scratch=scratch)
+
+    def unit_timing(self, key: str) -> Timing:
+        """What the unit cost when it was made; zeros if a power cut took that note."""
+        note = self._note(key)
+        return Timing(float(note.get("seconds", 0.0)), int(note.get("images", 0)))
+
+    def _note(self, key: str) -> dict[str, str | float]:
+        try:
+            note = json.loads(self.unit_path(key).with_suffix(".json").read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return note if isinstance(note, dict) else {}
+
+    # Artifacts
+
+    def artifact_folder(self, key: str) -> Path:
+        """Where the artifact of that recipe key is or will be."""
+        return self.root / "artifacts" / key
+
+    def find_artifact(self, key: str) -> Artifact | None:
+        """The committed artifact of a recipe key; None if it is missing or any of its files is damaged."""
+        folder = self.artifact_folder(key)
+        if not folder.exists():
+            return None
+        artifact = read_artifact(folder, key)
+        if artifact is None:
+            self.damaged.append(folder)
+        return artifact
+
+    @contextmanager
+    def scratch_folder(self) -> Iterator[Path]:
+        """An empty folder that is removed at the end, unless it was committed."""
+        folder = files.temp_name(self.root / "tmp")
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            files.remove(folder)
+
+    def commit_artifact(
+        self,
+        key: str,
+        folder: Path,
+        *,
+        stage: str,
+        metrics: Metrics,
+        seconds: float,
+        about: dict[str, JsonValue],
+    ) -> Artifact:
+        """Move a filled scratch folder in place of a missing or outdated artifact of that key."""
+        write_manifest(folder, key, stage=stage, metrics=metrics, seconds=seconds, about=about)
+        files.sync_tree(folder)
+        target = self.artifact_folder(key)
+        if target.exists():
+            self._set_aside(target)
+        os.rename(folder, target)
+        files.sync(target.parent)
+        artifact = read_artifact(target, key)
+        if artifact is None:
+            raise OSError(f"{target / MANIFEST}: just written, yet reads back damaged")
+        return artifact
+
+    def _set_aside(self, folder: Path) -> None:
+        old = files.temp_name(self.root / "tmp")
+        os.rename(folder, old)
+        files.remove(old)
+
+    # Jobs at work
+
+    def workdir(self, key: str) -> Path:
+        """The folder of an unfinished job's checkpoints; it survives kills."""
+        folder = self.root / "work" / key
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def forget_work(self, key: str) -> None:
+        """Remove a job's checkpoints."""
+        shutil.rmtree(self.root / "work" / key, ignore_errors=True)
+
+    @contextmanager
+    def job_lock(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
+        """Hold the right to work on a job; `waiting` is called again and again while another process holds it."""
+        # The kernel frees the lock when its holder dies, however it dies.
+        with (self.root / "locks" / key).open("w") as handle:
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    waiting()
+                    time.sleep(LOCK_SECONDS)
+            yield

@@ -1,0 +1,96 @@
+"""What the driver sends to a worker and gets back: texts, keys, paths and numbers, never pixels or masks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.engine.artifact import Artifact
+from pipeline.engine.context import WorkerContext
+from pipeline.engine.stage import JobStage, MapStage, Stage
+from pipeline.engine.streams import RecordStream
+from pipeline.engine.units import UnitInput
+
+
+@dataclass(frozen=True)
+class StageTask:
+    """A stage to build: its class (pickled by name), its config as JSON, and where it works."""
+
+    label: str
+    stage: type[Stage]
+    config: str
+    context: WorkerContext
+    torch_threads: int
+
+    def build_map(self) -> MapStage[object]:
+        """A new map stage, not set up yet."""
+        stage = self.stage(self.stage.Config.model_validate_json(self.config))
+        if not isinstance(stage, MapStage):
+            raise TypeError(f"{self.label}: expected a MapStage, found {type(stage).__name__}")
+        return stage
+
+    def build_job(self) -> JobStage:
+        """A new job stage."""
+        stage = self.stage(self.stage.Config.model_validate_json(self.config))
+        if not isinstance(stage, JobStage):
+            raise TypeError(f"{self.label}: expected a JobStage, found {type(stage).__name__}")
+        return stage
+
+
+@dataclass(frozen=True)
+class UnitTask:
+    """One unit to make. `suspects` are run one at a time; `poison` are not run at all but quarantined."""
+
+    stage: StageTask
+    key: str
+    source: UnitInput
+    suspects: frozenset[int] = frozenset()
+    poison: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class JobTask:
+    """One job to do. `redo`: even if the store has its artifact."""
+
+    stage: StageTask
+    key: str
+    records: RecordStream
+    seed: int
+    data_root: Path
+    timings: Mapping[str, float]
+    redo: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """So much of the work in hand is done; `note` is for the display."""
+
+    done: int
+    total: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class UnitDone:
+    """A unit is committed: `images` were worked on in `seconds`."""
+
+    key: str
+    images: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class JobDone:
+    """A job's artifact is committed."""
+
+    artifact: Artifact
+
+
+@dataclass(frozen=True)
+class WorkerFailed:
+    """The work raised an error; `kind` is `bad_input`, `stopped` or `error`, `text` what to tell the user."""
+
+    kind: str
+    text: str
+
+
+Report = Progress | UnitDone | JobDone | WorkerFailed

@@ -1,0 +1,89 @@
+"""The `models:` of a config: each checked against its catalog entry, its settings filled in with defaults."""
+
+from collections.abc import Mapping
+from typing import get_args
+
+from pydantic import BaseModel, JsonValue, ValidationError
+
+from pipeline.data.errors import BadInput
+from pipeline.problems import did_you_mean, explain
+from students import catalog as students
+from teachers import catalog as teachers
+from teachers.catalog import ModelSpec
+
+KIND_OF_STAGE = {
+    "propose": "proposer",
+    "train_student": "student",
+}  # every other stage with a model takes a teacher
+STUDENT = "student"
+
+
+def model_fields(config: type[BaseModel]) -> list[str]:
+    """The names of a stage config's fields that hold a model."""
+    return [
+        name
+        for name, info in config.model_fields.items()
+        if info.annotation is ModelSpec or ModelSpec in get_args(info.annotation)
+    ]
+
+
+class Models:
+    """The named models of a run; `problems` tells what is wrong with them."""
+
+    def __init__(self, raw: Mapping[str, dict[str, JsonValue]]) -> None:
+        self.problems: list[str] = []
+        self._names = list(raw)
+        self._specs: dict[str, ModelSpec] = {}
+        self._kinds: dict[str, str] = {}
+        self._weights: dict[str, Mapping[str, str]] = {}
+        for name, entry in raw.items():
+            self._add(name, dict(entry))
+
+    def spec(self, name: str, stage: str, where: str) -> JsonValue:
+        """A model as a stage config takes it; with a problem noted, a stand-in if there is none."""
+        if name not in self._names:
+            self.problems.append(f"{where}: unknown model {name!r}, {did_you_mean(name, self._names)}")
+        wanted = KIND_OF_STAGE.get(stage, "teacher")
+        if self._kinds.get(name, wanted) != wanted:
+            self.problems.append(f"{where}: expected a {wanted}, found {name!r}, a {self._kinds[name]}")
+        dumped: JsonValue = self._specs.get(name, ModelSpec(name=name, use="")).model_dump(mode="json")
+        return dumped
+
+    def weights(self, name: str) -> Mapping[str, str]:
+        """Digests of the weights a model starts from, by role; read once, as a file may have gigabytes."""
+        if name not in self._specs:
+            return {}
+        if name not in self._weights:
+            try:
+                self._weights[name] = self._identity(self._specs[name])
+            except BadInput as error:
+                self.problems.append(f"models.{name}: {error}")
+                self._weights[name] = {}
+        return self._weights[name]
+
+    def _identity(self, spec: ModelSpec) -> Mapping[str, str]:
+        return teachers.identity(spec) if spec.use in teachers.ENTRIES else students.identity(spec)
+
+    def resolved(self) -> dict[str, JsonValue]:
+        """All models with all their settings, as they stand in a config file."""
+        return {name: {"use": spec.use, **spec.settings} for name, spec in self._specs.items()}
+
+    def _add(self, name: str, entry: dict[str, JsonValue]) -> None:
+        where = f"models.{name}"
+        use = entry.pop("use", None)
+        known = [*teachers.ENTRIES, *students.ENTRIES]
+        if not isinstance(use, str) or use not in known:
+            self.problems.append(
+                f"{where}.use: unknown catalog entry {use!r}, {did_you_mean(str(use), known)}"
+            )
+            return
+        settings = (
+            teachers.ENTRIES[use].Settings if use in teachers.ENTRIES else students.ENTRIES[use].Settings
+        )
+        self._kinds[name] = teachers.ENTRIES[use].kind if use in teachers.ENTRIES else STUDENT
+        try:
+            full = settings.model_validate(entry).model_dump(mode="json")
+        except ValidationError as error:
+            self.problems += explain(error, settings, where)
+            return
+        self._specs[name] = ModelSpec(name=name, use=use, settings=full)

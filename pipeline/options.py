@@ -1,0 +1,61 @@
+"""The command line's options that several commands share, and how a command ends."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+File = Annotated[Path, typer.Argument(help="The run's config.")]
+Weak = Annotated[str | None, typer.Option("--weak", help="none, class, point+class or box+class.")]
+Masks = Annotated[
+    str | None, typer.Option("--masks", help="Share of train images with human masks, e.g. 10%.")
+]
+Shots = Annotated[int | None, typer.Option("--shots", help="Number of them, instead of --masks.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Set a config key: a.b=value. May be repeated.")]
+Out = Annotated[Path | None, typer.Option("--out", help="The run folder; default runs/<name>-<weak>.")]
+StoreDir = Annotated[Path, typer.Option("--store", help="Results shared by all runs.")]
+Data = Annotated[
+    Path,
+    typer.Option("--data", envvar="OMNIMASK_DATA", help="Root of relative paths in `data`; default: here."),
+]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Json = Annotated[Path, typer.Option("--json", help="A COCO file.")]
+Images = Annotated[Path, typer.Option("--images", help="The folder of its images.")]
+RUNS = Path("runs")
+STORE = RUNS / ".store"
+HERE = Path()
+FAILURE = 1
+SIGNAL_BASE = 128
+
+
+@contextmanager
+def exits() -> Iterator[None]:
+    """Turn what ends a command early into a message and its exit code."""
+    from pipeline.data.errors import BadInput
+    from pipeline.engine.faults import BadPlan, Interrupted, RunFault
+
+    try:
+        yield
+    except Interrupted as stop:
+        say(str(stop))
+        raise typer.Exit(SIGNAL_BASE + stop.signum) from None
+    except BadPlan as bad:
+        for problem in bad.problems:
+            say(f"error: {problem}")
+        raise typer.Exit(bad.exit_code) from None
+    except RunFault as fault:
+        say(f"error: {fault}")
+        raise typer.Exit(fault.exit_code) from None
+    except BadInput as bad_input:
+        say(f"error: {bad_input}")
+        raise typer.Exit(BadPlan.exit_code) from None
+    except OSError as error:  # disk full, no rights, too many open files: nothing half-written is visible
+        say(f"error: {type(error).__name__}: {error}")
+        raise typer.Exit(FAILURE) from None
+
+
+def say(text: str) -> None:
+    """A line for the user, apart from the command's output."""
+    typer.echo(text, err=True)

@@ -1,0 +1,212 @@
+"""The small JSON files that jobs leave for people and for the report: what stands in them and how they are read.
+
+`metrics.json` and `cases.json` come from evaluate, `gate.json` from gate, `cost.json` from cost, `quarantine.json` from
+ingest. Numbers that could not be measured are null, never 0.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
+
+from pipeline.data.errors import BadInput
+from pipeline.data.records import RLE, Instance
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _read(model: type[Model], path: Path) -> Model:
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise BadInput(f"{path}: not a readable {model.__name__}: {error}") from error
+
+
+def _write(model: BaseModel, path: Path) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(model.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+class Document(BaseModel):
+    """Base of the files: unknown keys are refused, so that a file of another version is never half read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read and check the file; BadInput names it and the entry."""
+        return _read(cls, path)
+
+    def write(self, path: Path) -> None:
+        """Write as indented JSON, whole or not at all."""
+        _write(self, path)
+
+
+class PseudoQuality(Document):
+    """Pseudo-masks against hidden truth; all means are of IoU in [0, 1].
+
+    `miou` is over true instances (misses count 0), `miou_images` over images of their instances' mean; `by_class` as
+    `miou`; `by_origin` over matched pairs by who placed the box. For semantic sets the foreground overlap stands
+    instead: mean over images of all true against all pseudo pixels.
+    """
+
+    images: int
+    instances: int
+    pseudo_masks: int
+    dropped: int
+    miou: float | None
+    miou_images: float | None
+    misses: int | None
+    false_positives: int | None
+    by_class: dict[str, float]
+    by_origin: dict[str, float]
+    foreground_iou: float | None = None
+    foreground_dice: float | None = None
+
+
+class StudentScore(Document):
+    """One student on the val images: COCO AP of masks in [0, 1], or foreground overlap for semantic sets."""
+
+    images: int
+    AP: float | None = None
+    AP50: float | None = None
+    AP75: float | None = None
+    APs: float | None = None
+    APm: float | None = None
+    APl: float | None = None
+    foreground_iou: float | None = None
+    foreground_dice: float | None = None
+
+
+class MetricsFile(Document):
+    """What evaluate found: `pseudo` is null where nothing was hidden, so nothing could be compared."""
+
+    seed: int
+    weak: str
+    images: dict[str, int]
+    semantic: bool
+    pseudo: PseudoQuality | None
+    students: dict[str, StudentScore]
+
+
+class GateVariant(Document):
+    """One SAM of the teacher: mean IoU tuned and zero-shot on masks it was not fitted on, and which one is used."""
+
+    tuned: float | None
+    zero_shot: float | None
+    use: Literal["tuned", "zero_shot"]
+    images: int
+    instances: int
+    method: Literal["reserved", "cross-fitting", "none"]
+    why: str
+
+
+class GateFile(RootModel[dict[str, GateVariant]]):
+    """gate.json: variant (`box`, `point`, `point_box`) -> decision."""
+
+    model_config = ConfigDict(frozen=True)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read and check the file; BadInput names it and the entry."""
+        return _read(cls, path)
+
+    def write(self, path: Path) -> None:
+        """Write as indented JSON, whole or not at all."""
+        _write(self, path)
+
+
+class CostRow(Document):
+    """One way to label the data set: seconds per image without masks, hours and money in all, full masks over it."""
+
+    kind: str
+    this_run: bool
+    seconds_per_image: float | None = None
+    hours: float | None = None
+    money: float | None = None
+    saving: float | None = None
+    note: str = ""
+
+
+class CostFile(Document):
+    """cost.json: the bill in annotation time, and the machine's time beside it."""
+
+    counts_from: str
+    classes: int
+    instances_per_image: float
+    classes_per_image: float
+    images: int
+    human_masked_images: int
+    masked_fraction: float
+    hourly_rate: float | None
+    units: dict[str, float | None]
+    rows: list[CostRow]
+    machine_seconds: dict[str, float]
+
+
+class CaseMask(Document):
+    """One mask of a case: class name or phrase, and the RLE."""
+
+    label: str
+    size: tuple[int, int]
+    counts: str
+    score: float | None = None
+
+    @property
+    def rle(self) -> RLE:
+        return RLE(self.size, self.counts)
+
+    @classmethod
+    def of(cls, instance: Instance, label: str) -> Self:
+        """From an instance with a mask; ValueError without one."""
+        if instance.rle is None:
+            raise ValueError(f"a case needs a mask, got {instance!r}")
+        return cls(label=label, size=instance.rle.size, counts=instance.rle.counts, score=instance.score)
+
+
+class Case(Document):
+    """One image worth a look: truth, pseudo-masks and what each student finds on it."""
+
+    image_id: int
+    uri: str
+    why: str
+    miou: float | None
+    truth: list[CaseMask]
+    pseudo: list[CaseMask]
+    students: dict[str, list[CaseMask]]
+
+
+class CasesFile(Document):
+    """cases.json: the few images that the report draws."""
+
+    cases: list[Case]
+
+
+class Quarantined(Document):
+    """One image or annotation that was left out, and why."""
+
+    entry: str
+    reason: str
+
+
+class QuarantineFile(Document):
+    """quarantine.json: everything that was left out at ingest."""
+
+    images: list[Quarantined]
+    annotations: list[Quarantined]
+
+
+class SummaryFile(Document):
+    """summary.json of ingest: what came in. `bad_*` are compared with `max_bad`."""
+
+    images: int
+    bad_images: int
+    annotations: int
+    bad_annotations: int
+    classes: int
+    roles: dict[str, int]
+    weak: str
+    semantic: bool
+    notes: list[str]

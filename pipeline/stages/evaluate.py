@@ -1,0 +1,114 @@
+"""Stage `evaluate`: the only one that may see hidden truth. Scores pseudo-masks and students, picks cases to draw."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from pydantic import Field
+
+from pipeline.data.records import Record, Role
+from pipeline.engine.stage import JobStage, Metrics, Records, StageConfig, TrainContext
+from pipeline.report.documents import CasesFile, MetricsFile, PseudoQuality, StudentScore, SummaryFile
+from pipeline.stages.cases import choose, draw_case
+from pipeline.stages.scoring import pseudo_quality, student_score
+from pipeline.stages.truth import Compared
+from students import catalog
+from students.protocols import Student
+
+STUDENT = "student."
+
+
+class EvaluateConfig(StageConfig):
+    """How many images are picked for the report: with the worst pseudo-masks, and with typical ones."""
+
+    worst: int = Field(4, ge=0, le=50)
+    typical: int = Field(4, ge=0, le=50)
+
+
+@dataclass(frozen=True)
+class OfRole:
+    """The records of one role, lazy and re-iterable."""
+
+    records: Records
+    role: Role
+
+    def __iter__(self) -> Iterator[Record]:
+        return (record for record in self.records if record.role is self.role)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class Evaluate(JobStage):
+    """Writes metrics.json and cases.json."""
+
+    name = "evaluate"
+    version = 1
+    Config = EvaluateConfig
+    uses = ("dataset", "truth")
+    may_use = (f"{STUDENT}*",)
+    produces = "metrics"
+    publishes = MappingProxyType({"metrics.json": "metrics.json"})
+
+    def __init__(self, config: StageConfig) -> None:
+        assert isinstance(config, EvaluateConfig)
+        self.config = config
+
+    def run(self, data: Records, context: TrainContext) -> Metrics:
+        """Score everything there is to score; what cannot be scored is null."""
+        summary = SummaryFile.read(context.artifacts["dataset"] / "summary.json")
+        students = _students(context)
+        pairs = Compared(data, context.artifacts["truth"])
+        pseudo = pseudo_quality(pairs, ontology=context.ontology, semantic=summary.semantic)
+        scores = self._scores(students, data, context, semantic=summary.semantic)
+        metrics = MetricsFile(
+            seed=context.seed,
+            weak=summary.weak,
+            images=summary.roles,
+            semantic=summary.semantic,
+            pseudo=pseudo,
+            students=scores,
+        )
+        metrics.write(context.out / "metrics.json")
+        self._cases(pairs, students, context, semantic=summary.semantic)
+        return _brief(pseudo, scores)
+
+    def _scores(
+        self, students: dict[str, Student], data: Records, context: TrainContext, *, semantic: bool
+    ) -> dict[str, StudentScore]:
+        scores = {}
+        for done, (name, student) in enumerate(students.items(), start=1):
+            val = OfRole(data, Role.VAL)
+            scores[name] = student_score(student, val, context, semantic=semantic)
+            context.progress(done, len(students), "students")
+        return scores
+
+    def _cases(
+        self,
+        pairs: Compared,
+        students: dict[str, Student],
+        context: TrainContext,
+        *,
+        semantic: bool,
+    ) -> None:
+        chosen = choose(pairs, worst=self.config.worst, typical=self.config.typical, semantic=semantic)
+        root, ontology = context.images_root, context.ontology
+        cases = [
+            draw_case(choice, students=students, images_root=root, ontology=ontology) for choice in chosen
+        ]
+        CasesFile(cases=cases).write(context.out / "cases.json")
+
+
+def _students(context: TrainContext) -> dict[str, Student]:
+    return {
+        name.removeprefix(STUDENT): catalog.load_artifact(folder, device=context.device)
+        for name, folder in sorted(context.artifacts.items())
+        if name.startswith(STUDENT)
+    }
+
+
+def _brief(pseudo: PseudoQuality | None, scores: dict[str, StudentScore]) -> Metrics:
+    numbers: dict[str, float | int | str | None] = {"pseudo_miou": pseudo.miou if pseudo else None}
+    for name, score in scores.items():
+        numbers[f"{name}_AP"], numbers[f"{name}_AP50"] = score.AP, score.AP50
+    return numbers

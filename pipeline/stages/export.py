@@ -1,0 +1,66 @@
+"""Stage `export`: human masks and pseudo-masks as COCO files that any trainer reads (the design's section 5)."""
+
+import hashlib
+from collections.abc import Iterator
+from types import MappingProxyType
+
+from pipeline.data.coco import CocoWriter
+from pipeline.data.coco_write import Json
+from pipeline.data.records import Record, Role
+from pipeline.engine.stage import JobStage, Metrics, Records, StageConfig, TrainContext
+from pipeline.stages.stopping import heed_stop
+
+Info = dict[str, Json]
+
+
+class ExportConfig(StageConfig):
+    """Nothing to set."""
+
+
+class Export(JobStage):
+    """`coco/train.json`: all images to train on; `coco/val.json`: human truth, crowd regions included."""
+
+    name = "export"
+    version = 1
+    Config = ExportConfig
+    may_use = ("teacher",)
+    produces = "export"
+    publishes = MappingProxyType({"coco": "export/coco"})
+
+    def __init__(self, config: StageConfig) -> None:
+        assert isinstance(config, ExportConfig)
+        self.config = config
+
+    def run(self, data: Records, context: TrainContext) -> Metrics:
+        """Write both files, one record in memory at a time; images in quarantine are left out."""
+        model = _model_digest(context)
+        folder = context.out / "coco"
+        train_info: Info = {"description": "omnimask: human masks and pseudo-masks", "seed": context.seed}
+        val_info: Info = {"description": "omnimask: human masks for scoring", "seed": context.seed}
+        train = CocoWriter(folder / "train.json", context.ontology, info=train_info, model=model)
+        val = CocoWriter(folder / "val.json", context.ontology, info=val_info, crowd=True)
+        images = {"train": 0, "val": 0}
+        with train, val:
+            for done, record in enumerate(_usable(data)):
+                heed_stop(context)
+                scoring = record.role is Role.VAL
+                (val if scoring else train).add(record)
+                images["val" if scoring else "train"] += 1
+                context.progress(done + 1, len(data), "images")
+        return {"train_images": images["train"], "val_images": images["val"], "left_out": train.left_out}
+
+
+def _usable(data: Records) -> Iterator[Record]:
+    return (record for record in data if record.dropped is None)
+
+
+def _model_digest(context: TrainContext) -> str | None:
+    """Digest of the tuned teacher, over its files' names and bytes; None when the run has none."""
+    folder = context.artifacts.get("teacher")
+    if folder is None:
+        return None
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "artifact.json"):
+        total.update(f"{path.relative_to(folder).as_posix()}\n".encode())
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()

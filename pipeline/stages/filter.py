@@ -1,0 +1,96 @@
+"""Stage `filter`: pseudo-masks that look wrong are set aside with a reason; they stay in the record.
+
+The default preset is the paper's: after prompting nothing is dropped. To students what is set aside is an ignore
+region.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.data.masks import area, decode
+from pipeline.data.records import Instance, Record, Role, Source
+from pipeline.engine.stage import MapConfig, MapStage, StageConfig, WorkerContext
+
+
+class FilterConfig(MapConfig):
+    """What a pseudo-mask must reach; unset limits drop nothing. Area in pixels."""
+
+    preset: Literal["paper", "custom"] = "paper"
+    min_score: float | None = Field(None, ge=0, le=1)
+    min_stability: float | None = Field(None, ge=0, le=1)
+    min_area: int | None = Field(None, ge=1)
+    point_inside: bool = False
+    unit_size: int = Field(4096, ge=1)
+    batch_size: int = Field(256, ge=1)
+
+    @model_validator(mode="after")
+    def _limits_have_an_effect(self) -> Self:
+        limits = (self.min_score, self.min_stability, self.min_area)
+        if self.preset == "paper" and (any(v is not None for v in limits) or self.point_inside):
+            raise ValueError("preset 'paper' drops nothing after prompting; limits need `preset: custom`")
+        return self
+
+
+class Filter(MapStage[Record]):
+    """Sets `dropped` on teacher instances; touches nothing else."""
+
+    name = "filter"
+    version = 1
+    Config = FilterConfig
+    needs = frozenset({"instances"})
+    adds = frozenset({"instances"})
+    roles = frozenset({Role.WEAK})
+
+    def __init__(self, config: StageConfig) -> None:
+        assert isinstance(config, FilterConfig)
+        self.config = config
+
+    def setup(self, context: WorkerContext) -> None:
+        """Nothing to load."""
+
+    def load(self, record: Record) -> Record:
+        """No pixels are needed."""
+        return record
+
+    def blank(self, record: Record) -> Record:
+        """The record itself: nothing is read."""
+        return record
+
+    def __call__(self, batch: Sequence[Record]) -> list[Record]:
+        return [replace(record, instances=tuple(map(self._judge, record.instances))) for record in batch]
+
+    def _judge(self, instance: Instance) -> Instance:
+        if instance.source is not Source.TEACHER or instance.dropped is not None:
+            return instance
+        reason = reason_to_drop(instance, self.config)
+        return instance if reason is None else replace(instance, dropped=reason)
+
+
+def reason_to_drop(instance: Instance, config: FilterConfig) -> str | None:
+    """The first limit that a pseudo-mask misses, in words; None if it stays. An unknown number misses no limit."""
+    checks = (
+        ("score", instance.score, config.min_score),
+        ("stability", instance.stability, config.min_stability),
+        ("area", None if instance.rle is None else float(area(instance.rle)), config.min_area),
+    )
+    for name, value, limit in checks:
+        if value is not None and limit is not None and value < limit:
+            return f"{name} {value:.4g} below {limit:.4g}"
+    if config.point_inside and _misses_point(instance):
+        return "a positive point lies outside the mask"
+    return None
+
+
+def _misses_point(instance: Instance) -> bool:
+    if instance.rle is None:
+        return False
+    height, width = instance.rle.size
+    clicks = [point for point in instance.points if point.label == 1]
+    if not clicks:
+        return False
+    mask = decode(instance.rle)
+    # Pixel i covers [i, i+1); a click on the far edge belongs to the last pixel.
+    return not all(mask[min(int(p.y), height - 1), min(int(p.x), width - 1)] for p in clicks)

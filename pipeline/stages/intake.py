@@ -1,0 +1,186 @@
+"""From COCO files to records: photos checked, roles given, weak labels cut to what the run may see.
+
+Everything unusable is quarantined with a reason and leaves its neighbours alone.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from pipeline.data.coco import CocoFile, ImageEntry
+from pipeline.data.errors import BadInput
+from pipeline.data.records import Ontology, Record, Role, Source, WeakKind
+from pipeline.data.weak import MaskShare, assign_roles, check_supports, simulate
+from pipeline.report.documents import Quarantined, QuarantineFile
+from pipeline.stages.photos import Photo, look_at
+from pipeline.stages.sources import THREADS, Split
+
+AHEAD = 256  # photos read between two looks at the wish to stop
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is simulated: the weak kind, the share of human masks, the seed; whether masks are whole classes."""
+
+    kind: WeakKind
+    share: MaskShare
+    seed: int
+    semantic: bool
+
+
+@dataclass
+class Intake:
+    """The records of all splits, and the tally of what was left out (complete after iterating).
+
+    `heed` is called between images and may end the work by an exception.
+    """
+
+    splits: Sequence[Split]
+    setting: Setting
+    heed: Callable[[], None] = lambda: None
+    images: int = 0
+    annotations: int = 0
+    notes: list[str] = field(default_factory=list)
+    bad_images: dict[str, str] = field(default_factory=dict)
+    bad_annotations: dict[str, str] = field(default_factory=dict)
+    roles: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._stack = ExitStack()
+        self._files: list[CocoFile] = []
+
+    def __enter__(self) -> "Intake":
+        for split in self.splits:
+            file = CocoFile(split.json_file, semantic=self.setting.semantic)
+            self._files.append(self._stack.enter_context(file))
+        self._check_classes()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    @property
+    def ontology(self) -> Ontology:
+        """The classes of the train file."""
+        return self._files[0].ontology
+
+    def records(self) -> Iterator[tuple[Record, Record | None]]:
+        """(visible record, full record if it was simulated: the hidden truth) of every usable image.
+
+        Ids ascend within a split; train comes first.
+        """
+        shift = 0
+        for split, file in zip(self.splits, self._files, strict=True):
+            self._count(split, file)
+            photos = self._photos(split, file)
+            if split.name == "val":
+                shift = self._shift()
+                yield from ((self._moved(r, shift, split), None) for r in self._val(split, file, photos))
+            else:
+                yield from self._train(split, file, photos)
+
+    def quarantine(self) -> QuarantineFile:
+        """What was left out so far, with reasons."""
+        return QuarantineFile(
+            images=[Quarantined(entry=e, reason=r) for e, r in self.bad_images.items()],
+            annotations=[Quarantined(entry=e, reason=r) for e, r in self.bad_annotations.items()],
+        )
+
+    def _check_classes(self) -> None:
+        names = {c.id: c.name for c in self.ontology.categories}
+        for split, file in zip(self.splits, self._files, strict=True):
+            for c in file.ontology.categories:
+                if names.get(c.id) != c.name:
+                    known = repr(names[c.id]) if c.id in names else "nothing"
+                    raise BadInput(
+                        f"{split.json_file}: category {c.id} is {c.name!r}, but {known} in {self.splits[0].json_file}"
+                    )
+
+    def _count(self, split: Split, file: CocoFile) -> None:
+        self.images += len(file.images)
+        self.annotations += file.annotations
+        for finding in file.findings:
+            images = finding.section == "images"
+            self.images += images
+            self.annotations += finding.section == "annotations"
+            (self.bad_images if images else self.bad_annotations)[
+                f"{split.name} {finding.section}[{finding.index}]"
+            ] = str(finding)
+
+    def _photos(self, split: Split, file: CocoFile) -> dict[int, Photo]:
+        """Every photo read and decoded once; those that cannot be used go to quarantine."""
+        found: dict[int, Photo] = {}
+        with ThreadPoolExecutor(THREADS) as threads:
+            for start in range(0, len(file.images), AHEAD):
+                self.heed()
+                images = file.images[start : start + AHEAD]
+                for image, photo in zip(images, threads.map(partial(look_at, split), images), strict=True):
+                    if isinstance(photo, str):
+                        self.bad_images[f"{split.name} image {image.id} ({image.file_name})"] = photo
+                    else:
+                        found[image.id] = photo
+        return found
+
+    def _train(
+        self, split: Split, file: CocoFile, photos: dict[int, Photo]
+    ) -> Iterator[tuple[Record, Record | None]]:
+        setting = self.setting
+        usable = [image for image in file.images if image.id in photos]
+        candidates = set(file.mask_candidates()) & photos.keys()
+        read = partial(self._record, split, file, photos)
+        machine = {i.id for i in usable if i.id not in candidates and _has_machine_masks(read(i, Role.WEAK))}
+        asked = photos.keys() - machine
+        roles = assign_roles(
+            asked, setting.share, seed=setting.seed, maskable=candidates, last=file.empty_images()
+        )
+        weak = (image for image in usable if roles.get(image.id) is Role.WEAK)
+        check_supports((read(i, Role.WEAK) for i in weak), setting.kind, source=str(split.json_file))
+        for image in usable:
+            role = roles.get(image.id, Role.WEAK)
+            self.roles[role] = self.roles.get(role, 0) + 1
+            full = read(image, role)
+            if role is Role.WEAK and image.id not in machine:
+                labels = tuple(i for i in full.instances if i.source is Source.HUMAN)
+                visible = simulate(replace(full, instances=labels), setting.kind, setting.seed)
+                yield visible, full if image.id in candidates else None
+            else:
+                yield full, None
+
+    def _val(self, split: Split, file: CocoFile, photos: dict[int, Photo]) -> Iterator[Record]:
+        for image in file.images:
+            if image.id in photos:
+                self.roles[Role.VAL] = self.roles.get(Role.VAL, 0) + 1
+                yield self._record(split, file, photos, image, Role.VAL)
+
+    def _record(
+        self, split: Split, file: CocoFile, photos: dict[int, Photo], image: ImageEntry, role: Role
+    ) -> Record:
+        photo = photos[image.id]
+        record, findings = file.record(
+            image, sha256=photo.sha256, split=split.name, role=role, header=photo.header
+        )
+        for finding in findings:
+            self.bad_annotations[f"{split.name} {finding.section}[{finding.index}] {finding.field}"] = str(
+                finding
+            )
+        return record
+
+    def _shift(self) -> int:
+        """What to add to the val ids so that no two images of the run share one; 0 if they don't anyway."""
+        train, val = ([image.id for image in file.images] for file in self._files)
+        if not set(train) & set(val):
+            return 0
+        shift = max(train) + 1 - min(val)
+        self.notes.append(f"val image ids overlap the train ids: {shift} was added to each")
+        return shift
+
+    def _moved(self, record: Record, shift: int, split: Split) -> Record:
+        uri = f"{split.prefix}/{record.uri}" if split.prefix else record.uri
+        return replace(record, image_id=record.image_id + shift, uri=uri)
+
+
+def _has_machine_masks(record: Record) -> bool:
+    """Whether the file (say, our own export) holds pseudo-masks for the image already: they are used as given."""
+    return any(i.source is not Source.HUMAN and i.rle is not None for i in record.instances)

@@ -1,0 +1,26 @@
+"""How a stage gets at the model that its config names."""
+
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from pipeline.engine.stage import WorkerContext
+from teachers import catalog
+from teachers.catalog import ModelSpec
+from teachers.protocols import Proposer, Teacher
+
+
+def with_settings(spec: ModelSpec, **overrides: JsonValue) -> ModelSpec:
+    """The spec with the overrides that are set (not None): `steps: 300` beside `model:` wins over the model's own."""
+    given = {key: value for key, value in overrides.items() if value is not None}
+    return spec.model_copy(update={"settings": {**spec.settings, **given}})
+
+
+def load_teacher(spec: ModelSpec, context: WorkerContext, *, artifact: Path | None) -> Teacher:
+    """The teacher, tuned if there is an artifact."""
+    return catalog.load_teacher(spec, ontology=context.ontology, device=context.device, artifact=artifact)
+
+
+def load_proposer(spec: ModelSpec, context: WorkerContext) -> Proposer:
+    """The proposer."""
+    return catalog.load_proposer(spec, ontology=context.ontology, device=context.device, artifact=None)

@@ -1,0 +1,117 @@
+"""Every student by name: one explicit table. Imports no torch until a student is built or opened.
+
+spec = ModelSpec(name="student", use="mask2former", settings={"variant": "tiny"})
+student = load(spec, ontology=ontology, device="cpu")
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from pipeline.data.errors import BadInput
+from pipeline.data.records import Ontology
+from students.card import CARD, read_card
+from students.protocols import Student
+from students.settings import MASK2FORMER, Mask2FormerSettings
+from teachers.catalog import ModelSpec
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One kind of student: `build` a new one for the classes and device, `open` the fitted one in a folder.
+
+    `identity` tells what the first weights that settings name are, by content.
+    """
+
+    Settings: type[BaseModel]
+    build: Callable[[BaseModel, Ontology, str], Student]
+    open: Callable[[Path, str], Student]
+    identity: Callable[[BaseModel], Mapping[str, str]]
+
+
+def names() -> tuple[str, ...]:
+    """The catalog's names in its order."""
+    return tuple(ENTRIES)
+
+
+def check(spec: ModelSpec) -> BaseModel:
+    """The entry's settings, validated; BadInput lists every wrong key and, for an unknown entry, the nearest names."""
+    try:
+        return _entry(spec.use, where=f"models.{spec.name}.use").Settings.model_validate(spec.settings)
+    except ValidationError as error:
+        where = f"models.{spec.name}"
+        found = [f"{'.'.join([where, *map(str, e['loc'])])}: {e['msg']}" for e in error.errors()]
+        raise BadInput("; ".join(found)) from error
+
+
+def load(spec: ModelSpec, *, ontology: Ontology, device: str, artifact: Path | None = None) -> Student:
+    """The student `spec` describes: a new one to fit, or the fitted one in `artifact`.
+
+    BadInput for an unknown name, bad settings, or an artifact of another kind of student or of other classes.
+    """
+    settings, entry = check(spec), ENTRIES[spec.use]
+    if artifact is None:
+        return entry.build(settings, ontology, device)
+    card = read_card(artifact)
+    if card.use != spec.use:
+        raise BadInput(f"{artifact / CARD}: expected a student of kind {spec.use!r}, found {card.use!r}")
+    if card.ontology != ontology:
+        raise BadInput(
+            f"{artifact / CARD}: the student knows the classes {_brief(card.ontology)}, "
+            f"the data set has {_brief(ontology)}"
+        )
+    return entry.open(artifact, device)
+
+
+def load_artifact(artifact: Path, *, device: str) -> Student:
+    """The fitted student in an artifact's folder, which knows its own classes; BadInput if there is none."""
+    return _entry(read_card(artifact).use, where=str(artifact / CARD)).open(artifact, device)
+
+
+def identity(spec: ModelSpec) -> Mapping[str, str]:
+    """Digests of the files a spec's settings name; what a key must hold besides their paths."""
+    return _entry(spec.use, where=f"models.{spec.name}.use").identity(check(spec))
+
+
+def _entry(use: str, *, where: str) -> Entry:
+    if use not in ENTRIES:
+        near = get_close_matches(use, ENTRIES) or list(ENTRIES)
+        raise BadInput(f"{where}: no student {use!r}; nearest: {', '.join(near)}")
+    return ENTRIES[use]
+
+
+def _brief(ontology: Ontology) -> str:
+    shown = ", ".join(f"{c.id} {c.name}" for c in ontology.categories[:5])
+    return f"[{shown}{', ...' if len(ontology.categories) > 5 else ''}]"
+
+
+def _build_mask2former(settings: BaseModel, ontology: Ontology, device: str) -> Student:
+    from students.mask2former import Mask2Former
+
+    assert isinstance(settings, Mask2FormerSettings)
+    return Mask2Former(settings, ontology=ontology, device=device)
+
+
+def _open_mask2former(artifact: Path, device: str) -> Student:
+    from students.mask2former import open_artifact
+
+    return open_artifact(artifact, device=device)
+
+
+def _mask2former_identity(settings: BaseModel) -> Mapping[str, str]:
+    assert isinstance(settings, Mask2FormerSettings)
+    if settings.weights is None:
+        return {}
+    if not settings.weights.is_file():
+        raise BadInput(f"weights: {settings.weights}: no such file; expected a local safetensors file")
+    with settings.weights.open("rb") as file:
+        return {"weights": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+ENTRIES: dict[str, Entry] = {
+    MASK2FORMER: Entry(Mask2FormerSettings, _build_mask2former, _open_mask2former, _mask2former_identity),
+}

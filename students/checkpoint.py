@@ -1,0 +1,66 @@
+"""The state of a training as one safetensors file: weights, moments, and the step and losses in its metadata.
+
+One file means that one rename commits all of it.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pipeline.data.errors import BadInput
+
+_MODEL, _OPTIMIZER = "model.", "optimizer."
+
+
+@dataclass
+class Progress:
+    """`losses` of all steps done so far and the `seconds` they took, over all resumptions."""
+
+    losses: list[float]
+    seconds: float = 0.0
+
+    @property
+    def step(self) -> int:
+        return len(self.losses)
+
+
+def save_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, progress: Progress, recipe: str
+) -> None:
+    """Replaces `path` as a whole; `recipe` is any text that must be the same at resumption."""
+    tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors.update({f"{_OPTIMIZER}{index}.{name}": tensor for name, tensor in state.items()})
+    metadata = {"losses": json.dumps(progress.losses), "seconds": repr(progress.seconds), "recipe": recipe}
+    temporary = path.with_suffix(".tmp")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+    with temporary.open("rb") as written:
+        os.fsync(written.fileno())
+    temporary.replace(path)
+
+
+def load_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, recipe: str
+) -> Progress:
+    """Puts a checkpoint back; nothing done yet if there is none. `BadInput` if it is of another recipe."""
+    if not path.exists():
+        return Progress([])
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        if metadata["recipe"] != recipe:
+            raise BadInput(f"{path}: checkpoint is of recipe {metadata['recipe']}, this training is {recipe}")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    model.load_state_dict({n.removeprefix(_MODEL): t for n, t in tensors.items() if n.startswith(_MODEL)})
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(_OPTIMIZER):
+            index, key = name.removeprefix(_OPTIMIZER).split(".")
+            state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return Progress(json.loads(metadata["losses"]), float(metadata["seconds"]))

@@ -1,0 +1,121 @@
+"""The training images as a table on disk, so that any of them can be had in any order at constant memory.
+
+Which images make up a step depends on (seed, step) alone: a resumed training sees what an unbroken one would have.
+"""
+
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.data.arrow import from_table, to_table
+from pipeline.data.errors import BadInput
+from pipeline.data.records import Record
+from pipeline.engine.stage import Records
+from students.targets import Batch, Example, collate, labels_of, load_example
+from students.window import random_window
+
+_ROWS = 64  # records held in memory while the table is written
+_ORDER, _WINDOW = 0, 1  # streams of random numbers, kept apart
+
+
+class RecordPool:
+    """Random access to the records a student may learn from, memory-mapped from `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        counts = [self._reader.get_batch(i).num_rows for i in range(self._reader.num_record_batches)]
+        self._starts = np.cumsum([0, *counts])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> Record:
+        batch = int(np.searchsorted(self._starts, index, side="right")) - 1
+        row = self._reader.get_batch(batch).slice(index - int(self._starts[batch]), 1)
+        return from_table(pa.Table.from_batches([row]))[0]
+
+
+def write_pool(
+    data: Records, path: Path, *, class_index: Mapping[int, int], filter_empty: bool
+) -> RecordPool:
+    """Writes the usable records of `data` to `path` and opens them; images in quarantine are never usable.
+
+    `filter_empty` leaves out images without a target. `BadInput` for a class the ontology lacks, or if none is left.
+    """
+    path.unlink(missing_ok=True)  # never rewrite a file that an earlier pool may still have mapped
+    writer: pa.ipc.RecordBatchFileWriter | None = None
+    with pa.OSFile(str(path), "wb") as sink:
+        for rows in _chunks(_usable(data, class_index, filter_empty=filter_empty)):
+            table = to_table(rows)
+            writer = writer or pa.ipc.new_file(sink, table.schema)
+            writer.write_table(table, max_chunksize=_ROWS)
+        if writer is None:
+            raise BadInput(f"no image to learn from: none of {len(data)} images has a mask of a known class")
+        writer.close()
+    return RecordPool(path)
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Turns (seed, step) into a batch: images in a new random order every epoch, each through its own window."""
+
+    pool: RecordPool
+    images_root: Path
+    class_index: Mapping[int, int]
+    size: int
+    scale: tuple[float, float]
+    batch: int
+    seed: int
+
+    def batches(self, first: int, last: int, *, threads: int) -> Generator[Batch]:
+        """Batches of the steps [first, last); the next one is read in `threads` threads while this one is used."""
+        with ThreadPoolExecutor(threads) as threads_pool:
+            pending = self._submit(threads_pool, first) if first < last else []
+            for step in range(first, last):
+                ready = pending
+                pending = self._submit(threads_pool, step + 1) if step + 1 < last else []
+                yield collate([example.result() for example in ready])
+
+    def indices(self, step: int) -> list[int]:
+        """Positions in the pool of the images of a step; every image once an epoch."""
+        size = len(self.pool)
+        numbers = range(step * self.batch, (step + 1) * self.batch)
+        epochs = {n // size for n in numbers}
+        order = {
+            epoch: np.random.default_rng([self.seed, _ORDER, epoch]).permutation(size) for epoch in epochs
+        }
+        return [int(order[n // size][n % size]) for n in numbers]
+
+    def example(self, step: int, slot: int, record: Record) -> Example:
+        """An image as it looks in slot `slot` of `step`."""
+        rng = np.random.default_rng([self.seed, _WINDOW, step, slot])
+        window = random_window((record.height, record.width), size=self.size, scale=self.scale, rng=rng)
+        return load_example(
+            record, images_root=self.images_root, class_index=self.class_index, size=self.size, window=window
+        )
+
+    def _submit(self, threads: ThreadPoolExecutor, step: int) -> list[Future[Example]]:
+        # The table is read here, in one thread; the images and masks in many.
+        records = [self.pool[index] for index in self.indices(step)]
+        return [threads.submit(self.example, step, slot, record) for slot, record in enumerate(records)]
+
+
+def _usable(data: Records, class_index: Mapping[int, int], *, filter_empty: bool) -> Iterator[Record]:
+    for record in data:
+        if record.dropped is None and (labels_of(record, class_index).found or not filter_empty):
+            yield record
+
+
+def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
+    rows: list[Record] = []
+    for record in records:
+        rows.append(record)
+        if len(rows) == _ROWS:
+            yield rows
+            rows = []
+    if rows:
+        yield rows

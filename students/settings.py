@@ -1,0 +1,120 @@
+"""Settings and numbers of the Mask2Former student: the paper's (`r50`, `swin_t`) and `tiny` for CPUs; imports no torch.
+
+Sources: Cheng et al. 2022 (Mask2Former) and its official COCO configuration; Das et al. 2024 for batch and schedule.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MASK2FORMER = "mask2former"  # its name in the catalog
+Variant = Literal["tiny", "r50", "swin_t"]
+
+# The learning rate falls to a tenth at these shares of the training: iterations 327778 and 355092 of the official
+# 368750, 163889 and 177546 of the 184375 of Das et al. 2024.
+LR_DROPS = (8 / 9, 26 / 27)
+
+# Official and Das et al. 2024: learning rate at batch 16 and, literally, at batch 32; `lr` in the settings overrides.
+PAPER_LR = 1e-4
+PAPER_BATCH = 32  # Das et al. 2024 (official: 16)
+PAPER_STEPS = 184375  # Das et al. 2024: 50 epochs of COCO at batch 32 (official: 368750 at batch 16)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one variant is trained.
+
+    `size`: side of the square canvas in pixels. `scale`: range of the large-scale jitter, 1 = fits the canvas.
+    `backbone_lr`: factor on the backbone's learning rate. `clip`: largest norm of the whole model's gradient.
+    `frozen_norm`: a pretrained backbone keeps its batch statistics. `filter_empty`: images without a target are left
+    out. `schedule`: `drops` follows `LR_DROPS`, `cosine` ends at zero; both after a linear warm-up of `warmup` steps.
+    """
+
+    size: int
+    scale: tuple[float, float]
+    batch: int
+    steps: int
+    lr: float
+    backbone_lr: float
+    weight_decay: float
+    clip: float
+    warmup: int
+    schedule: Literal["drops", "cosine"]
+    frozen_norm: bool
+    filter_empty: bool
+    checkpoint_every: int
+
+
+PAPER = Recipe(
+    size=1024,
+    scale=(0.1, 2.0),
+    batch=PAPER_BATCH,
+    steps=PAPER_STEPS,
+    lr=PAPER_LR,
+    backbone_lr=0.1,
+    weight_decay=0.05,
+    clip=0.01,
+    warmup=0,
+    schedule="drops",
+    frozen_norm=True,
+    filter_empty=True,
+    checkpoint_every=5000,
+)
+
+# From scratch and in few steps: everything learns at one rate, far higher than the paper's, in many small batches, and
+# only mirrored images are added to the given ones. Images without a target are left out: each step should teach masks.
+TINY = Recipe(
+    size=256,
+    scale=(1.0, 1.0),
+    batch=4,
+    steps=400,
+    lr=2e-3,
+    backbone_lr=1.0,
+    weight_decay=0.05,
+    clip=1.0,
+    warmup=20,
+    schedule="cosine",
+    frozen_norm=False,
+    filter_empty=True,
+    checkpoint_every=50,
+)
+
+RECIPES: dict[Variant, Recipe] = {"tiny": TINY, "r50": PAPER, "swin_t": PAPER}
+
+
+class Mask2FormerSettings(BaseModel):
+    """What a user may choose; a number left out is the variant's own (`students.recipes`).
+
+    `weights`: local safetensors file of a backbone or a whole model. `steps` moves the drops of the learning rate with
+    it. `amp`: bfloat16 on a GPU; on a CPU only with `cpu_bf16`, as it pays off only where the CPU has it in hardware.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    variant: Variant = "tiny"
+    weights: Path | None = None
+    steps: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
+    lr: float | None = Field(default=None, gt=0)
+    filter_empty: bool | None = None
+    amp: bool = True
+    cpu_bf16: bool = False
+
+    def recipe(self) -> Recipe:
+        """The variant's recipe with this user's numbers."""
+        base = RECIPES[self.variant]
+        steps = base.steps if self.steps is None else self.steps
+        return replace(
+            base,
+            steps=steps,
+            warmup=min(base.warmup, steps // 4),
+            batch=base.batch if self.batch_size is None else self.batch_size,
+            lr=base.lr if self.lr is None else self.lr,
+            filter_empty=base.filter_empty if self.filter_empty is None else self.filter_empty,
+        )
+
+    def bf16(self, device: str) -> bool:
+        """Whether to compute in bfloat16 on a device."""
+        return self.cpu_bf16 if device.startswith("cpu") else self.amp

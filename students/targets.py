@@ -1,0 +1,142 @@
+"""What a student learns from one record: masks with classes to find, and regions about which nothing is said.
+
+S side of the square canvas, T targets of one image, N targets of a batch, B images of a batch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipeline.data.errors import BadInput
+from pipeline.data.images import read_upright
+from pipeline.data.masks import decode
+from pipeline.data.records import RLE, Box, Instance, Record
+from students.window import Window, canvas_image, canvas_masks
+
+BoolMask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """`found` masks with the index of their class in the ontology; `ignored` masks or, lacking one, boxes."""
+
+    found: tuple[tuple[RLE, int], ...]
+    ignored: tuple[RLE | Box, ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image on its canvas: `pixels` (S, S, 3) uint8, `masks` (T, S, S), `classes` (T,) int64, `ignore` (S, S)."""
+
+    pixels: npt.NDArray[np.uint8]
+    masks: BoolMask
+    classes: npt.NDArray[np.int64]
+    ignore: BoolMask
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`pixels` (B, S, S, 3) uint8; `masks` (N, S, S) bool, all images' targets one after the other, `counts` of each.
+
+    `classes` (N,) int64 in [0, number of classes); `ignore` (B, S, S) bool, nowhere true on a target's own pixels.
+    """
+
+    pixels: Tensor
+    masks: Tensor
+    classes: Tensor
+    counts: tuple[int, ...]
+    ignore: Tensor
+
+    def to(self, device: str) -> "Batch":
+        return Batch(
+            pixels=self.pixels.to(device),
+            masks=self.masks.to(device),
+            classes=self.classes.to(device),
+            counts=self.counts,
+            ignore=self.ignore.to(device),
+        )
+
+
+def labels_of(record: Record, class_index: Mapping[int, int]) -> Labels:
+    """Sorts a record's instances into targets and ignore regions.
+
+    A target has a mask, a class and was not dropped. Dropped instances, crowd regions, instances of an open phrase and
+    those with a box but no mask are ignore regions: something is there, so it is not background. `BadInput` for a class
+    that the ontology lacks.
+    """
+    found: list[tuple[RLE, int]] = []
+    ignored: list[RLE | Box] = []
+    for instance in record.instances:
+        if instance.class_id is not None and instance.class_id not in class_index:
+            raise BadInput(
+                f"image {record.image_id} ({record.uri}): class id {instance.class_id} is not in the ontology "
+                f"{sorted(class_index)}"
+            )
+        if instance.rle is not None and instance.class_id is not None and instance.dropped is None:
+            found.append((instance.rle, class_index[instance.class_id]))
+        else:
+            ignored.extend(_region(instance))
+    for crowd in record.crowd:
+        ignored.extend(_region(crowd))
+    return Labels(tuple(found), tuple(ignored))
+
+
+def load_example(
+    record: Record, *, images_root: Path, class_index: Mapping[int, int], size: int, window: Window
+) -> Example:
+    """Reads an image and its masks onto the canvas; targets of which the window shows nothing are left out.
+
+    `BadInput` if the image cannot be read or its size is not the record's.
+    """
+    path = images_root / record.uri
+    image = read_upright(path).image
+    if image.shape[:2] != (record.height, record.width):
+        raise BadInput(
+            f"{path}: image is {image.shape[1]}x{image.shape[0]}, its record says {record.width}x{record.height}"
+        )
+    labels = labels_of(record, class_index)
+    full = [decode(rle) for rle, _ in labels.found]
+    ignore = _ignore_region(labels.ignored, full, shape=(record.height, record.width))
+    masks = canvas_masks([*full, ignore], window, size)
+    seen = masks[:-1].any(axis=(1, 2))
+    classes = np.asarray([index for _, index in labels.found], np.int64)
+    return Example(canvas_image(image, window, size), masks[:-1][seen], classes[seen], masks[-1])
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    """Stacks examples of one canvas size."""
+    return Batch(
+        pixels=torch.from_numpy(np.stack([example.pixels for example in examples])),
+        masks=torch.from_numpy(np.concatenate([example.masks for example in examples])),
+        classes=torch.from_numpy(np.concatenate([example.classes for example in examples])),
+        counts=tuple(len(example.classes) for example in examples),
+        ignore=torch.from_numpy(np.stack([example.ignore for example in examples])),
+    )
+
+
+def _region(instance: Instance) -> list[RLE | Box]:
+    if instance.rle is not None:
+        return [instance.rle]
+    return [] if instance.box_xyxy is None else [instance.box_xyxy]
+
+
+def _ignore_region(
+    regions: Sequence[RLE | Box], targets: Sequence[BoolMask], *, shape: tuple[int, int]
+) -> BoolMask:
+    """Union of the regions without the targets' pixels: a pixel of a target is known to be no other target's."""
+    union = np.zeros(shape, np.bool_)
+    for region in regions:
+        if isinstance(region, RLE):
+            union |= decode(region)
+        else:
+            x0, y0, x1, y1 = region
+            rows = slice(max(int(np.floor(y0)), 0), max(int(np.ceil(y1)), 0))
+            union[rows, max(int(np.floor(x0)), 0) : max(int(np.ceil(x1)), 0)] = True
+    for target in targets:
+        union &= ~target
+    return union

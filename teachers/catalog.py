@@ -1,0 +1,183 @@
+"""Every teacher and proposer by name: one explicit table. Imports no torch until a model is loaded.
+
+spec = ModelSpec(name="teacher", use="class_aware_sam", settings={"sam": "tiny"})
+teacher = load(spec, ontology=ontology, device="cpu", artifact=folder)
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from pipeline.data.errors import BadInput
+from pipeline.data.records import Ontology
+from teachers.protocols import Proposer, Teacher
+from teachers.settings import (
+    ClassAwareSettings,
+    GroundingDinoSettings,
+    SamSettings,
+    TinyGrounderSettings,
+)
+
+Kind = Literal["teacher", "proposer"]
+
+
+class ModelSpec(BaseModel):
+    """A model of a run: the name the config gives it, the catalog entry it uses, and that entry's settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    use: str
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model is to live: the classes it serves, its device, and the folder it was tuned into, if any."""
+
+    ontology: Ontology
+    device: str
+    artifact: Path | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One kind of model. `identity` tells what the weights that settings name are, by content."""
+
+    kind: Kind
+    Settings: type[BaseModel]
+    build: Callable[[BaseModel, Place], Teacher | Proposer]
+    identity: Callable[[BaseModel], Mapping[str, str]]
+
+
+def names(kind: Kind) -> tuple[str, ...]:
+    """The entries of a kind."""
+    return tuple(name for name, entry in ENTRIES.items() if entry.kind == kind)
+
+
+def check(spec: ModelSpec, kind: Kind | None = None) -> BaseModel:
+    """The entry's settings, validated; BadInput lists every wrong key and, for an unknown entry, the nearest names."""
+    entry = _entry(spec, kind)
+    try:
+        return entry.Settings.model_validate(spec.settings)
+    except ValidationError as error:
+        where = f"models.{spec.name}"
+        found = [f"{'.'.join([where, *map(str, e['loc'])])}: {e['msg']}" for e in error.errors()]
+        raise BadInput("; ".join(found)) from error
+
+
+def load(
+    spec: ModelSpec, *, ontology: Ontology, device: str, artifact: Path | None = None
+) -> Teacher | Proposer:
+    """The model on `device`, tuned if there is an `artifact`; BadInput for an unknown entry, bad settings or files."""
+    return _entry(spec, None).build(check(spec), Place(ontology, device, artifact))
+
+
+def load_teacher(
+    spec: ModelSpec, *, ontology: Ontology, device: str, artifact: Path | None = None
+) -> Teacher:
+    """As `load`; BadInput for an entry that is no teacher."""
+    check(spec, "teacher")
+    return cast(Teacher, load(spec, ontology=ontology, device=device, artifact=artifact))
+
+
+def load_proposer(
+    spec: ModelSpec, *, ontology: Ontology, device: str, artifact: Path | None = None
+) -> Proposer:
+    """As `load`; BadInput for an entry that is no proposer."""
+    check(spec, "proposer")
+    return cast(Proposer, load(spec, ontology=ontology, device=device, artifact=artifact))
+
+
+def identity(spec: ModelSpec) -> Mapping[str, str]:
+    """Digests of the weights a spec stands for, by role; what a key must hold besides the settings' paths."""
+    return _entry(spec, None).identity(check(spec))
+
+
+def _entry(spec: ModelSpec, kind: Kind | None) -> Entry:
+    entry = ENTRIES.get(spec.use)
+    if entry is None:
+        known = names(kind) if kind else tuple(ENTRIES)
+        near = get_close_matches(spec.use, known, n=2) or known
+        raise BadInput(f"models.{spec.name}.use: no model {spec.use!r}; nearest: {', '.join(near)}")
+    if kind and entry.kind != kind:
+        raise BadInput(
+            f"models.{spec.name}.use: expected a {kind} ({', '.join(names(kind))}), found {entry.kind} {spec.use!r}"
+        )
+    return entry
+
+
+def _build_sam(settings: BaseModel, place: Place) -> Teacher:
+    from teachers.sam_models import build_sam
+
+    assert isinstance(settings, SamSettings)
+    return build_sam(settings, device=place.device)
+
+
+def _build_class_aware_sam(settings: BaseModel, place: Place) -> Teacher:
+    from teachers.sam_models import build_class_aware_sam
+
+    assert isinstance(settings, ClassAwareSettings)
+    return build_class_aware_sam(
+        settings, ontology=place.ontology, device=place.device, artifact=place.artifact
+    )
+
+
+def _sam_identity(settings: BaseModel) -> Mapping[str, str]:
+    from teachers.sam_models import identity_of
+
+    assert isinstance(settings, SamSettings)
+    digests = identity_of(settings)
+    return {
+        name: value
+        for name, value in (("sam", digests.sam_sha256), ("text", digests.text_sha256))
+        if value is not None
+    }
+
+
+def _build_grounding_dino(settings: BaseModel, place: Place) -> Proposer:
+    from teachers.grounding import load_grounding_dino
+
+    assert isinstance(settings, GroundingDinoSettings)
+    return load_grounding_dino(
+        settings.checkpoint, ontology=place.ontology, sha256=settings.sha256, device=place.device
+    )
+
+
+def _grounding_dino_identity(settings: BaseModel) -> Mapping[str, str]:
+    from teachers.grounding import WEIGHTS
+    from teachers.sam.load import file_sha256
+
+    assert isinstance(settings, GroundingDinoSettings)
+    weights = settings.checkpoint / WEIGHTS
+    if not weights.is_file():
+        raise BadInput(f"grounding_dino: {weights}: no such file")
+    return {"grounding_dino": file_sha256(weights)}
+
+
+def _build_tiny_grounder(settings: BaseModel, place: Place) -> Proposer:
+    from teachers.tiny.proposer import load_tiny_grounder
+
+    assert isinstance(settings, TinyGrounderSettings)
+    return load_tiny_grounder(ontology=place.ontology, device=place.device)
+
+
+def _tiny_grounder_identity(_: BaseModel) -> Mapping[str, str]:
+    from teachers.tiny import grounder, text
+    from teachers.tiny.weights import digest_of
+
+    return {"tiny_grounder": digest_of(grounder.WEIGHTS), "text": digest_of(text.WEIGHTS)}
+
+
+ENTRIES: dict[str, Entry] = {
+    "class_aware_sam": Entry("teacher", ClassAwareSettings, _build_class_aware_sam, _sam_identity),
+    "sam": Entry("teacher", SamSettings, _build_sam, _sam_identity),
+    "grounding_dino": Entry(
+        "proposer", GroundingDinoSettings, _build_grounding_dino, _grounding_dino_identity
+    ),
+    "tiny_grounder": Entry("proposer", TinyGrounderSettings, _build_tiny_grounder, _tiny_grounder_identity),
+}

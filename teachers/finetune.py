@@ -1,0 +1,160 @@
+"""Tuning of the class-aware SAM: B-SAM, P-SAM and BP-SAM on cached embeddings (Das et al. 2024, section 3.3).
+
+The artifact: `<variant>.safetensors`, `teacher.json`, `loss.json`; with few masks also `folds/<k>/`, each a teacher
+that has not seen the images it lists, for the gate.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.data.errors import BadInput
+from pipeline.engine.context import Metrics, Records, TrainContext
+from teachers.class_texts import ClassTexts
+from teachers.embedding_cache import EmbeddingCache
+from teachers.fit_head import Bench, HeadTask, HeadTrainer
+from teachers.gating import Fold
+from teachers.heads import ModelIdentity, TeacherFile, new_head, save_head
+from teachers.sam.predictor import SamPredictor
+from teachers.settings import ClassAwareSettings
+from teachers.training_set import Target, TrainingSet, collect, folds
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One teacher to fit: all of the data (`folder` ".") or a fold's."""
+
+    folder: str
+    targets: tuple[Target, ...]
+    images: int
+    held_out: frozenset[int] = frozenset()
+
+
+@dataclass
+class _Progress:
+    """Work done of all parts, for the display: embedded images first, then steps."""
+
+    show: Callable[[int, int, str], None]
+    total: int
+    done: int = 0
+    losses: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+
+def tune(
+    data: Records,
+    context: TrainContext,
+    *,
+    settings: ClassAwareSettings,
+    predictor: SamPredictor,
+    texts: ClassTexts | None,
+    identity: ModelIdentity,
+) -> Metrics:
+    """Fit every variant on the human-masked records and write the artifact; goes on from `context.workdir`.
+
+    `texts` may be None without the class-aware branch; `identity` is what the heads will fit onto. With fewer
+    than two human-masked images, or no mask on them, nothing is fitted and `teacher.json` says so.
+    Raises Stopped with all states saved, and BadInput for unreadable images or more than one worker.
+    """
+    if context.world != 1:
+        raise BadInput(f"finetune_teacher: tunes in one worker, found {context.world}")
+    training = collect(data)
+    if training.use == "zero_shot":
+        return _zero_shot(training, context.out, identity)
+    cache = EmbeddingCache(
+        predictor, training.images, dtype=settings.cache_dtype, limit_bytes=settings.cache_gb * _GIB
+    )
+    parts = _parts(training, context.seed)
+    steps = sum(len(settings.variants) * settings.steps for part in parts if part.targets)
+    progress = _Progress(context.progress, cache.cached + steps)
+    cache.build(context, lambda done, _: progress.show(done, progress.total, "embeddings"))
+    progress.done = cache.cached
+    bench = Bench(predictor, cache, texts, settings, context.seed)
+    for part in parts:
+        _fit_part(part, bench, context, progress)
+    _write_teachers(parts, context.out, settings, identity)
+    (context.out / "loss.json").write_text(json.dumps(progress.losses) + "\n")
+    return _metrics(training, progress.losses["."], len(parts) - 1)
+
+
+def _parts(training: TrainingSet, seed: int) -> list[_Part]:
+    ids = [image.image_id for image in training.images]
+    parts = [_Part(".", training.targets, len(ids))]
+    if training.use == "cross_fit":
+        for index, held_out in enumerate(folds(ids, seed)):
+            targets = training.without(held_out)
+            parts.append(_Part(f"folds/{index}", targets, len(ids) - len(held_out), held_out))
+    return parts
+
+
+def _fit_part(part: _Part, bench: Bench, context: TrainContext, progress: _Progress) -> None:
+    folder = context.out / part.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for variant in bench.settings.variants if part.targets else ():
+        task = _task(part, variant, bench)
+        trainer = HeadTrainer(task, context.workdir / part.folder / f"{variant}.checkpoint.safetensors")
+        before = progress.done
+        note = f"{variant} {part.folder}".removesuffix(" .")
+
+        def show(done: int, before: int = before, note: str = note) -> None:
+            progress.show(before + done, progress.total, note)
+
+        trainer.run(context.should_stop, show)
+        progress.done = before + bench.settings.steps
+        progress.losses.setdefault(part.folder, {})[variant] = trainer.losses
+        save_head(task.head, folder, variant)
+
+
+def _task(part: _Part, variant: str, bench: Bench) -> HeadTask:
+    name = f"{part.folder}/{variant}"
+    width = bench.texts.width if bench.texts else 0
+    # The branch starts from the same numbers in every part, so folds differ by their data and draws alone.
+    head = new_head(bench.predictor.sam, variant, bench.settings, text_width=width, seed=bench.seed)
+    return HeadTask(name, variant, head, part.targets, bench)
+
+
+def _teacher_file(part: _Part, settings: ClassAwareSettings, identity: ModelIdentity) -> TeacherFile:
+    return TeacherFile(
+        model=identity,
+        zero_shot=not part.targets,
+        reason=None if part.targets else "no human mask outside the held-out images",
+        variants=settings.variants if part.targets else (),
+        images=part.images,
+        instances=len(part.targets),
+    )
+
+
+def _write_teachers(
+    parts: list[_Part], out: Path, settings: ClassAwareSettings, identity: ModelIdentity
+) -> None:
+    for part in parts[1:]:
+        _teacher_file(part, settings, identity).save(out / part.folder)
+    listed = tuple(Fold(path=part.folder, held_out=tuple(sorted(part.held_out))) for part in parts[1:])
+    _teacher_file(parts[0], settings, identity).model_copy(update={"folds": listed}).save(out)
+
+
+def _zero_shot(training: TrainingSet, out: Path, identity: ModelIdentity) -> Metrics:
+    images, instances = len(training.images), len(training.targets)
+    reason = f"tuning needs masks on 2 or more human-masked images, found {images} with {instances} masks"
+    TeacherFile(model=identity, zero_shot=True, reason=reason, images=images, instances=instances).save(out)
+    return {"zero_shot": reason, "images": images, "instances": instances}
+
+
+def _metrics(training: TrainingSet, losses: dict[str, list[float]], n_folds: int) -> Metrics:
+    """Counts and, for each variant, the mean loss of the first and the last tenth of its steps."""
+    numbers: dict[str, float | int | str | None] = {
+        "images": len(training.images),
+        "instances": len(training.targets),
+        "folds": n_folds,
+    }
+    for variant, curve in _tenths(losses):
+        numbers[f"loss_first_{variant}"], numbers[f"loss_last_{variant}"] = curve
+    return numbers
+
+
+def _tenths(losses: dict[str, list[float]]) -> Iterator[tuple[str, tuple[float, float]]]:
+    for variant, values in losses.items():
+        tenth = max(1, len(values) // 10)
+        yield variant, (sum(values[:tenth]) / tenth, sum(values[-tenth:]) / tenth)

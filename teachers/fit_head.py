@@ -1,0 +1,168 @@
+"""The tuning loop of one head (Das et al. 2024, section 3.3): 5 * CE + 5 * dice on sampled points, AdamW, one lr drop.
+
+Everything random is drawn from (seed, name, step), so a state is parameters, optimiser moments and the step; after a
+kill the loop goes on from the last saved state and ends, on a CPU, with the same bits.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.data import masks
+from pipeline.data.errors import BadInput
+from pipeline.engine.context import Stopped
+from teachers.class_texts import ClassTexts
+from teachers.embedding_cache import EmbeddingCache
+from teachers.heads import fill, trained_parameters
+from teachers.losses import CE_WEIGHT, DICE_WEIGHT, PointSampling, choose_points, mask_losses, point_sample
+from teachers.sam.predictor import Ask, Head, SamPredictor
+from teachers.settings import ClassAwareSettings
+from teachers.training_set import Target
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all heads of one run are tuned with."""
+
+    predictor: SamPredictor
+    cache: EmbeddingCache
+    texts: ClassTexts | None
+    settings: ClassAwareSettings
+    seed: int
+
+
+@dataclass(frozen=True)
+class HeadTask:
+    """One head to tune. `name` is unique within the run: its draws go by it."""
+
+    name: str
+    variant: str
+    head: Head
+    targets: tuple[Target, ...]
+    bench: Bench
+
+    def entropy(self, step: int) -> int:
+        """A 63-bit seed for everything random in a step (negative: in a pass over the targets)."""
+        digest = hashlib.sha256(f"{self.bench.seed}:{self.name}:{step}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
+
+
+class HeadTrainer:
+    """One head's optimiser, losses so far and saved states (`checkpoint`, replaced whole every time)."""
+
+    def __init__(self, task: HeadTask, checkpoint: Path) -> None:
+        self._task = task
+        self._checkpoint = checkpoint
+        self._parameters = trained_parameters(task.head)
+        settings = task.bench.settings
+        self._optimizer = torch.optim.AdamW(
+            self._parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay, foreach=False
+        )
+        self.losses: list[float] = []
+        if checkpoint.is_file():
+            self._resume()
+
+    def run(self, should_stop: Callable[[], bool], progress: Callable[[int], None]) -> None:
+        """Train to the last step; raises Stopped, with the state saved, as soon as `should_stop()`."""
+        settings = self._task.bench.settings
+        while len(self.losses) < settings.steps:
+            if should_stop():
+                self._save()
+                raise Stopped
+            self.losses.append(self._step(len(self.losses)))
+            done = len(self.losses)
+            progress(done)
+            if done % settings.checkpoint_every == 0 or done == settings.steps:
+                self._save()
+
+    def _step(self, step: int) -> float:
+        settings = self._task.bench.settings
+        dropped = step >= settings.decay_at * settings.steps
+        for group in self._optimizer.param_groups:
+            group["lr"] = settings.lr * (settings.decay if dropped else 1.0)
+        loss = batch_loss(self._task, step)
+        if not torch.isfinite(loss):
+            raise BadInput(
+                f"{self._task.name}: the loss at step {step} is {float(loss.detach())}; a lower lr may help"
+            )
+        self._optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        self._optimizer.step()
+        return float(loss.detach())
+
+    def _save(self) -> None:
+        state = {f"parameter/{name}": value.detach() for name, value in self._parameters.items()}
+        for name, parameter in self._parameters.items():
+            for key, value in self._optimizer.state[parameter].items():
+                state[f"{key}/{name}"] = value
+        state["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        temporary = self._checkpoint.with_suffix(".tmp")
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.cpu().contiguous() for name, value in state.items()}, temporary)
+        temporary.replace(self._checkpoint)
+
+    def _resume(self) -> None:
+        state = load_file(self._checkpoint)
+        self.losses = state.pop("losses").tolist()
+        saved: dict[str, dict[str, Tensor]] = {}
+        for key, value in state.items():
+            kind, name = key.split("/", 1)
+            saved.setdefault(kind, {})[name] = value
+        fill(self._parameters, saved.pop("parameter"))
+        for name, parameter in self._parameters.items():
+            moments = {kind: values[name] for kind, values in saved.items() if name in values}
+            self._optimizer.state[parameter] = {
+                # Trap: AdamW keeps its step count on the CPU whatever the device.
+                kind: value if kind == "step" else value.to(parameter.device)
+                for kind, value in moments.items()
+            }
+
+
+def batch_targets(task: HeadTask, step: int) -> list[Target]:
+    """The instances of a step: pass after pass over all targets, each in its own shuffled order."""
+    size, count = task.bench.settings.batch_size, len(task.targets)
+    positions = range(step * size, (step + 1) * size)
+    orders = {
+        epoch: np.random.default_rng(task.entropy(-1 - epoch)).permutation(count)
+        for epoch in {position // count for position in positions}
+    }
+    return [task.targets[orders[position // count][position % count]] for position in positions]
+
+
+def batch_loss(task: HeadTask, step: int) -> Tensor:
+    """5 * CE + 5 * dice of one step's instances on sampled points of the image area, mean over the instances."""
+    bench, targets = task.bench, batch_targets(task, step)
+    rng = np.random.default_rng(task.entropy(step))
+    images = list(dict.fromkeys(target.image for target in targets))
+    embeddings = bench.cache.gather(images)
+    asks = [
+        Ask(
+            images.index(t.image),
+            t.prompt(task.variant, rng),
+            bench.texts.vector(t.class_id, t.phrase) if bench.texts else None,
+        )
+        for t in targets
+    ]
+    logits, _ = bench.predictor.forward(task.head, embeddings, asks)
+    extent = torch.tensor([embeddings.frames[ask.image].extent for ask in asks])
+    generator = torch.Generator().manual_seed(task.entropy(step))
+    sampling = PointSampling(task.bench.settings.points)
+    points = choose_points(logits.detach(), sampling, generator, extent=extent)
+    labels = _labels(targets, points.cpu() / extent[:, None, :]).to(logits.device)
+    cross_entropy, dice = mask_losses(point_sample(logits, points), labels)
+    return (CE_WEIGHT * cross_entropy + DICE_WEIGHT * dice).mean()
+
+
+def _labels(targets: list[Target], points: Tensor) -> Tensor:
+    """Human masks (N, P) at `points` (N, P, 2) in [0, 1] of each image, at its original size."""
+    rows = []
+    for target, own in zip(targets, points, strict=True):
+        mask = torch.from_numpy(np.ascontiguousarray(masks.decode(target.rle), np.float32))
+        rows.append(point_sample(mask[None], own[None])[0])
+    return torch.stack(rows)

@@ -1,0 +1,66 @@
+"""How good each head is on images with human masks: what the gate compares."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.data.masks import iou_matrix
+from teachers.answerer import Answerer, Question, View
+from teachers.gating import Scores
+from teachers.protocols import Sample
+from teachers.training_set import Target, target_of
+
+
+def compare(answerer: Answerer, samples: Sequence[Sample], *, seed: int) -> dict[str, Scores]:
+    """Both heads of every tuned variant on all human masks of `samples`, with one encoder pass.
+
+    Prompts are those the variants are tuned with (tight box and/or one random foreground pixel), drawn from the seed,
+    the image id and the instance's rank alone, so every head and teacher is asked the same. An empty answer counts 0.
+    """
+    view = answerer.look(samples)
+    targets = _targets(samples, seed)
+    return {
+        variant: Scores(
+            _ious(answerer, variant, targets, view, zero_shot=False),
+            _ious(answerer, variant, targets, view, zero_shot=True),
+        )
+        for variant in answerer.tuned_variants
+    }
+
+
+def score_variant(
+    answerer: Answerer, variant: str, samples: Sequence[Sample], *, seed: int, zero_shot: bool = False
+) -> list[float]:
+    """One variant's IoUs on all human masks of `samples`, prompted as in `compare`."""
+    view = answerer.look(samples)
+    return _ious(answerer, variant, _targets(samples, seed), view, zero_shot=zero_shot)
+
+
+def _targets(samples: Sequence[Sample], seed: int) -> list[tuple[Target, int]]:
+    """Human masks of a batch, each with the seed of its random pixel."""
+    return [
+        (target, _entropy(seed, sample.record.image_id, rank))
+        for image, sample in enumerate(samples)
+        for rank, instance in enumerate(sample.record.instances)
+        if (target := target_of(instance, image)) is not None
+    ]
+
+
+def _entropy(seed: int, image_id: int, rank: int) -> int:
+    digest = hashlib.sha256(f"gate:{seed}:{image_id}:{rank}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def _ious(
+    answerer: Answerer, variant: str, targets: list[tuple[Target, int]], view: View, *, zero_shot: bool
+) -> list[float]:
+    questions = [
+        Question(variant, target.image, target.prompt(variant, np.random.default_rng(entropy)))
+        for target, entropy in targets
+    ]
+    masks = answerer.answer(view, questions, zero_shot=zero_shot)
+    return [
+        0.0 if mask.rle is None else float(iou_matrix([target.rle], [mask.rle])[0, 0])
+        for (target, _), mask in zip(targets, masks, strict=True)
+    ]

@@ -1,0 +1,31 @@
+"""The tensor ring: SAM's mask decoder over gathered image embeddings, one row per prompt.
+
+segment-anything's own `forward` repeats ONE image's embedding for all prompts; here every row brings its own, so
+prompts of several images share a batch. The numbers are the same to the bit for the same number of rows.
+Legend: N rows, C prompt width, g embedding grid, T prompt tokens; low-res logits are 4g x 4g.
+"""
+
+import torch
+from segment_anything.modeling import MaskDecoder
+from torch import Tensor
+
+
+def decode_masks(
+    decoder: MaskDecoder, features: Tensor, position: Tensor, *, sparse: Tensor, dense: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Logits (N, 4g, 4g) and predicted IoU (N,) of the single-mask output (multimask_output False).
+
+    `features` (N, C, g, g), `position` (1, C, g, g), `sparse` (N, T, C), `dense` (1 or N, C, g or 1, g or 1).
+    """
+    rows = len(sparse)
+    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    tokens = torch.cat([own.expand(rows, -1, -1), sparse], dim=1)
+    source = features + dense
+    hidden, source = decoder.transformer(source, position.expand(rows, -1, -1, -1), tokens)
+    upscaled = decoder.output_upscaling(source.transpose(1, 2).reshape(features.shape))
+    masks = hidden[:, 1 : 1 + decoder.num_mask_tokens]
+    heads = decoder.output_hypernetworks_mlps
+    # All mask outputs are multiplied out though one is used: fewer would take another kernel and give other bits.
+    weights = torch.stack([head(masks[:, i]) for i, head in enumerate(heads)], dim=1)
+    logits = (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[2:])
+    return logits[:, 0], decoder.iou_prediction_head(hidden[:, 0])[:, 0]

@@ -1,0 +1,101 @@
+"""SAM from a file: segment-anything's classes, its official checkpoints or safetensors, and the embedded tiny one.
+
+`.pt` and `.pth` files are pickles: they are read only with a known sha256 (official, or given in the settings) and with
+`weights_only=True`.
+"""
+
+import hashlib
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from segment_anything import build_sam_vit_b, build_sam_vit_h, build_sam_vit_l
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from pipeline.data.errors import BadInput
+from teachers.sam.attention import use_fast_attention
+from teachers.tiny import sam as tiny_sam
+from teachers.tiny.weights import load_weights
+
+Variant = Literal["tiny", "vit_b", "vit_l", "vit_h"]
+AttentionKind = Literal["fast", "official"]
+
+OFFICIAL_SHA256 = {  # of sam_vit_*.pth as published with segment-anything
+    "vit_b": "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    "vit_l": "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    "vit_h": "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+}
+BUILDERS: dict[str, Callable[[], Sam]] = {
+    "tiny": tiny_sam.build_tiny_sam,
+    "vit_b": build_sam_vit_b,
+    "vit_l": build_sam_vit_l,
+    "vit_h": build_sam_vit_h,
+}
+
+
+def load_sam(
+    variant: Variant,
+    checkpoint: Path | None = None,
+    *,
+    sha256: str | None = None,
+    attention: AttentionKind = "fast",
+) -> Sam:
+    """A frozen SAM in eval mode on the CPU, its weights from `checkpoint` (for `tiny`: the embedded file if None).
+
+    `attention: official` keeps segment-anything's own encoder attention. Raises BadInput, naming the file, for a
+    missing or damaged file, a digest that is not the expected one, or tensors that don't fit the variant.
+    """
+    sam = BUILDERS[variant]()
+    if checkpoint is not None:
+        weights = _read(checkpoint, sha256 or OFFICIAL_SHA256.get(variant), given=sha256 is not None)
+        _fill(sam, weights, checkpoint, variant)
+    elif variant == "tiny":
+        _fill(sam, load_weights(tiny_sam.WEIGHTS), tiny_sam.TINY_SAM_WEIGHTS, variant)
+    else:
+        raise BadInput(f"sam: {variant} needs `checkpoint`, the path of its weights (.pth or .safetensors)")
+    if attention == "fast":
+        use_fast_attention(sam.image_encoder)
+    return sam.requires_grad_(False).eval()
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(path: Path, expected: str | None, *, given: bool) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise BadInput(f"checkpoint {path}: no such file")
+    pickled = path.suffix in (".pt", ".pth")
+    if not pickled and path.suffix != ".safetensors":
+        raise BadInput(f"checkpoint {path}: expected a .safetensors, .pth or .pt file")
+    if pickled or given:
+        _check_digest(path, expected)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
+        raise BadInput(f"checkpoint {path}: not readable as weights: {error}") from error
+
+
+def _check_digest(path: Path, expected: str | None) -> None:
+    if expected is None:
+        raise BadInput(
+            f"checkpoint {path}: a .pth or .pt file needs its sha256 in the settings; safetensors do not"
+        )
+    found = file_sha256(path)
+    if found != expected.lower():
+        raise BadInput(f"checkpoint {path}: its sha256 is {found}, expected {expected}")
+
+
+def _fill(sam: Sam, weights: dict[str, Tensor], path: Path, variant: str) -> None:
+    try:
+        sam.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        first = "; ".join(str(error).split("\n")[:4])
+        raise BadInput(f"checkpoint {path}: its tensors do not fit SAM {variant}: {first}") from error

@@ -1,0 +1,152 @@
+"""Embed images once, then answer many prompts: fixed shapes, so an answer never depends on what shares its batch.
+
+Images go through the encoder `embed_batch` at a time and prompts through the decoder `chunk` at a time; a short batch
+is filled with spare rows whose results are thrown away, so shapes never change. Every row brings its own image's
+features, so a chunk may hold prompts of several images (`share`). Trap: on a CPU with several threads the last bits of
+a row depend on its place in a matrix product. Without `share`, an image's prompts take the same places whatever
+its neighbours are, so its answers are the same to the bit on any machine; on a GPU sharing fills the chunks.
+Legend: N prompts, C prompt width, g embedding grid, d text width; boxes and points in pixels of the original image.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from segment_anything.modeling import MaskDecoder, Sam
+from torch import Tensor
+
+from pipeline.data.records import Prompt
+from teachers.class_aware import ClassAwarePrompts, Points
+from teachers.sam.decode import decode_masks
+from teachers.sam.pixels import Frame, to_input_pixels
+
+Rgb = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Image features (B, C, g, g) on the model's device, and each image's frame."""
+
+    features: Tensor
+    frames: tuple[Frame, ...]
+
+
+@dataclass(frozen=True)
+class Head:
+    """What may be tuned: a mask decoder and, if class-aware, the prompt encoder's branch."""
+
+    decoder: MaskDecoder
+    branch: ClassAwarePrompts | None = None
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question: which image of the embeddings, the prompt, and its class vector (d,) if the head wants one."""
+
+    image: int
+    prompt: Prompt
+    text: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Low-res logits (4g, 4g) float32 over the padded input square, on the CPU, and SAM's own IoU estimate."""
+
+    low_res_logits: npt.NDArray[np.float32]
+    pred_iou: float
+
+
+# Image (or None for any), number of points, box or not: rows that are equal in this may stand in one chunk.
+_Group = tuple[int | None, int, bool]
+
+
+class SamPredictor:
+    """A frozen SAM on a device, and how work is cut (CPU: chunks of 1-4 are fastest; GPU: large, shared ones)."""
+
+    def __init__(self, sam: Sam, *, chunk: int = 4, embed_batch: int = 1, share: bool = False) -> None:
+        self.sam = sam
+        self.chunk = chunk
+        self.embed_batch = embed_batch
+        self.share = share
+        with torch.no_grad():
+            self._position = sam.prompt_encoder.get_dense_pe()
+
+    @property
+    def low_res(self) -> tuple[int, int]:
+        """Rows and columns of the decoder's logits: four times the embedding grid."""
+        height, width = self.sam.prompt_encoder.image_embedding_size
+        return 4 * height, 4 * width
+
+    def plain_head(self) -> Head:
+        """The zero-shot SAM."""
+        return Head(self.sam.mask_decoder)
+
+    @torch.no_grad()
+    def embed(self, images: Sequence[Rgb]) -> Embeddings:
+        """Features of images (H, W, 3) uint8 RGB of any sizes, in the order given."""
+        squares = [to_input_pixels(image, self.sam) for image in images]
+        parts = []
+        for start in range(0, len(squares), self.embed_batch):
+            batch = torch.stack([pixels for pixels, _ in squares[start : start + self.embed_batch]])
+            filled = batch.new_zeros(self.embed_batch, *batch.shape[1:])
+            filled[: len(batch)] = batch
+            parts.append(self.sam.image_encoder(filled.to(self.sam.device))[: len(batch)])
+        features = torch.cat(parts) if parts else self._position.new_zeros(0, *self._position.shape[1:])
+        return Embeddings(features, tuple(frame for _, frame in squares))
+
+    @torch.no_grad()
+    def decode(self, head: Head, embeddings: Embeddings, asks: Sequence[Ask]) -> Iterator[tuple[int, Answer]]:
+        """(index into `asks`, answer) of every prompt, each once, in chunk order; nothing is kept between chunks."""
+        groups: dict[_Group, list[int]] = {}
+        for index, ask in enumerate(asks):
+            image = None if self.share else ask.image
+            group = image, len(ask.prompt.points), ask.prompt.box_xyxy is not None
+            groups.setdefault(group, []).append(index)
+        for rows in groups.values():
+            for start in range(0, len(rows), self.chunk):
+                part = rows[start : start + self.chunk]
+                filled = [asks[part[min(i, len(part) - 1)]] for i in range(self.chunk)]
+                logits, pred_iou = self.forward(head, embeddings, filled)
+                arrays = logits.float().cpu().numpy()
+                for index, array, iou in zip(part, arrays, pred_iou.tolist(), strict=False):
+                    yield index, Answer(array, iou)
+
+    def forward(self, head: Head, embeddings: Embeddings, asks: Sequence[Ask]) -> tuple[Tensor, Tensor]:
+        """Logits (N, 4g, 4g) and predicted IoU (N,) of prompts of one form in one batch; differentiable."""
+        points, boxes = self._coordinates(embeddings, asks)
+        encoder = self.sam.prompt_encoder
+        sparse, _ = encoder(points=points, boxes=boxes, masks=None)
+        if head.branch is not None:
+            sparse = head.branch(sparse, points, boxes, text=_texts(asks).to(self.sam.device))
+        gathered = embeddings.features[[ask.image for ask in asks]]
+        dense = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        return decode_masks(head.decoder, gathered, self._position, sparse=sparse, dense=dense)
+
+    def _coordinates(
+        self, embeddings: Embeddings, asks: Sequence[Ask]
+    ) -> tuple[Points | None, Tensor | None]:
+        """Points ((N, P, 2), (N, P)) and boxes (N, 4) as the prompt encoder takes them, None if the form has none."""
+        frames = [embeddings.frames[ask.image] for ask in asks]
+        prompts = [ask.prompt for ask in asks]
+        device = self.sam.device
+        points, boxes = None, None
+        if prompts[0].points:
+            xy = [[(p.x, p.y) for p in prompt.points] for prompt in prompts]
+            mapped = np.stack([frame.to_input(np.array(row)) for frame, row in zip(frames, xy, strict=True)])
+            labels = torch.tensor([[p.label for p in prompt.points] for prompt in prompts])
+            points = torch.from_numpy(mapped).to(device), labels.to(device)
+        if prompts[0].box_xyxy is not None:
+            corners = [np.array(prompt.box_xyxy).reshape(2, 2) for prompt in prompts]
+            mapped = np.stack([frame.to_input(c).ravel() for frame, c in zip(frames, corners, strict=True)])
+            boxes = torch.from_numpy(mapped).to(device)
+        return points, boxes
+
+
+def _texts(asks: Sequence[Ask]) -> Tensor:
+    """Class vectors (N, d); ValueError when a prompt has none."""
+    vectors = [ask.text for ask in asks if ask.text is not None]
+    if len(vectors) != len(asks):
+        raise ValueError("a class-aware head needs a class vector for every prompt")
+    return torch.stack(vectors)

@@ -1,0 +1,90 @@
+"""The catalog's SAM teachers, put together from settings and, once tuned, from an artifact."""
+
+from pathlib import Path
+
+from pipeline.data.errors import BadInput
+from pipeline.data.records import Ontology
+from teachers.answerer import Answerer
+from teachers.class_texts import ClassTexts
+from teachers.heads import TEACHER_JSON, ModelIdentity, TeacherFile, load_head, read_teacher
+from teachers.sam.load import file_sha256, load_sam
+from teachers.sam.predictor import Head, SamPredictor
+from teachers.sam_teacher import SamTeacher
+from teachers.settings import ClassAwareSettings, SamSettings
+from teachers.text import load_text
+from teachers.tiny import sam as tiny_sam
+from teachers.tiny import text as tiny_text
+from teachers.tiny.weights import digest_of
+
+
+def build_sam(settings: SamSettings, *, device: str) -> SamTeacher:
+    """Zero-shot SAM; reads its checkpoint."""
+    answerer = Answerer(_predictor(settings, device), {}, None)
+    return SamTeacher(answerer, settings, identity_of(settings))
+
+
+def build_class_aware_sam(
+    settings: ClassAwareSettings, *, ontology: Ontology, device: str, artifact: Path | None
+) -> SamTeacher:
+    """The class-aware SAM, untuned (so zero-shot) or with the heads of an artifact.
+
+    Raises BadInput, naming the file, for an artifact that is damaged or was tuned on other weights.
+    """
+    predictor = _predictor(settings, device)
+    texts = _texts(settings, ontology, device) if settings.class_aware else None
+    identity = identity_of(settings)
+    heads: dict[str, Head] = {}
+    tuned = None
+    if artifact is not None:
+        tuned = _checked(artifact, identity)
+        width = texts.width if texts else 0
+        heads = {
+            variant: load_head(predictor.sam, artifact, variant, settings=settings, text_width=width)
+            for variant in tuned.variants
+        }
+    return SamTeacher(Answerer(predictor, heads, texts), settings, identity, tuned=tuned)
+
+
+def identity_of(settings: SamSettings) -> ModelIdentity:
+    """What settings ask for, by content: reads the files' bytes, not their paths."""
+    sam = _digest(settings.sam, settings.checkpoint, tiny_sam.WEIGHTS)
+    if not isinstance(settings, ClassAwareSettings) or not settings.class_aware:
+        return ModelIdentity(sam=settings.sam, sam_sha256=sam, class_aware=False)
+    return ModelIdentity(
+        sam=settings.sam,
+        sam_sha256=sam,
+        text=settings.text,
+        text_sha256=_digest(settings.text, settings.text_checkpoint, tiny_text.WEIGHTS),
+        class_aware=settings.class_aware,
+    )
+
+
+def _digest(name: str, checkpoint: Path | None, embedded: str) -> str:
+    if checkpoint is None and name == "tiny":
+        return digest_of(embedded)
+    if checkpoint is None or not checkpoint.is_file():
+        raise BadInput(f"{name}: checkpoint {checkpoint}: no such file")
+    return file_sha256(checkpoint)
+
+
+def _predictor(settings: SamSettings, device: str) -> SamPredictor:
+    sam = load_sam(
+        settings.sam, settings.checkpoint, sha256=settings.sha256, attention=settings.attention
+    ).to(device)
+    share = device != "cpu" if settings.share_chunks is None else settings.share_chunks
+    return SamPredictor(sam, chunk=settings.chunk, embed_batch=settings.embed_batch, share=share)
+
+
+def _texts(settings: ClassAwareSettings, ontology: Ontology, device: str) -> ClassTexts:
+    encoder = load_text(
+        settings.text, checkpoint=settings.text_checkpoint, sha256=settings.text_sha256, device=device
+    )
+    return ClassTexts(encoder, ontology)
+
+
+def _checked(artifact: Path, identity: ModelIdentity) -> TeacherFile:
+    found = read_teacher(artifact)
+    for name, wanted in identity.model_dump().items():
+        if (has := getattr(found.model, name)) != wanted:
+            raise BadInput(f"teacher {artifact / TEACHER_JSON}: tuned with {name} {has}, expected {wanted}")
+    return found

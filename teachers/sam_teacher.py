@@ -1,0 +1,148 @@
+"""The SAM teachers' policy: which prompts each weak label becomes, which head answers, what the record keeps.
+
+One encoder pass an image serves P-SAM and BP-SAM. The rules are those of weak_prompts.py and of Algorithm 1
+(Das et al. 2024; point_way.py, refine.py).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from pipeline.data.errors import BadInput
+from pipeline.data.records import Instance, Match, Prompt, Source
+from pipeline.engine.context import Metrics, Records, TrainContext
+from teachers.answerer import Answerer, Question, View
+from teachers.finetune import tune
+from teachers.gating import Choice, Fold, Scores
+from teachers.head_scores import compare
+from teachers.heads import ModelIdentity, TeacherFile
+from teachers.point_way import refined_prompts
+from teachers.protocols import Sample
+from teachers.sam.masks import PredictedMask
+from teachers.settings import BOX, PLAIN_BOX, POINT, POINT_BOX, ClassAwareSettings, SamSettings
+from teachers.weak_prompts import Request, Way, requests
+
+EMPTY_MASK = "empty mask"
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A request of image `image` of the batch at its present state: prompt, head, and what Algorithm 1 did."""
+
+    image: int
+    request: Request
+    prompt: Prompt
+    variant: str
+    match: Match | None = None
+
+    @property
+    def question(self) -> Question:
+        return Question(self.variant, self.image, self.prompt)
+
+
+class SamTeacher:
+    """A `Teacher` and a `GatedTeacher`; `tuned` is what its artifact says of itself, None for a fresh one."""
+
+    def __init__(
+        self,
+        answerer: Answerer,
+        settings: SamSettings,
+        identity: ModelIdentity,
+        *,
+        tuned: TeacherFile | None = None,
+    ) -> None:
+        self.answerer = answerer
+        self.settings = settings
+        self.identity = identity
+        self.folds: tuple[Fold, ...] = tuned.folds if tuned else ()
+        self.zero_shot_reason: str | None = tuned.reason if tuned else "not tuned"
+
+    @property
+    def tuned_variants(self) -> tuple[str, ...]:
+        """Variants that have a tuned head."""
+        return self.answerer.tuned_variants
+
+    def select(self, choices: Mapping[str, Choice]) -> None:
+        """Say for each variant whether its tuned head or plain SAM answers (see `Answerer.select`)."""
+        self.answerer.select(choices)
+
+    def compare(self, samples: Sequence[Sample], *, seed: int) -> dict[str, Scores]:
+        """Tuned and zero-shot IoUs of every tuned variant (see `head_scores.compare`)."""
+        return compare(self.answerer, samples, seed=seed)
+
+    def fit(self, data: Records, context: TrainContext) -> Metrics:
+        """Tune the variants on human-masked records (see `tune`); BadInput for the entry that has none."""
+        if not isinstance(self.settings, ClassAwareSettings):
+            raise BadInput("finetune_teacher: model `sam` has nothing to tune; use `class_aware_sam`")
+        return tune(
+            data,
+            context,
+            settings=self.settings,
+            predictor=self.answerer.predictor,
+            texts=self.answerer.texts,
+            identity=self.identity,
+        )
+
+    def label(self, batch: Sequence[Sample]) -> list[list[Instance]]:
+        """Pseudo-masks of each sample: human labels in their order, then proposals, best first.
+
+        A mask without a pixel is an instance without `rle`, dropped as "empty mask". `score` is the proposal's
+        confidence, if one was used, times the clipped predicted IoU.
+        """
+        view = self.answerer.look(batch)
+        jobs = [
+            _Job(image, request, request.prompt, self._variant(request.way))
+            for image, sample in enumerate(batch)
+            for request in requests(sample.record, self.settings)
+        ]
+        if self.settings.refine:
+            jobs = self._refine(batch, jobs, view)
+        masks = self.answerer.answer(view, [job.question for job in jobs])
+        out: list[list[Instance]] = [[] for _ in batch]
+        for job, mask in zip(jobs, masks, strict=True):
+            out[job.image].append(_instance(job, mask))
+        return out
+
+    def _variant(self, way: Way) -> str:
+        if way is Way.HUMAN_POINT:
+            return POINT
+        plain = isinstance(self.settings, ClassAwareSettings) and self.settings.class_aware == "no_box"
+        return PLAIN_BOX if plain and way is Way.HUMAN_BOX else BOX
+
+    def _refine(self, batch: Sequence[Sample], jobs: list[_Job], view: View) -> list[_Job]:
+        """Point jobs with P-SAM's boxes refined by Algorithm 1, to be answered by BP-SAM; others as they are."""
+        clicked = [row for row, job in enumerate(jobs) if job.request.way is Way.HUMAN_POINT]
+        boxes = {
+            row: mask.box
+            for row, mask in zip(
+                clicked, self.answerer.answer(view, [jobs[row].question for row in clicked]), strict=True
+            )
+        }
+        refined = list(jobs)
+        for image, sample in enumerate(batch):
+            rows = [row for row in clicked if jobs[row].image == image]
+            found = refined_prompts(
+                [jobs[row].prompt for row in rows],
+                [boxes[row] for row in rows],
+                sample.record.proposals,
+                self.settings,
+            )
+            for row, (prompt, match) in zip(rows, found, strict=True):
+                refined[row] = replace(jobs[row], prompt=prompt, match=match, variant=POINT_BOX)
+        return refined
+
+
+def _instance(job: _Job, mask: PredictedMask) -> Instance:
+    """What the record keeps: the human label's own points, box and id, and everything about the new mask."""
+    label = job.request.human or Instance(Source.HUMAN, job.prompt.class_id, job.prompt.phrase)
+    return replace(
+        label,
+        source=Source.TEACHER,
+        weak_kind=job.request.weak_kind,
+        rle=mask.rle,
+        prompt=job.prompt,
+        match=job.match,
+        score=mask.pred_iou * (1.0 if job.prompt.score is None else job.prompt.score),
+        pred_iou=mask.pred_iou,
+        stability=mask.stability,
+        dropped=EMPTY_MASK if mask.rle is None else None,
+    )

@@ -1,0 +1,97 @@
+"""Settings of the catalog's teachers and proposers, checked before any work; imports no torch.
+
+Numbers of Das et al. 2024 are the defaults; what the paper leaves open is marked (ours).
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PAPER_STEPS = 36874  # Das et al. 2024, the same for 1% and 10% masks
+PAPER_LR = 1e-5
+PAPER_BATCH = 32
+PAPER_DECAY_AT = 0.75  # 27655 of 36874 steps, then a tenth
+PAPER_POINTS = 12544  # Mask2Former
+PAPER_SCORE = 0.3  # of proposals on the none and class ways
+PAPER_NMS = 0.9
+PAPER_ALPHA, PAPER_BETA, PAPER_TAU = 5.0, 2.0, 0.1  # Algorithm 1
+WEIGHT_DECAY = 0.05  # not stated in the paper; Mask2Former's
+
+
+class SamSettings(BaseModel):
+    """Entry `sam`: zero-shot SAM with the paper's way from weak labels to prompts.
+
+    `checkpoint`: a .pth as published or .safetensors (tiny: embedded); `sha256` is needed for other .pth and .pt files.
+    `chunk`, `embed_batch`: prompts and images per forward (CPU: 1-4 and 1; GPU: as many as fit). `share_chunks`:
+    prompts of several images fill a chunk together (unset: on a GPU only; see sam/predictor.py).
+    `score`, `nms`: of proposals that become box prompts. `nms_by_class` keeps overlapping boxes of different classes.
+    `alpha`, `beta`, `tau`: Algorithm 1. `refine: false` takes the point's own mask instead (the paper's "Point").
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sam: Literal["tiny", "vit_b", "vit_l", "vit_h"] = "tiny"
+    checkpoint: Path | None = None
+    sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
+    attention: Literal["fast", "official"] = "fast"
+    chunk: int = Field(4, ge=1)
+    embed_batch: int = Field(1, ge=1)
+    share_chunks: bool | None = None
+    score: float = Field(PAPER_SCORE, ge=0, le=1)
+    nms: float = Field(PAPER_NMS, ge=0, le=1)
+    nms_by_class: bool = False
+    refine: bool = True
+    alpha: float = Field(PAPER_ALPHA, ge=0)
+    beta: float = Field(PAPER_BETA, ge=0)
+    tau: float = Field(PAPER_TAU, ge=0, le=1)
+
+
+class ClassAwareSettings(SamSettings):
+    """Entry `class_aware_sam`: SAM with the class-aware branch, and how it is tuned on human masks.
+
+    `text`: the text tower that names classes, `tiny` or an open_clip model, whose weights are `text_checkpoint` (with
+    `text_sha256` unless it is .safetensors). `class_aware: no_box` is the paper's: no branch for human boxes, which
+    then get a fourth tuned variant, `plain_box`; `true` has it everywhere, `false` nowhere.
+    `batch_size`: instances a step. `points`: sampled points of a mask's loss. `cache_gb`: the most the embedding cache
+    takes on disk; images beyond it are embedded anew each time. `checkpoint_every`: steps between saved states.
+    """
+
+    text: str = "tiny"
+    text_checkpoint: Path | None = None
+    text_sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
+    class_aware: Literal["no_box"] | bool = True
+    steps: int = Field(PAPER_STEPS, ge=1)
+    lr: float = Field(PAPER_LR, gt=0)
+    decay_at: float = Field(PAPER_DECAY_AT, gt=0, le=1)
+    decay: float = Field(0.1, gt=0, le=1)
+    weight_decay: float = Field(WEIGHT_DECAY, ge=0)
+    batch_size: int = Field(PAPER_BATCH, ge=1)
+    points: int = Field(PAPER_POINTS, ge=4)
+    cache_gb: float = Field(40.0, ge=0)
+    cache_dtype: Literal["float16", "float32"] = "float16"
+    checkpoint_every: int = Field(500, ge=1)
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The variants that are tuned: B-SAM, P-SAM, BP-SAM and, with `no_box`, B-SAM without the branch."""
+        return (*VARIANTS, PLAIN_BOX) if self.class_aware == "no_box" else VARIANTS
+
+
+class GroundingDinoSettings(BaseModel):
+    """Entry `grounding_dino`: `checkpoint` is a folder saved by transformers, `sha256` that of its weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    checkpoint: Path
+    sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
+
+
+class TinyGrounderSettings(BaseModel):
+    """Entry `tiny_grounder`: the embedded proposer; nothing to set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+BOX, POINT, POINT_BOX, PLAIN_BOX = "box", "point", "point_box", "plain_box"
+VARIANTS = (BOX, POINT, POINT_BOX)  # B-SAM, P-SAM, BP-SAM

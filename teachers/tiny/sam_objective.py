@@ -1,0 +1,162 @@
+"""What the tiny SAM learns from: SAM's recipe (Kirillov et al. 2023, App. A) on masks of every level, without classes.
+
+Each step: 8 scenes, 4 masks each; the prompt is a point, a jittered box or both; the best of the three outputs learns
+(the ambiguity of a point), output 0 always learns. Losses: 20 focal + dice + IoU regression, on 128 x 128. SAM's
+correction clicks are left out: no stage of a run prompts with a mask or a second click.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from teachers.tiny.recipe import step_rng
+from teachers.tiny.sam import IMAGE_SIZE
+from teachers.tiny.scenes import CachedScene, SceneCache
+
+SCENES_PER_STEP = 8
+MASKS_PER_SCENE = 4
+LOSS_SIZE = 128
+FOCAL_WEIGHT = 20.0  # Kirillov et al. 2023: focal to dice 20:1
+BOX_JITTER = 0.1  # standard deviation as a share of the side, at most 20 pixels at 1024 (5 at 256)
+POINT_SHARE, BOX_SHARE = 0.45, 0.35  # of the prompts; the rest is both
+FULL_WEIGHT_AREA = 100.0  # pixels; smaller masks are drawn less often
+LEVEL_WEIGHT = np.array([3.0, 1.0, 3.0, 1.0])  # whole, part, group, clutter: a whole has several parts
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """images (B, 3, 256, 256) normalised; masks (B*K, 256, 256) bool; points (B*K, 2) and boxes (B*K, 4) pixels.
+
+    `point_on` and `box_on` (B*K,) say which of the two are the prompt.
+    """
+
+    images: Tensor
+    masks: Tensor
+    points: Tensor
+    boxes: Tensor
+    point_on: Tensor
+    box_on: Tensor
+
+
+def make_batch(sam: Sam, cache: SceneCache, *, seed: int, step: int) -> StepBatch:
+    """The batch of one step; a pure function of (cache, seed, step)."""
+    rng = step_rng(seed, step)
+    images: list[npt.NDArray[np.float32]] = []
+    masks: list[npt.NDArray[np.bool_]] = []
+    while len(images) < SCENES_PER_STEP:
+        scene = cache[int(rng.integers(len(cache)))]
+        if len(scene.masks) == 0:
+            continue
+        image, chosen = _augment(scene, _choose(scene, rng), rng)
+        images.append(image)
+        masks.append(chosen)
+    stacked = np.concatenate(masks)
+    points = np.stack([_random_pixel(mask, rng) for mask in stacked])
+    boxes = np.stack([_jittered_box(mask, rng) for mask in stacked])
+    kind = torch.from_numpy(rng.random(len(stacked)))
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
+    return StepBatch(
+        images=(pixels - sam.pixel_mean) / sam.pixel_std,
+        masks=torch.from_numpy(stacked),
+        points=torch.from_numpy(points),
+        boxes=torch.from_numpy(boxes),
+        point_on=(kind < POINT_SHARE) | (kind >= POINT_SHARE + BOX_SHARE),
+        box_on=kind >= POINT_SHARE,
+    )
+
+
+def _choose(scene: CachedScene, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    count = len(scene.masks)
+    area = np.bitwise_count(scene.masks).sum(1)
+    weight = LEVEL_WEIGHT[scene.level] * (area / FULL_WEIGHT_AREA).clip(0.1, 1)
+    return rng.choice(count, MASKS_PER_SCENE, replace=count < MASKS_PER_SCENE, p=weight / weight.sum())
+
+
+def _augment(
+    scene: CachedScene, chosen: npt.NDArray[np.int64], rng: np.random.Generator
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    masks = np.stack([scene.mask(int(index)) for index in chosen])
+    image = scene.image[..., rng.permutation(3)].astype(np.float32)
+    image = image * rng.uniform(0.7, 1.3) + rng.uniform(-25, 25)
+    turns = int(rng.integers(4))
+    image, masks = np.rot90(image, turns, (0, 1)), np.rot90(masks, turns, (1, 2))
+    if rng.random() < 0.5:
+        image, masks = image[:, ::-1], masks[:, :, ::-1]
+    return np.ascontiguousarray(image.clip(0, 255)), np.ascontiguousarray(masks)
+
+
+def _random_pixel(mask: npt.NDArray[np.bool_], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    ys, xs = np.nonzero(mask)
+    pick = int(rng.integers(len(ys)))
+    return np.array([xs[pick] + 0.5, ys[pick] + 0.5], dtype=np.float32)
+
+
+def _jittered_box(mask: npt.NDArray[np.bool_], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    ys, xs = np.nonzero(mask)
+    box = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], dtype=np.float32)
+    side = np.array([box[2] - box[0], box[3] - box[1]] * 2, dtype=np.float32)
+    noise = (rng.normal(size=4) * BOX_JITTER * side).clip(-5, 5) * (rng.random() < 0.7)
+    return np.asarray((box + noise).clip(0, IMAGE_SIZE), dtype=np.float32)
+
+
+def sparse_prompts(sam: Sam, points: Tensor, labels: Tensor, boxes: Tensor, box_on: Tensor) -> Tensor:
+    """Tokens (P, N + 2, C) of N points (label -1 = none) and a box, absent where `box_on` is false."""
+    encoder = sam.prompt_encoder
+    # Trap: segment-anything adds 0.5 to what it takes for pixel indices; ours are continuous.
+    tokens = encoder._embed_points(points - 0.5, labels, pad=False)
+    corners = encoder._embed_boxes(boxes - 0.5)
+    absent = encoder.not_a_point_embed.weight.expand_as(corners)
+    return torch.cat([tokens, torch.where(box_on[:, None, None], corners, absent)], dim=1)
+
+
+def decode(sam: Sam, embedding: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
+    """All four outputs: logits (P, 4, 128, 128) and IoU estimates (P, 4), for K prompts an image, image-major."""
+    per_image = len(sparse) // len(embedding)
+    size = sam.prompt_encoder.image_embedding_size
+    dense = sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(per_image, -1, *size)
+    logits, quality = [], []
+    for index, one in enumerate(embedding):  # the official decoder takes one image at a time
+        rows = slice(index * per_image, (index + 1) * per_image)
+        mask, iou = sam.mask_decoder.predict_masks(
+            one[None], sam.prompt_encoder.get_dense_pe(), sparse[rows], dense
+        )
+        logits.append(mask)
+        quality.append(iou)
+    return torch.cat(logits).float(), torch.cat(quality).float()
+
+
+def mask_losses(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """20 focal + dice for each prompt and output (P, M), and the true IoU (P, M); target (P, S, S) in {0, 1}."""
+    target = target[:, None].expand_as(logits)
+    probability = logits.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    wrong = probability * (1 - target) + (1 - probability) * target
+    focal = (entropy * wrong.square()).mean((2, 3))
+    overlap = (probability * target).sum((2, 3))
+    dice = 1 - (2 * overlap + 1) / (probability.sum((2, 3)) + target.sum((2, 3)) + 1)
+    hard = logits.detach() > 0
+    inside = (hard & (target > 0.5)).sum((2, 3))
+    iou = inside / ((hard | (target > 0.5)).sum((2, 3)) + 1e-6)
+    return FOCAL_WEIGHT * focal + dice, iou
+
+
+def step_loss(sam: Sam, batch: StepBatch) -> dict[str, Tensor]:
+    """Named losses of one step."""
+    embedding = sam.image_encoder(batch.images).float()
+    target = F.interpolate(batch.masks[:, None].float(), LOSS_SIZE, mode="area")[:, 0].gt(0.5).float()
+    labels = torch.where(batch.point_on, 1, -1)[:, None]
+    sparse = sparse_prompts(sam, batch.points[:, None], labels, batch.boxes, batch.box_on)
+    logits, quality = decode(sam, embedding, sparse)
+    losses, iou = mask_losses(logits, target)
+    best = losses[:, 1:].detach().argmin(1) + 1
+    rows = torch.arange(len(best))
+    return {
+        "best": losses[rows, best].mean(),
+        "single": losses[:, 0].mean(),
+        "iou": F.mse_loss(quality, iou),
+    }

@@ -1,0 +1,107 @@
+"""The embedded weights: fp16 safetensors in `weights/`, each listed in `weights.json` with its digest and origin."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from pipeline.data.errors import BadInput
+
+FOLDER = Path(__file__).parent / "weights"
+LISTING = "weights.json"
+
+
+@dataclass(frozen=True)
+class WeightFacts:
+    """How a file came to be: its recipe's command, seed, steps and minutes, and what `--evaluate` said of it.
+
+    `needs`: digests, by name, of the embedded weights it was trained upon and is of no use without.
+    """
+
+    command: str
+    seed: int
+    steps: int
+    minutes: float
+    score: Mapping[str, float]
+    needs: Mapping[str, str]
+
+
+def load_weights(name: str, folder: Path = FOLDER) -> dict[str, Tensor]:
+    """The tensors of `<name>.safetensors`, halves as float32.
+
+    Raises BadInput for a file that is missing, not listed, not of the listed sha256, or made for other weights than
+    those beside it.
+    """
+    listing = _listing(folder)
+    file_name = f"{name}.safetensors"
+    path = folder / file_name
+    if not path.is_file() or file_name not in listing:
+        known = sorted(set(listing) & {found.name for found in folder.glob("*.safetensors")})
+        raise BadInput(f"{path}: no such embedded weights; there are {known}")
+    data = path.read_bytes()
+    found, expected = hashlib.sha256(data).hexdigest(), listing[file_name]["sha256"]
+    if found != expected:
+        raise BadInput(f"{path}: sha256 is {found}, {LISTING} lists {expected}")
+    for needed, digest in _needs(listing[file_name]).items():
+        if digest_of(needed, folder) != digest:
+            raise BadInput(
+                f"{path}: made for {needed} of sha256 {digest}, beside it lies another; train it again"
+            )
+    return {
+        key: value.float() if value.dtype == torch.float16 else value for key, value in load(data).items()
+    }
+
+
+def digest_of(name: str, folder: Path = FOLDER) -> str:
+    """The listed sha256 of an embedded file. Raises BadInput if it is not listed."""
+    listing = _listing(folder)
+    if f"{name}.safetensors" not in listing:
+        raise BadInput(f"{folder / LISTING}: no {name}.safetensors in it; it lists {sorted(listing)}")
+    return str(listing[f"{name}.safetensors"]["sha256"])
+
+
+def save_weights(name: str, state: Mapping[str, Tensor], facts: WeightFacts, folder: Path = FOLDER) -> Path:
+    """Write `<name>.safetensors` (floats as fp16) and its entry in the listing; returns the file.
+
+    Raises BadInput if a value is too large for fp16.
+    """
+    halves = {key: _half(key, value) for key, value in state.items()}
+    # One key only: safetensors writes several in no fixed order, and the digest would change from run to run.
+    data = save(halves, metadata={"facts": json.dumps(asdict(facts), sort_keys=True)})
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.safetensors"
+    path.write_bytes(data)
+    listing = _listing(folder) if (folder / LISTING).exists() else {}
+    listing[path.name] = {"sha256": hashlib.sha256(data).hexdigest(), **asdict(facts)}
+    (folder / LISTING).write_text(json.dumps(listing, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return path
+
+
+def _half(key: str, value: Tensor) -> Tensor:
+    if not value.is_floating_point():
+        return value.detach().cpu().contiguous()
+    half = value.detach().cpu().half().contiguous()
+    if not bool(torch.isfinite(half).all()):
+        raise BadInput(
+            f"weights: {key} holds values beyond fp16, the largest is {value.abs().max().item():.3g}"
+        )
+    return half
+
+
+def _listing(folder: Path) -> dict[str, dict[str, object]]:
+    path = folder / LISTING
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file; it lists the embedded weights")
+    listing: dict[str, dict[str, object]] = json.loads(path.read_text(encoding="utf-8"))
+    return listing
+
+
+def _needs(entry: Mapping[str, object]) -> dict[str, str]:
+    needs = entry.get("needs") or {}
+    assert isinstance(needs, dict)
+    return needs

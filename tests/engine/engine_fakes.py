@@ -1,0 +1,281 @@
+"""Small stages that need no model: they read text files, write numbers into records, and can be told to misbehave."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import JsonValue
+
+from pipeline.data.errors import BadInput
+from pipeline.data.records import Instance, Origin, Prompt, Record, Role, Source
+from pipeline.engine.plan import PlannedStage, RunPlan, label_stages
+from pipeline.engine.stage import (
+    JobStage,
+    MapConfig,
+    MapStage,
+    Metrics,
+    Records,
+    Resources,
+    Stage,
+    StageConfig,
+    Stopped,
+    TrainContext,
+    WorkerContext,
+)
+from pipeline.engine.streams import write_records
+
+
+def make_record(image_id: int, **changes: object) -> Record:
+    role = Role.HUMAN_MASKED if image_id % 10 == 0 else Role.WEAK
+    record = Record(image_id, f"{image_id}.txt", f"sha-{image_id}", 8, 8, "train", role, tags=(1,))
+    return replace(record, **changes)
+
+
+class FakeIngestConfig(StageConfig):
+    images: int = 40
+    extra: tuple[int, ...] = ()
+    bad_annotations: int = 0
+
+
+class FakeIngest(JobStage):
+    name = "ingest"
+    version = 1
+    Config = FakeIngestConfig
+    produces = "ingest"
+    parts = ("dataset", "truth")
+
+    def __init__(self, config: StageConfig) -> None:
+        assert isinstance(config, FakeIngestConfig)
+        self.config = config
+
+    def run(self, data: Records, context: TrainContext) -> Metrics:  # noqa: ARG002
+        ids = [*range(1, self.config.images + 1), *self.config.extra]
+        dataset = context.out / "dataset"
+        write_records(dataset / "records", map(make_record, ids), unit_size=8)
+        categories = [{"id": 1, "name": "thing"}]
+        (dataset / "ontology.json").write_text(json.dumps({"categories": categories}))
+        (dataset / "images").mkdir()
+        for image_id in ids:
+            (dataset / "images" / f"{image_id}.txt").write_text(str(image_id))
+        (context.out / "truth").mkdir()
+        (context.out / "truth" / "secret.txt").write_text("hidden")
+        bad = self.config.bad_annotations
+        return {"images": len(ids), "bad_images": 0, "annotations": 100, "bad_annotations": bad}
+
+
+class FakeMapConfig(MapConfig):
+    unit_size: int = 8
+    batch_size: int = 4
+    unreadable: tuple[int, ...] = ()
+    deadly: tuple[int, ...] = ()  # these kill the worker when the model sees them
+    deadly_load: tuple[int, ...] = ()
+    deadly_setup: bool = False
+    trap: str = ""  # a file: with it, a deadly image kills only while this exists, and removes it
+    delay: float = 0.0
+    fault: str = ""
+    calls: str = ""  # a file that gets a line for every call of the model
+
+
+class FakePropose(MapStage[tuple[Record, int]]):
+    """Each image's proposal has the score sum(batch)/1000 at its own place only: depends on its own pixels alone."""
+
+    name = "propose"
+    version = 1
+    Config = FakeMapConfig
+    adds = frozenset({"proposals"})
+    roles = frozenset({Role.WEAK})
+    config: FakeMapConfig
+
+    def __init__(self, config: StageConfig) -> None:
+        assert isinstance(config, FakeMapConfig)
+        self.config = config
+
+    def setup(self, context: WorkerContext) -> None:
+        if self.config.deadly_setup:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.root = context.images_root
+        self.used = sorted(context.artifacts)
+
+    def load(self, record: Record) -> tuple[Record, int]:
+        if record.image_id in self.config.deadly_load:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if record.image_id in self.config.unreadable:
+            raise BadInput(f"image {self.root / record.uri}: cannot be read")
+        return record, int((self.root / record.uri).read_text())
+
+    def blank(self, record: Record) -> tuple[Record, int]:
+        return record, 0
+
+    def __call__(self, batch: Sequence[tuple[Record, int]]) -> list[Record]:
+        seen = [value for _, value in batch]
+        if self.config.calls:
+            with open(self.config.calls, "a") as file:
+                file.write(json.dumps(seen) + "\n")
+        assert len(batch) == self.config.batch_size
+        time.sleep(self.config.delay)
+        self._misbehave(seen)
+        made = [self._see(record, value) for record, value in batch]
+        if self.config.fault == "short":
+            return made[:-1]
+        if self.config.fault == "order":
+            return made[::-1]
+        if self.config.fault == "field":
+            return [replace(record, split="other") for record in made]
+        return made
+
+    def _see(self, record: Record, value: int) -> Record:
+        prompt = Prompt(Origin.DINO, box_xyxy=(0.0, 0.0, 4.0, 4.0), class_id=1, score=value / 1000)
+        return replace(record, proposals=(prompt,))
+
+    def _misbehave(self, seen: Sequence[int]) -> None:
+        if self.config.fault == "error":
+            raise ArithmeticError("the model broke")
+        for image_id in self.config.deadly:
+            if image_id not in seen or (self.config.trap and not os.path.exists(self.config.trap)):
+                continue
+            if self.config.trap:
+                os.unlink(self.config.trap)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class FakeLabel(FakePropose):
+    """Turns proposals into teacher instances."""
+
+    name = "pseudo_label"
+    needs = frozenset({"proposals"})
+    adds = frozenset({"instances"})
+    may_use = ("teacher",)
+
+    def _see(self, record: Record, value: int) -> Record:  # noqa: ARG002
+        made = [
+            Instance(Source.TEACHER, class_id=1, box_xyxy=p.box_xyxy, score=p.score) for p in record.proposals
+        ]
+        return replace(record, instances=tuple(made))
+
+
+class FakeTrainConfig(StageConfig):
+    steps: int = 5
+    delay: float = 0.0
+    crash_at: int | None = None
+    repeat: bool = False  # crash at this step and all later ones
+    model: str = ""
+
+
+class FakeTrain(JobStage):
+    """Counts its steps in a checkpoint; the artifact tells in how many attempts it was made."""
+
+    name = "finetune_teacher"
+    version = 1
+    Config = FakeTrainConfig
+    roles = frozenset({Role.HUMAN_MASKED})
+
+    def __init__(self, config: StageConfig) -> None:
+        assert isinstance(config, FakeTrainConfig)
+        self.config = config
+        self.produces = f"student.{config.model}" if config.model else "teacher"
+
+    def run(self, data: Records, context: TrainContext) -> Metrics:
+        checkpoint = context.workdir / "step"
+        step = int(checkpoint.read_text()) if checkpoint.exists() else 0
+        while step < self.config.steps:
+            if context.should_stop():
+                raise Stopped("stopped")
+            step += 1
+            checkpoint.write_text(str(step))
+            context.progress(step, self.config.steps, "steps")
+            time.sleep(self.config.delay)
+            crash = self.config.crash_at
+            if step == crash or (self.config.repeat and crash is not None and step > crash):
+                os.kill(os.getpid(), signal.SIGSEGV)
+        ids = [record.image_id for record in data]
+        assert ids == sorted(ids)
+        assert len(ids) == len(data)
+        (context.out / "weights.txt").write_text(f"{context.seed} {self.config.steps} {ids}")
+        return {"steps": step}
+
+
+class FakeExport(JobStage):
+    name = "export"
+    version = 1
+    Config = StageConfig
+    may_use = ("teacher", "student.*")
+    produces = "export"
+    publishes: ClassVar = {"coco": "export/coco", "table.json": "table.json"}
+
+    def __init__(self, config: StageConfig) -> None:
+        self.config = config
+
+    def run(self, data: Records, context: TrainContext) -> Metrics:
+        rows = [
+            {
+                "id": record.image_id,
+                "scores": [instance.score for instance in record.instances],
+                "dropped": record.dropped,
+            }
+            for record in data
+        ]
+        (context.out / "coco").mkdir()
+        (context.out / "coco" / "train.json").write_text(json.dumps(rows))
+        (context.out / "table.json").write_text(json.dumps({"uses": sorted(context.artifacts)}))
+        return {"images": len(rows)}
+
+
+class Thief(FakeExport):
+    """Asks for what only `evaluate` may read."""
+
+    name = "export"
+    uses = ("truth",)
+
+
+class Evaluate(FakeExport):
+    name = "evaluate"
+    uses = ("truth",)
+    produces = "metrics"
+    publishes: ClassVar = {"table.json": "metrics.json"}
+
+
+def make_plan(*stages: tuple[type[Stage], StageConfig], **changes: object) -> RunPlan:
+    labels = label_stages(stages)
+    planned = tuple(
+        PlannedStage(label, stage, config, Resources(cpus=1, gpus=0, memory_gb=None))
+        for label, (stage, config) in zip(labels, stages, strict=True)
+    )
+    resolved: dict[str, JsonValue] = {
+        "seed": 0,
+        "stages": [{p.label: p.config.model_dump(mode="json")} for p in planned],
+    }
+    plan = RunPlan(
+        name="fake",
+        seed=0,
+        device="cpu",
+        torch_threads=1,
+        max_bad=0.5,
+        stall_timeout=60.0,
+        stages=planned,
+        data_root=Path(),
+        images=None,
+        resolved=resolved,
+    )
+    return replace(plan, **changes)
+
+
+def chain(
+    *,
+    ingest: FakeIngestConfig | None = None,
+    propose: FakeMapConfig | None = None,
+    label: FakeMapConfig | None = None,
+    train: FakeTrainConfig | None = None,
+) -> RunPlan:
+    """ingest -> finetune_teacher -> propose -> pseudo_label -> export."""
+    return make_plan(
+        (FakeIngest, ingest or FakeIngestConfig()),
+        (FakeTrain, train or FakeTrainConfig()),
+        (FakePropose, propose or FakeMapConfig()),
+        (FakeLabel, label or FakeMapConfig(unit_size=16)),
+        (FakeExport, StageConfig()),
+    )

@@ -1,0 +1,202 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from engine_fakes import (
+    FakeExport,
+    FakeIngest,
+    FakeIngestConfig,
+    FakeMapConfig,
+    FakePropose,
+    FakeTrain,
+    FakeTrainConfig,
+    chain,
+    make_plan,
+)
+
+from pipeline.engine import local
+from pipeline.engine.display import Silent
+from pipeline.engine.drive import Options, drive
+from pipeline.engine.faults import StageFailed, Stalled
+from pipeline.engine.rundir import RunFolder
+from pipeline.engine.stage import StageConfig
+
+DRIVER = Path(__file__).with_name("engine_driver.py")
+PATIENCE = 60.0
+
+
+def short(*, propose=None, train=None):
+    """A chain with few units: 12 images."""
+    return make_plan(
+        (FakeIngest, FakeIngestConfig(images=12)),
+        *([(FakeTrain, train)] if train else []),
+        *([(FakePropose, propose)] if propose else []),
+        (FakeExport, StageConfig()),
+    )
+
+
+def run(plan, tmp_path, name="run", workers=1):
+    drive(plan, Options(tmp_path / name, tmp_path / f"{name}-store", workers), Silent())
+    return json.loads((tmp_path / name / "run.json").read_text())
+
+
+def units(tmp_path, name):
+    found = sorted((tmp_path / f"{name}-store" / "units").rglob("*.parquet"))
+    return {path.name: path.read_bytes() for path in found}
+
+
+def start(tmp_path, name, store, **settings):
+    command = [sys.executable, str(DRIVER), str(tmp_path / name), str(tmp_path / store), json.dumps(settings)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_worker_makes_the_same_bytes_as_this_process(tmp_path):
+    plan = short(propose=FakeMapConfig(unreadable=(3,)))
+    run(plan, tmp_path, "here", workers=0)
+    run(plan, tmp_path, "there")
+    assert units(tmp_path, "here") == units(tmp_path, "there")
+
+
+def test_an_image_that_kills_the_worker_is_quarantined_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "DEATHS_ALONE", 1)
+    log = run(short(propose=FakeMapConfig(unit_size=12, deadly_load=(7,))), tmp_path)
+    assert log["quarantine"] == [{"stage": "propose", "image_id": 7, "reason": "worker died"}]
+
+
+def test_a_worker_killed_by_chance_costs_no_image(tmp_path):
+    trap = tmp_path / "trap"
+    trap.touch()
+    settings = FakeMapConfig(unit_size=12, deadly=(7,), trap=str(trap))
+    log = run(short(propose=settings), tmp_path)
+    assert not trap.exists()
+    assert log["quarantine"] == []
+    run(short(propose=settings), tmp_path, "calm", workers=0)
+    assert units(tmp_path, "run") == units(tmp_path, "calm")
+
+
+def test_a_job_that_crashes_goes_on_from_its_checkpoint(tmp_path):
+    log = run(short(train=FakeTrainConfig(steps=5, crash_at=3)), tmp_path)
+    assert log["stages"][1]["metrics"] == {"steps": 5}
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (
+            short(propose=FakeMapConfig(deadly_setup=True)),
+            "killed by signal 9, 2 times with no image in hand",
+        ),
+        (short(train=FakeTrainConfig(crash_at=1, steps=9, repeat=True)), "killed by signal 11, 2 times"),
+    ],
+)
+def test_what_cannot_work_fails_with_a_reason(tmp_path, monkeypatch, plan, message):
+    monkeypatch.setattr(local, "DEATHS_WITHOUT_IMAGE", 2)
+    with pytest.raises(StageFailed, match=message):
+        run(plan, tmp_path)
+
+
+def test_a_frozen_worker_is_told_not_waited_for(tmp_path):
+    plan = replace(short(propose=FakeMapConfig(unit_size=12, delay=600)), stall_timeout=4.0)
+    with pytest.raises(Stalled, match=r"propose: no sign of life .* images in hand: \[1, 2, 3"):
+        run(plan, tmp_path)
+
+
+def test_a_killed_driver_takes_its_worker_along_and_the_next_run_goes_on(tmp_path):
+    process = start(tmp_path, "run", "run-store", propose={"delay": 0.3})
+    store = tmp_path / "run-store"
+    wait_for(lambda: len(list(store.glob("units/*/*.parquet"))) >= 2)
+    worker = json.loads(RunFolder(tmp_path / "run").heartbeat.read_text())["pid"]
+    process.kill()
+    process.wait()
+    wait_for(lambda: not alive(worker))
+    before = {path: path.stat().st_mtime_ns for path in store.glob("units/*/*.parquet")}
+    assert 2 <= len(before) < 8
+    plan = chain(propose=FakeMapConfig(delay=0.3))
+    drive(plan, Options(tmp_path / "run", store), Silent())
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert not list((store / "tmp").iterdir())
+    drive(plan, Options(tmp_path / "whole", tmp_path / "whole-store", 0), Silent())
+    assert units(tmp_path, "run") == units(tmp_path, "whole")
+    files = [tmp_path / name / "export" / "coco" / "train.json" for name in ("run", "whole")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_killed_job_goes_on_from_its_checkpoint(tmp_path):
+    settings = {"steps": 40, "delay": 0.05, "crash_at": 41}
+    process = start(tmp_path, "run", "store", train=settings)
+    wait_for(lambda: any(int(p.read_text() or 0) >= 3 for p in (tmp_path / "store").glob("work/*/step")))
+    process.kill()
+    process.wait()
+    reached = max(int(p.read_text()) for p in (tmp_path / "store").glob("work/*/step"))
+    (folder,) = (tmp_path / "store").glob("work/*")
+    assert reached < 40
+    (folder / "step").write_text("38")  # as if it had got this far: redoing all steps would overwrite it
+    assert start(tmp_path, "run", "store", train=settings).wait(PATIENCE) == 0
+    assert not folder.exists()
+
+
+def test_a_signal_stops_after_the_image_in_hand(tmp_path):
+    process = start(tmp_path, "run", "store", propose={"delay": 0.2})
+    wait_for(lambda: list((tmp_path / "store").glob("units/*/*.parquet")))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 143
+    log = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert log["state"] == "ended: Interrupted"
+
+
+def test_a_second_signal_ends_at_once(tmp_path):
+    calls = tmp_path / "calls"
+    process = start(tmp_path, "run", "store", propose={"delay": 100, "calls": str(calls)})
+    wait_for(calls.exists)  # from now on the worker is busy for longer than this test
+    worker = json.loads(RunFolder(tmp_path / "run").heartbeat.read_text())["pid"]
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(5) == 130
+    wait_for(lambda: not alive(worker))
+
+
+def test_two_runs_share_a_store(tmp_path):
+    both = [start(tmp_path, name, "store", train={"steps": 10, "delay": 0.05}) for name in ("one", "two")]
+    assert [process.wait(PATIENCE) for process in both] == [0, 0]
+    exports = [(tmp_path / name / "export" / "coco" / "train.json").read_bytes() for name in ("one", "two")]
+    assert exports[0] == exports[1]
+    assert not list((tmp_path / "store" / "tmp").iterdir())
+    assert not list((tmp_path / "store" / "work").iterdir())
+
+
+def test_two_runs_in_one_folder_do_not_mix(tmp_path):
+    first = start(tmp_path, "run", "store", propose={"delay": 0.3})
+    wait_for((tmp_path / "run" / "run.json").exists)
+    second = start(tmp_path, "run", "store", propose={"delay": 0.3})
+    assert second.wait(PATIENCE) == 4
+    assert f"process {first.pid} on" in second.stderr.read()
+    assert first.wait(PATIENCE) == 0
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
+def test_a_read_only_store_is_named(tmp_path):
+    (tmp_path / "run-store").mkdir(mode=0o500)
+    with pytest.raises(PermissionError, match="run-store"):
+        run(short(), tmp_path)

@@ -1,0 +1,215 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from engine_fakes import make_record
+
+from pipeline.data.arrow import to_table
+from pipeline.engine import files, parquet
+from pipeline.engine.machine import host
+from pipeline.engine.store import Store, Timing
+
+KEY = "ab" * 32
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+def flip(path, place):
+    data = bytearray(path.read_bytes())
+    data[int(place * (len(data) - 1))] ^= 0x40
+    path.write_bytes(data)
+
+
+def commit_artifact(store, text="weights"):
+    with store.scratch_folder() as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub" / "weights.bin").write_text(text)
+        (folder / "other.txt").write_text("other")
+        return store.commit_artifact(KEY, folder, stage="fit", metrics={"loss": 0.5}, seconds=1.5, about={})
+
+
+def test_a_unit_is_found_with_its_timing(store):
+    table = to_table([make_record(1), make_record(2)])
+    assert not store.has_unit(KEY)
+    store.commit_unit(KEY, table, Timing(2.0, 2))
+    assert store.has_unit(KEY)
+    assert store.unit_timing(KEY) == Timing(2.0, 2)
+    assert parquet.read(store.unit_path(KEY)).replace_schema_metadata(None).equals(table)
+    assert not list((store.root / "tmp").iterdir())
+
+
+def test_equal_units_are_equal_bytes(store):
+    table = to_table([make_record(1), make_record(2)])
+    store.commit_unit(KEY, table, Timing(2.0, 2))
+    first = store.unit_path(KEY).read_bytes()
+    store.commit_unit(KEY, table, Timing(3.0, 2))
+    assert store.unit_path(KEY).read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("place", "noted"),
+    [
+        *((place, True) for place in (0.0, 0.1, 0.5, 0.97, 1.0)),
+        *((place, False) for place in (0.1, 0.3, 0.5, 1.0)),
+    ],
+)
+def test_a_flipped_bit_makes_a_unit_missing(store, place, noted):
+    rows = [make_record(i, instructions=(f"instruction {i * 7919}" * 9,)) for i in range(300)]
+    store.commit_unit(KEY, to_table(rows), Timing(1.0, 300))
+    flip(store.unit_path(KEY), place)
+    if not noted:
+        store.unit_path(KEY).with_suffix(".json").unlink()
+    assert not store.has_unit(KEY)
+    assert store.damaged == [store.unit_path(KEY)]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_truncated_unit_is_missing(store, share):
+    store.commit_unit(KEY, to_table([make_record(1)]), Timing(1.0, 1))
+    path = store.unit_path(KEY)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    assert not store.has_unit(KEY)
+
+
+def test_a_unit_under_another_key_is_missing(store):
+    store.commit_unit(KEY, to_table([make_record(1)]), Timing(1.0, 1))
+    other = "cd" * 32
+    store.unit_path(other).parent.mkdir()
+    os.rename(store.unit_path(KEY), store.unit_path(other))
+    assert not store.has_unit(other)
+
+
+def test_a_lost_timing_is_no_loss(store):
+    store.commit_unit(KEY, to_table([make_record(1)]), Timing(1.0, 1))
+    store.unit_path(KEY).with_suffix(".json").write_text("")
+    assert store.has_unit(KEY)
+    assert store.unit_timing(KEY) == Timing(0.0, 0)
+
+
+def test_an_artifact_is_found_with_its_parts(store):
+    made = commit_artifact(store)
+    found = store.find_artifact(KEY)
+    assert found == made
+    assert (found.metrics, found.seconds) == ({"loss": 0.5}, 1.5)
+    part = found.part("sub")
+    assert set(part.files) == {"weights.bin"}
+    assert part.digest != found.digest
+    with pytest.raises(FileNotFoundError, match="expected a part 'none'"):
+        found.part("none")
+
+
+def test_an_artifact_digest_is_that_of_its_files(store):
+    first = commit_artifact(store).digest
+    assert commit_artifact(store).digest == first
+    assert commit_artifact(store, "other weights").digest != first
+
+
+def _flip_weights(folder):
+    flip(folder / "sub" / "weights.bin", 0.5)
+
+
+def _flip_manifest(folder):
+    path = folder / "artifact.json"
+    path.write_text(path.read_text().replace('"loss": 0.5', '"loss": 0.4'))
+
+
+def _truncate_manifest(folder):
+    path = folder / "artifact.json"
+    path.write_text(path.read_text()[:50])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _flip_weights,
+        _flip_manifest,
+        _truncate_manifest,
+        lambda folder: (folder / "artifact.json").unlink(),
+        lambda folder: (folder / "artifact.json").write_text("[]"),
+        lambda folder: (folder / "other.txt").unlink(),
+        lambda folder: (folder / "more.txt").write_text("more"),
+    ],
+)
+def test_a_damaged_artifact_is_missing_and_can_be_made_again(store, damage):
+    commit_artifact(store)
+    damage(store.artifact_folder(KEY))
+    assert store.find_artifact(KEY) is None
+    assert store.damaged == [store.artifact_folder(KEY)]
+    commit_artifact(store)
+    assert store.find_artifact(KEY) is not None
+
+
+def test_leftovers_of_dead_processes_are_cleaned_and_no_others(store):
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
+    temp = store.root / "tmp"
+    dead = temp / f"{files.TEMP}{host()}-{int(gone.stdout)}-0123abcd"
+    dead.mkdir()
+    (dead / "half").write_text("half")
+    mine = files.temp_name(temp)
+    mine.write_text("being written")
+    foreign = temp / f"{files.TEMP}elsewhere-1-0123abcd"
+    foreign.write_text("fresh")
+    old = temp / f"{files.TEMP}elsewhere-2-0123abcd"
+    old.write_text("old")
+    os.utime(old, (0, 0))
+    Store(store.root)
+    assert set(temp.iterdir()) == {mine, foreign}
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    target = tmp_path / "file"
+    target.write_text("before")
+
+    def write(temp):
+        temp.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        files.commit_file(target, write)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert target.read_text() == "before"
+
+
+def test_placing_a_file_twice_does_nothing(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "out" / "target"
+    source.write_text("bytes")
+    assert files.place(source, target)
+    assert not files.place(source, target)
+    target.unlink()
+    target.write_text("bytes")  # a copy is as good as a link
+    assert not files.place(source, target)
+    target.write_text("other")
+    assert files.place(source, target)
+    assert target.read_text() == "bytes"
+    assert [p.name for p in target.parent.iterdir()] == ["target"]
+
+
+def test_work_is_kept_until_it_is_forgotten(store):
+    (store.workdir(KEY) / "checkpoint").write_text("1")
+    assert json.loads((Store(store.root).workdir(KEY) / "checkpoint").read_text()) == 1
+    store.forget_work(KEY)
+    assert not list(store.workdir(KEY).iterdir())
+
+
+def test_a_job_is_worked_on_by_one_at_a_time(store):
+    asked = []
+
+    def give_up():
+        asked.append(1)
+        if len(asked) == 2:
+            raise TimeoutError
+
+    with store.job_lock(KEY, pytest.fail):
+        with pytest.raises(TimeoutError), Store(store.root).job_lock(KEY, give_up):
+            pytest.fail("two hold it")
+        with store.job_lock("cd" * 32, pytest.fail):
+            pass
+    with store.job_lock(KEY, pytest.fail):
+        pass

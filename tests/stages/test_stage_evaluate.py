@@ -1,0 +1,226 @@
+"""Evaluate, train_student and report: numbers that can be worked out by hand, and files that hang together."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from stage_fakes import (
+    FakeStudent,
+    Stream,
+    box_rle,
+    context,
+    human,
+    record,
+    teacher,
+    write_images,
+)
+
+from pipeline.data.records import Instance, Origin, Prompt, Record, Role
+from pipeline.engine.stage import Stopped
+from pipeline.report.documents import CasesFile, QuarantineFile, SummaryFile
+from pipeline.stages import evaluate, train_student
+from pipeline.stages.evaluate import Evaluate, EvaluateConfig
+from pipeline.stages.report import Report, ReportConfig
+from pipeline.stages.scoring import overlap
+from pipeline.stages.truth import TruthWriter, read_truth
+from teachers.catalog import ModelSpec
+
+LEFT, RIGHT, ALL = box_rle(0, 0, 8, 8), box_rle(8, 0, 16, 8), box_rle(0, 0, 16, 8)
+TOP = box_rle(0, 0, 8, 4)
+HOSTILE = "</td><script>alert(1)</script>.png"
+
+
+def summary(*, semantic: bool = False) -> SummaryFile:
+    return SummaryFile(
+        images=3,
+        bad_images=1,
+        annotations=9,
+        bad_annotations=0,
+        classes=3,
+        roles={"weak": 2, "val": 1},
+        weak="point+class",
+        semantic=semantic,
+        notes=["val image ids <i>overlap</i>"],
+    )
+
+
+def by(origin: Origin, rle: object, class_id: int = 3) -> Instance:
+    return teacher(rle, class_id, prompt=Prompt(origin, box_xyxy=(0, 0, 4, 4), class_id=class_id))
+
+
+def run(
+    folder: Path,
+    found: list[Record],
+    truth: list[Record],
+    *,
+    semantic: bool = False,
+    students: tuple[str, ...] = (),
+    **more: object,
+) -> dict[str, object]:
+    dataset = folder / "dataset"
+    dataset.mkdir(parents=True)
+    summary(semantic=semantic).write(dataset / "summary.json")
+    QuarantineFile(images=[{"entry": HOSTILE, "reason": "is <b>empty</b>"}], annotations=[]).write(
+        dataset / "quarantine.json"
+    )
+    with TruthWriter(folder / "truth") as writer:
+        for item in truth:
+            writer.add(item)
+    write_images(folder / "images", found)
+    artifacts = {"dataset": dataset, "truth": folder / "truth"}
+    artifacts |= {f"student.{name}": folder / name for name in students}
+    Evaluate(EvaluateConfig()).run(Stream(found), context(folder, artifacts=artifacts, **more))
+    return json.loads((folder / "out" / "metrics.json").read_text())
+
+
+def weak(image_id: int, *instances: Instance, **more: object) -> Record:
+    return record(image_id, instances=instances, **more)
+
+
+def full(image_id: int, *instances: Instance) -> Record:
+    return record(image_id, instances=instances)
+
+
+def test_pseudo_masks_are_scored_over_true_objects(tmp_path: Path) -> None:
+    truth = [full(1, human(LEFT), human(RIGHT, 7, 2)), full(2, human(LEFT)), full(3, human(LEFT)), full(5)]
+    found = [
+        weak(1, by(Origin.DINO, TOP), by(Origin.SAM, RIGHT, 9)),
+        weak(2, by(Origin.SAM, LEFT), teacher(ALL, dropped="score")),
+        weak(3, dropped="truncated"),
+        weak(5, by(Origin.DINO, LEFT)),
+        record(8, Role.HUMAN_MASKED, instances=(human(LEFT),)),
+    ]
+    pseudo = run(tmp_path, found, truth)["pseudo"]
+    assert pseudo["miou"] == pytest.approx((0.5 + 0 + 1) / 3)
+    assert pseudo["miou_images"] == pytest.approx((0.25 + 1) / 2)
+    assert (pseudo["images"], pseudo["instances"], pseudo["misses"]) == (3, 3, 1)
+    assert (pseudo["false_positives"], pseudo["pseudo_masks"], pseudo["dropped"]) == (2, 4, 1)
+    assert pseudo["by_class"] == {"car": pytest.approx(0.75), "wheel": 0.0}
+    assert pseudo["by_origin"] == {"dino": pytest.approx(0.5), "sam": pytest.approx(1.0)}
+
+
+def test_without_hidden_truth_there_is_no_score(tmp_path: Path) -> None:
+    assert run(tmp_path, [weak(1, teacher(LEFT))], [])["pseudo"] is None
+
+
+def test_semantic_sets_get_foreground_overlap_and_no_ap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = FakeStudent({9: [teacher(LEFT, score=0.6), teacher(RIGHT, score=0.4)]})
+    monkeypatch.setattr(evaluate.catalog, "load_artifact", lambda *_, **__: student)
+    found = [weak(1, teacher(LEFT), teacher(TOP)), weak(2), record(9, Role.VAL, instances=(human(ALL),))]
+    metrics = run(tmp_path, found, [full(1, human(ALL)), full(2)], semantic=True, students=("s",))
+    assert metrics["pseudo"]["foreground_iou"] == pytest.approx((0.5 + 1) / 2)
+    assert metrics["pseudo"]["foreground_dice"] == pytest.approx((2 / 3 + 1) / 2)
+    assert metrics["pseudo"]["miou"] is None
+    assert metrics["students"]["s"]["foreground_iou"] == pytest.approx(0.5)
+    assert metrics["students"]["s"]["AP"] is None
+
+
+def test_a_student_is_scored_on_val_by_coco_ap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside_crowd = teacher(box_rle(17, 1, 20, 5), score=0.95)  # neither right nor wrong
+    student = FakeStudent(
+        {9: [inside_crowd, teacher(LEFT, score=0.9)], 1: [teacher(ALL, score=0.9), teacher(LEFT, score=0.1)]}
+    )
+    monkeypatch.setattr(evaluate.catalog, "load_artifact", lambda *_, **__: student)
+    crowd = human(box_rle(16, 0, 32, 24), 3, 7)
+    val = [
+        record(9, Role.VAL, instances=(human(LEFT),), crowd=(crowd,)),
+        record(10, Role.VAL, instances=(human(RIGHT, 3, 2),)),
+    ]
+    metrics = run(tmp_path, [weak(1, teacher(LEFT)), *val], [full(1, human(LEFT))], students=("a", "b"))
+    assert sorted(metrics["students"]) == ["a", "b"]
+    # One of two objects found perfectly: precision 1 up to recall 0.5, that is 51 of 101 points.
+    assert metrics["students"]["a"]["AP"] == pytest.approx(51 / 101)
+    assert metrics["students"]["a"]["APl"] is None
+    (case,) = CasesFile.read(tmp_path / "out" / "cases.json").cases
+    assert [mask.counts for mask in case.students["a"]] == [ALL.counts]
+
+
+def test_cases_are_the_worst_and_the_typical(tmp_path: Path) -> None:
+    truth = [full(i, human(LEFT)) for i in range(1, 21)] + [full(30)]
+    shown = {1: None, 7: TOP}
+    found = [weak(i, *([teacher(rle)] if (rle := shown.get(i, LEFT)) else [])) for i in range(1, 21)]
+    run(tmp_path, [*found, weak(30)], truth)
+    cases = CasesFile.read(tmp_path / "out" / "cases.json").cases
+    assert [(c.image_id, c.why, c.miou) for c in cases[:2]] == [(1, "worst", 0.0), (7, "worst", 0.5)]
+    assert [c.why for c in cases] == ["worst"] * 4 + ["typical"] * 4
+    assert len({c.image_id for c in cases}) == 8
+    assert [m.label for m in cases[0].truth] == ["car"]
+
+
+def test_evaluate_stops_between_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate.catalog, "load_artifact", lambda *_, **__: FakeStudent({}))
+    val = record(9, Role.VAL, instances=(human(LEFT),))
+    with pytest.raises(Stopped):
+        run(tmp_path, [val], [], students=("a",), should_stop=lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("truth", "found", "expected"),
+    [([], [], (1, 1)), ([LEFT], [], (0, 0)), ([], [LEFT], (0, 0)), ([LEFT, RIGHT], [ALL, TOP], (1, 1))],
+)
+def test_foreground_overlap(truth: list, found: list, expected: tuple[float, float]) -> None:
+    assert overlap(truth, found) == expected
+
+
+def test_truth_is_streamed_back_whole_and_in_order(tmp_path: Path) -> None:
+    items = [full(i, human(LEFT, human_id=i)) for i in range(1, 200)]
+    with TruthWriter(tmp_path / "truth") as writer:
+        for item in items:
+            writer.add(item)
+    assert list(read_truth(tmp_path / "truth")) == items
+
+
+def test_a_report_of_a_whole_run(tmp_path: Path) -> None:
+    found = [weak(i, teacher(TOP, pred_iou=0.1 * i, stability=0.9)) for i in (1, 2)]
+    found = [replace(item, dropped=None) for item in found] + [weak(4, dropped="image <i>4</i>: truncated")]
+    run(tmp_path, found, [full(1, human(LEFT)), full(2, human(TOP))])
+    (tmp_path / "out" / "metrics").mkdir()
+    for name in ("metrics.json", "cases.json"):
+        (tmp_path / "out" / name).rename(tmp_path / "out" / "metrics" / name)
+    artifacts = {"dataset": tmp_path / "dataset", "metrics": tmp_path / "out" / "metrics"}
+    around = context(tmp_path, artifacts=artifacts, timings={"propose": 3.0})
+    Report(ReportConfig(title=HOSTILE)).run(Stream(found), around)
+    html = (tmp_path / "out" / "index.html").read_text()
+    assert "<script" not in html
+    assert "<b>empty" not in html
+    assert "&lt;script&gt;" in html
+    assert "val image ids &lt;i&gt;overlap" in html
+    assert "image &lt;i&gt;4&lt;/i&gt;: truncated" in html
+    assert html.index("trust 0.10") < html.index("trust 0.20")
+    assert html.count("data:image/webp") == 2 * 3 + 2 * 2
+    for heading in ("Pseudo-masks against hidden truth", "Stage times", "Quarantine", "doubtful"):
+        assert heading in html
+
+
+def test_a_report_with_nothing_but_ingest(tmp_path: Path) -> None:
+    dataset = tmp_path / "dataset"
+    dataset.mkdir()
+    summary().write(dataset / "summary.json")
+    QuarantineFile(images=[], annotations=[]).write(dataset / "quarantine.json")
+    Report(ReportConfig()).run(Stream([]), context(tmp_path, artifacts={"dataset": dataset}))
+    assert "Nothing was left out" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_train_student_names_its_artifact_and_passes_its_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[object] = []
+
+    class Learner:
+        def fit(self, data: Stream, _: object) -> dict[str, int]:
+            return {"images": len(data)}
+
+    def load(spec: ModelSpec, **_: object) -> Learner:
+        seen.append(spec.settings)
+        return Learner()
+
+    monkeypatch.setattr(train_student.catalog, "load", load)
+    spec = ModelSpec(name="big", use="fake", settings={"steps": 1})
+    stage = train_student.TrainStudent(train_student.TrainStudentConfig(model=spec, steps=5))
+    assert stage.produces == "student.big"
+    assert stage.run(Stream([record()]), context(tmp_path)) == {"images": 1}
+    assert seen == [{"steps": 5}]
+    assert Role.VAL not in stage.roles

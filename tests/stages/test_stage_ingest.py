@@ -1,0 +1,289 @@
+"""Ingest: roles, weak views, hidden truth, quarantine, identity; the user's files stay as they are."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+from stage_fakes import annotation, box_rle, context, png, write_coco
+
+from pipeline.data.errors import BadInput
+from pipeline.data.records import RLE, Record, Role, Source, WeakKind
+from pipeline.engine.stage import Stopped
+from pipeline.engine.streams import RecordStream
+from pipeline.engine.units import RecordSet
+from pipeline.stages.ingest import Ingest, IngestConfig
+from pipeline.stages.truth import read_truth
+
+COCO = {"source": "coco", "json": "train.json", "images": "images"}
+
+
+def make_set(folder: Path, images: int = 6, *, width: int = 8) -> None:
+    write_coco(
+        folder,
+        "train",
+        [{"id": i, "file_name": f"{i}.png"} for i in range(1, images + 1)],
+        [annotation(10 * i, i, box_rle(2, 2, 2 + width, 10)) for i in range(1, images + 1)],
+    )
+
+
+def config(**more: object) -> IngestConfig:
+    return IngestConfig.model_validate({"data": COCO, "weak": "point+class", "masks": "50%"} | more)
+
+
+def ingest(folder: Path, settings: IngestConfig) -> list[Record]:
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    Ingest(settings).run([], context(folder / "run", data_root=folder))
+    return all_records(folder / "run" / "out")
+
+
+def all_records(out: Path) -> list[Record]:
+    found = RecordSet.of_folder(out / "dataset" / "records")
+    return list(RecordStream(found, frozenset(Role), found.rows))
+
+
+def read(folder: Path, name: str) -> dict[str, object]:
+    return json.loads((folder / "run" / "out" / "dataset" / name).read_text())
+
+
+@pytest.mark.parametrize(
+    ("weak", "seen"),
+    [
+        ("none", {"tags": None, "boxes": 0, "points": 0}),
+        ("class", {"tags": (3,), "boxes": 0, "points": 0}),
+        ("point+class", {"tags": (3,), "boxes": 0, "points": 1}),
+        ("box+class", {"tags": (3,), "boxes": 1, "points": 0}),
+    ],
+)
+def test_a_weak_image_shows_its_kind_and_no_more(tmp_path: Path, weak: str, seen: dict[str, object]) -> None:
+    make_set(tmp_path)
+    records = ingest(tmp_path, config(weak=weak))
+    for item in (r for r in records if r.role is Role.WEAK):
+        assert all(i.rle is None for i in item.instances)
+        assert {
+            "tags": item.tags,
+            "boxes": sum(i.box_xyxy is not None for i in item.instances),
+            "points": sum(len(i.points) for i in item.instances),
+        } == seen
+    assert sum(r.role is Role.HUMAN_MASKED for r in records) == 3
+    assert all(i.rle is not None for r in records if r.role is not Role.WEAK for i in r.instances)
+
+
+def test_truth_holds_what_was_taken_away_and_nothing_else(tmp_path: Path) -> None:
+    make_set(tmp_path)
+    records = ingest(tmp_path, config())
+    hidden = list(read_truth(tmp_path / "run" / "out" / "truth"))
+    assert [r.image_id for r in hidden] == [r.image_id for r in records if r.role is Role.WEAK]
+    assert all(r.instances[0].rle == box_rle(2, 2, 10, 10) for r in hidden)
+
+
+@pytest.mark.parametrize("weak", ["none", "class", "box+class"])
+def test_visible_records_do_not_depend_on_hidden_masks(tmp_path: Path, weak: str) -> None:
+    """Two sets that differ in the shape of hidden masks alone (same boxes) look the same to a run."""
+    seen = []
+    for name, hole in (("a", False), ("b", True)):
+        folder = tmp_path / name
+        make_set(folder)
+        masked = {r.image_id for r in ingest(folder, config(weak=weak)) if r.role is not Role.WEAK}
+        if hole:
+            content = json.loads((folder / "train.json").read_text())
+            for entry in content["annotations"]:
+                if entry["image_id"] not in masked:
+                    entry["segmentation"] = [[2, 2, 10, 2, 2, 10, 10, 10]]  # same tight box, other pixels
+            (folder / "train.json").write_text(json.dumps(content))
+            seen.append(ingest(folder, config(weak=weak)))
+        else:
+            seen.append(all_records(folder / "run" / "out"))
+    assert seen[0] == seen[1]
+
+
+def test_val_keeps_its_labels_and_never_shares_an_id(tmp_path: Path) -> None:
+    make_set(tmp_path)
+    write_coco(tmp_path, "val", [{"id": 2, "file_name": "v.png"}], [annotation(1, 2, box_rle(0, 0, 4, 4))])
+    records = ingest(tmp_path, config(data=COCO | {"val_json": "val.json"}))
+    (val,) = (r for r in records if r.role is Role.VAL)
+    assert (val.image_id, val.uri, len(val.instances)) == (7, "v.png", 1)
+    assert "val image ids overlap" in str(read(tmp_path, "summary.json")["notes"])
+
+
+@pytest.mark.parametrize(
+    ("file_name", "content", "reason"),
+    [
+        ("2.png", b"", "empty file"),
+        ("2.png", b"<html>", "starts with b.<html>"),
+        ("2.png", png()[:45], "decoded|broken|damaged"),
+        ("2.png", png(size=(5, 5)), "does not fit"),
+        ("gone.png", None, "found nothing"),
+    ],
+)
+def test_a_bad_image_is_quarantined_and_stops_nobody(
+    tmp_path: Path, file_name: str, content: bytes | None, reason: str
+) -> None:
+    make_set(tmp_path)
+    path = tmp_path / "images" / "2.png"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    if file_name != "2.png":
+        text = (tmp_path / "train.json").read_text().replace("2.png", file_name)
+        (tmp_path / "train.json").write_text(text)
+    records = ingest(tmp_path, config())
+    assert [r.image_id for r in records] == [1, 3, 4, 5, 6]
+    (entry,) = read(tmp_path, "quarantine.json")["images"]
+    assert re.search(reason, entry["reason"])
+    assert read(tmp_path, "summary.json")["bad_images"] == 1
+
+
+@pytest.mark.parametrize(
+    ("listed", "expected"),
+    [
+        # Orientation 6: the stored left edge is the upright top. 32x24 stored is 24x32 upright.
+        ((32, 24), box_rle(14, 2, 22, 10, (32, 24))),  # listed as stored: the mask turns with the photo
+        ((24, 32), box_rle(2, 2, 10, 10, (32, 24))),  # listed upright: the mask stays
+    ],
+)
+def test_annotations_of_a_turned_photo_end_up_upright(
+    tmp_path: Path, listed: tuple[int, int], expected: RLE
+) -> None:
+    width, height = listed
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (32, 24)).save(tmp_path / "images" / "1.jpg", exif=exif)
+    mask = box_rle(2, 2, 10, 10, (height, width))
+    write_coco(
+        tmp_path,
+        "train",
+        [{"id": 1, "file_name": "1.jpg", "width": width, "height": height}],
+        [annotation(1, 1, mask)],
+    )
+    (item,) = ingest(tmp_path, config(masks="100%"))
+    assert (item.width, item.height) == (24, 32)
+    assert item.instances[0].rle == expected
+
+
+def test_a_link_out_of_the_image_folder_is_not_followed(tmp_path: Path) -> None:
+    make_set(tmp_path)
+    (tmp_path / "secret.png").write_bytes(png())
+    path = tmp_path / "images" / "2.png"
+    path.unlink()
+    path.symlink_to(tmp_path / "secret.png")
+    assert [r.image_id for r in ingest(tmp_path, config())] == [1, 3, 4, 5, 6]
+
+
+def test_a_bad_annotation_is_counted_and_left_out(tmp_path: Path) -> None:
+    make_set(tmp_path)
+    content = json.loads((tmp_path / "train.json").read_text())
+    content["annotations"][0]["segmentation"]["counts"] = "~~~"
+    content["annotations"][1]["image_id"] = 99
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    ingest(tmp_path, config(weak="none"))
+    summary = read(tmp_path, "summary.json")
+    assert (summary["annotations"], summary["bad_annotations"], summary["bad_images"]) == (6, 2, 0)
+
+
+def test_identity_changes_with_json_and_pixels_and_nothing_else(tmp_path: Path) -> None:
+    make_set(tmp_path)
+    stage = Ingest(config())
+    first = stage.identity(tmp_path)
+    assert stage.identity(tmp_path) == first
+    (tmp_path / "images" / "3.png").write_bytes(png(77))
+    second = stage.identity(tmp_path)
+    make_set(tmp_path, width=9)
+    assert len({first, second, stage.identity(tmp_path)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"weak": "instruction"}, "no teacher reads an instruction"),
+        ({"weak": "boxes"}, "expected one of none, class"),
+        ({"masks": "ten"}, "expected a percentage"),
+        ({"shots": 3}, "either masks or shots"),
+        ({"masks": None}, "either masks or shots"),
+        ({"data": {"source": "folder"}}, "toyworld"),
+        ({"data": COCO | {"jsn": "x"}}, "jsn"),
+        ({"data": {"source": "toyworld", "train": 0}}, "greater than or equal to 1"),
+    ],
+)
+def test_a_bad_config_is_refused(more: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        config(**more)
+
+
+def test_config_survives_the_way_to_the_worker() -> None:
+    settings = config()
+    assert IngestConfig.model_validate_json(settings.model_dump_json(by_alias=True)) == settings
+    assert IngestConfig.model_validate_json(settings.model_dump_json()) == settings
+
+
+def test_a_file_that_lacks_the_kind_is_refused(tmp_path: Path) -> None:
+    write_coco(tmp_path, "train", [{"id": 1, "file_name": "1.png", "tags": [3]}], [])
+    with pytest.raises(BadInput, match="holds no labels of kind box"):
+        ingest(tmp_path, config(weak="box+class", masks="0%"))
+
+
+def test_given_weak_labels_are_used_and_have_no_truth(tmp_path: Path) -> None:
+    boxes = [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [2, 2, 8, 8]}]
+    write_coco(tmp_path, "train", [{"id": 1, "file_name": "1.png"}], boxes)
+    (item,) = ingest(tmp_path, config(weak="box+class", masks="0%"))
+    assert item.instances[0].box_xyxy == (2, 2, 10, 10)
+    assert list(read_truth(tmp_path / "run" / "out" / "truth")) == []
+
+
+def test_pseudo_masks_of_an_export_are_used_as_given(tmp_path: Path) -> None:
+    """`train` works on our own export: machine masks are neither human masks nor weak labels to simulate from."""
+    made = annotation(1, 1, box_rle(2, 2, 10, 10)) | {"score": 0.5, "pseudo": {"source": "teacher"}}
+    images = [{"id": i, "file_name": f"{i}.png"} for i in (1, 2)]
+    write_coco(tmp_path, "train", images, [made, annotation(2, 2, box_rle(0, 0, 4, 4))])
+    first, second = ingest(tmp_path, config(weak="none", masks="100%"))
+    assert (first.role, first.instances[0].source, first.instances[0].rle) == (
+        Role.WEAK,
+        Source.TEACHER,
+        box_rle(2, 2, 10, 10),
+    )
+    assert second.role is Role.HUMAN_MASKED
+    assert list(read_truth(tmp_path / "run" / "out" / "truth")) == []
+
+
+def test_semantic_sets_say_so(tmp_path: Path) -> None:
+    make_set(tmp_path)
+    records = ingest(tmp_path, config(data=COCO | {"masks": "semantic"}))
+    assert all(i.semantic for r in records for i in r.instances)
+    assert read(tmp_path, "summary.json")["semantic"] is True
+
+
+def test_toyworld_leaves_pictures_alone_in_the_dataset(tmp_path: Path) -> None:
+    settings = IngestConfig.model_validate(
+        {"data": {"source": "toyworld", "train": 3, "val": 1}, "masks": "0%", "weak": "class"}
+    )
+    records = ingest(tmp_path, settings)
+    dataset = tmp_path / "run" / "out" / "dataset"
+    assert sorted(p.name for p in dataset.iterdir()) == [
+        "images",
+        "ontology.json",
+        "quarantine.json",
+        "records",
+        "summary.json",
+    ]
+    assert {p.name for p in (dataset / "images").iterdir()} == {r.uri for r in records}
+    assert sorted(r.role for r in records) == [Role.VAL, Role.WEAK, Role.WEAK, Role.WEAK]
+
+
+def test_a_smaller_share_lies_within_a_larger_one(tmp_path: Path) -> None:
+    make_set(tmp_path, images=12)
+    shares = {}
+    for masks in ("20%", "60%"):
+        records = ingest(tmp_path, config(masks=masks))
+        shares[masks] = {r.image_id for r in records if r.role is not Role.WEAK}
+    assert shares["20%"] < shares["60%"]
+    assert WeakKind.POINT in {i.weak_kind for r in records for i in r.instances}
+
+
+def test_ingest_stops_when_asked(tmp_path: Path) -> None:
+    make_set(tmp_path)
+    with pytest.raises(Stopped):
+        Ingest(config()).run([], context(tmp_path / "run", data_root=tmp_path, should_stop=lambda: True))

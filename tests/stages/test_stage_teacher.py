@@ -1,0 +1,229 @@
+"""The stages around a teacher, on doubles: what reaches the model, what becomes of its answers."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from stage_fakes import (
+    ONTOLOGY,
+    FakeProposer,
+    FakeTeacher,
+    Stream,
+    box_rle,
+    boxed,
+    context,
+    human,
+    point,
+    record,
+    write_images,
+)
+
+from pipeline.data.errors import BadInput
+from pipeline.data.records import Record, Role, Source
+from pipeline.engine.stage import Stopped
+from pipeline.report.documents import GateFile
+from pipeline.stages import finetune_teacher, gate, propose, pseudo_label
+from pipeline.stages.models import with_settings
+from pipeline.stages.propose import wanted
+from teachers.catalog import ModelSpec
+from teachers.gating import Fold, Scores
+
+SPEC = ModelSpec(name="model", use="fake", settings={"steps": 7})
+MASK = box_rle(2, 2, 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("labels", "tags", "score", "expected"),
+    [
+        ((), None, None, {3: 0.3, 7: 0.3, 9: 0.3}),
+        ((), (7,), None, {7: 0.3}),
+        ((), (), None, {}),
+        ((point(1, 1, 7),), (7,), None, {7: 0.1}),
+        ((point(1, 1, 7),), (3, 7), None, {3: 0.3, 7: 0.1}),
+        ((point(1, 1, 7),), None, None, {7: 0.1}),
+        ((boxed((0, 0, 4, 4)),), (3,), None, {}),
+        ((boxed((0, 0, 4, 4)),), None, None, {}),
+        ((boxed((0, 0, 4, 4)), point(1, 1, 9, 2)), (3, 7, 9), None, {7: 0.3, 9: 0.1}),
+        ((point(1, 1, 7),), (3, 7), 0.25, {3: 0.25, 7: 0.25}),
+    ],
+)
+def test_which_classes_are_looked_for(
+    labels: tuple, tags: tuple[int, ...] | None, score: float | None, expected: dict[int, float]
+) -> None:
+    assert wanted(record(instances=labels, tags=tags), ONTOLOGY, score) == expected
+
+
+def test_propose_keeps_what_is_sure_enough_and_reads_no_needless_photo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeProposer({3: 0.2, 7: 0.2, 9: 0.31})
+    monkeypatch.setattr(propose, "load_proposer", lambda *_: fake)
+    items = [
+        record(1, tags=(3, 7, 9), instances=(point(1, 1, 7),)),
+        record(2, tags=(3,), instances=(boxed((0, 0, 4, 4)),)),
+    ]
+    write_images(tmp_path / "images", items[:1])  # the second photo is not there, and is not missed
+    stage = propose.Propose(propose.ProposeConfig(model=SPEC))
+    stage.setup(context(tmp_path))
+    first, second = stage([stage.load(item) for item in items])
+    assert fake.asked == [[3, 7, 9], []]
+    assert [p.class_id for p in first.proposals] == [7, 9]
+    assert second == items[1]
+    assert stage.blank(items[0]).image.shape == (24, 32, 3)
+
+
+def label(folder: Path, fake: object, monkeypatch: pytest.MonkeyPatch, items: list[Record]) -> list[Record]:
+    seen: dict[str, object] = {}
+
+    def load(spec: ModelSpec, _: object, *, artifact: Path | None) -> object:
+        seen.update(settings=spec.settings, artifact=artifact)
+        return fake
+
+    monkeypatch.setattr(pseudo_label, "load_teacher", load)
+    stage = pseudo_label.PseudoLabel(pseudo_label.PseudoLabelConfig(model=SPEC, alpha=4))
+    write_images(folder / "images", items)
+    artifacts = {name: folder / name for name in ("teacher", "gate") if (folder / name).exists()}
+    stage.setup(context(folder, artifacts=artifacts))
+    assert seen["settings"] == {"steps": 7, "alpha": 4}
+    assert seen["artifact"] == artifacts.get("teacher")
+    return stage([stage.load(item) for item in items])
+
+
+def test_weak_labels_become_masks_and_human_masks_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masked = human(MASK, 7, 9)
+    (tmp_path / "teacher").mkdir()
+    (out,) = label(tmp_path, FakeTeacher(), monkeypatch, [record(instances=(masked, point(3, 3)))])
+    kept, made = out.instances
+    assert kept == masked
+    assert (made.source, made.rle, made.human_id, made.points[0].x) == (Source.TEACHER, MASK, 1, 3)
+
+
+def test_the_gate_decides_which_variant_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = GatedFake()
+    (tmp_path / "gate").mkdir()
+    GateFile({"box": gate.untuned("why")}).write(tmp_path / "gate" / "gate.json")
+    label(tmp_path, fake, monkeypatch, [record()])
+    assert fake.chosen == {"box": "zero_shot"}
+
+
+def test_a_photo_that_changed_since_ingest_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path / "images", [record(2)])
+    (tmp_path / "images" / "2.png").rename(tmp_path / "images" / "1.png")
+    monkeypatch.setattr(pseudo_label, "load_teacher", lambda *_, **__: FakeTeacher())
+    stage = pseudo_label.PseudoLabel(pseudo_label.PseudoLabelConfig(model=SPEC))
+    stage.setup(context(tmp_path))
+    with pytest.raises(BadInput, match="changed since ingest"):
+        stage.load(record(1))
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(None, 7), (3, 3)])
+def test_finetune_passes_its_steps_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int | None, expected: int
+) -> None:
+    seen: list[object] = []
+
+    def load(spec: ModelSpec, _: object, *, artifact: Path | None) -> FakeTeacher:
+        seen.extend((spec.settings["steps"], artifact))
+        return FakeTeacher()
+
+    monkeypatch.setattr(finetune_teacher, "load_teacher", load)
+    config = finetune_teacher.FinetuneTeacherConfig(model=SPEC, steps=steps)
+    stage = finetune_teacher.FinetuneTeacher(config)
+    assert stage.run(Stream([record(4, Role.HUMAN_MASKED)]), context(tmp_path)) == {"images": 1}
+    assert seen == [expected, None]
+    assert Role.WEAK not in stage.roles
+
+
+def test_settings_that_are_not_set_leave_the_models_own() -> None:
+    assert with_settings(SPEC, steps=None, alpha=1).settings == {"steps": 7, "alpha": 1}
+    assert SPEC.settings == {"steps": 7}
+
+
+@dataclass
+class GatedFake(FakeTeacher):
+    """A tuned teacher whose scores are given: (tuned, zero-shot) IoU by variant; remembers whom it compared on."""
+
+    scores: dict[str, tuple[float, float]] = field(
+        default_factory=lambda: {"box": (0.9, 0.5), "point": (0.4, 0.4)}
+    )
+    zero_shot_reason: str | None = None
+    folds: tuple[Fold, ...] = ()
+    compared: list[int] = field(default_factory=list)
+
+    def compare(self, samples: list, *, seed: int) -> dict[str, Scores]:  # noqa: ARG002
+        self.compared += [sample.record.image_id for sample in samples]
+        return {
+            name: Scores([pair[0]] * len(samples), [pair[1]] * len(samples))
+            for name, pair in self.scores.items()
+        }
+
+
+def decide(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    models: dict[str, object],
+    items: list[Record],
+    **more: object,
+) -> dict[str, dict[str, object]]:
+    (folder / "teacher").mkdir(exist_ok=True)
+    write_images(folder / "images", items)
+    monkeypatch.setattr(
+        gate, "load_teacher", lambda *_, artifact: models[artifact.relative_to(folder / "teacher").as_posix()]
+    )
+    around = context(folder, artifacts={"teacher": folder / "teacher"}, **more)
+    gate.Gate(gate.GateConfig(model=SPEC, batch_size=2)).run(Stream(items), around)
+    return json.loads((folder / "out" / "gate.json").read_text())
+
+
+def test_the_gate_compares_on_reserved_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = GatedFake()
+    items = [record(i, Role.RESERVED if i > 3 else Role.HUMAN_MASKED) for i in range(1, 8)]
+    items.append(record(9, Role.RESERVED, dropped="truncated"))
+    found = decide(tmp_path, monkeypatch, {".": fake}, items)
+    assert fake.compared == [4, 5, 6, 7]
+    assert {name: found[name]["use"] for name in found} == {"box": "tuned", "point": "zero_shot"}
+    assert (found["box"]["tuned"], found["box"]["zero_shot"]) == (pytest.approx(0.9), pytest.approx(0.5))
+    assert (found["box"]["method"], found["box"]["images"], found["box"]["instances"]) == ("reserved", 4, 4)
+
+
+def test_with_few_masks_every_fold_is_judged_on_what_it_has_not_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folds = (Fold(path="folds/0", held_out=(1, 3)), Fold(path="folds/1", held_out=(2,)))
+    models = {".": GatedFake(folds=folds), "folds/0": GatedFake(), "folds/1": GatedFake()}
+    found = decide(tmp_path, monkeypatch, models, [record(i, Role.HUMAN_MASKED) for i in (1, 2, 3)])
+    assert [models[name].compared for name in models] == [[], [1, 3], [2]]
+    assert (found["box"]["method"], found["box"]["images"]) == ("cross-fitting", 3)
+
+
+def test_without_tuning_the_zero_shot_teacher_is_used_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = decide(tmp_path, monkeypatch, {".": GatedFake(zero_shot_reason="1 image")}, [])
+    assert {found[name]["use"] for name in ("box", "point", "point_box")} == {"zero_shot"}
+    assert found["box"]["why"] == "1 image"
+
+
+def test_without_masks_to_compare_on_nothing_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = decide(tmp_path, monkeypatch, {".": GatedFake()}, [record(1, Role.HUMAN_MASKED)])
+    assert found["box"]["use"] == "zero_shot"
+    assert "no human mask" in str(found["box"]["why"])
+
+
+def test_the_gate_stops_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Stopped):
+        decide(
+            tmp_path, monkeypatch, {".": GatedFake()}, [record(1, Role.RESERVED)], should_stop=lambda: True
+        )
+
+
+def test_a_teacher_without_variants_has_no_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadInput, match="no variants to compare"):
+        decide(tmp_path, monkeypatch, {".": FakeTeacher()}, [])

@@ -1,0 +1,50 @@
+"""A folder for little pictures and a context to train on them."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from little_pictures import ONTOLOGY
+
+from pipeline.engine.stage import TrainContext
+
+MakeContext = Callable[..., TrainContext]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def make_context(tmp_path: Path, images: Path) -> MakeContext:
+    """`make_context(name, stop_after=n)`: a context with folders of its own that asks to stop after n steps."""
+
+    def make(name: str, *, stop_after: int | None = None, seed: int = 0) -> TrainContext:
+        done: list[int] = []
+        for folder in ("work", "out"):
+            (tmp_path / name / folder).mkdir(parents=True, exist_ok=True)
+        return TrainContext(
+            device="cpu",
+            ontology=ONTOLOGY,
+            images_root=images,
+            artifacts={},
+            seed=seed,
+            workdir=tmp_path / name / "work",
+            out=tmp_path / name / "out",
+            progress=lambda step, _total, _note: done.append(step),
+            should_stop=lambda: len(done) == stop_after,
+        )
+
+    return make

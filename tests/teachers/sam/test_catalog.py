@@ -1,0 +1,212 @@
+"""The table of teachers and proposers: settings checked, models built, artifacts matched to their weights."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pydantic import JsonValue
+from safetensors.torch import save_file
+from segment_anything import build_sam_vit_b
+from segment_anything.modeling import Sam
+
+from pipeline.data.errors import BadInput
+from pipeline.data.images import read_upright
+from pipeline.data.records import Category, Instance, Ontology, Origin, Point, Prompt, Record, Role, Source
+from teachers import catalog, sam_models
+from teachers.catalog import ModelSpec
+from teachers.heads import TeacherFile, new_head, save_head
+from teachers.protocols import Sample
+from teachers.sam import load as sam_load
+from teachers.sam_teacher import SamTeacher
+from teachers.settings import ClassAwareSettings
+
+ONTOLOGY = Ontology((Category(1, "cat"),))
+
+
+def spec(use: str, **settings: JsonValue) -> ModelSpec:
+    return ModelSpec(name="mine", use=use, settings=settings)
+
+
+def test_the_table_names_what_there_is() -> None:
+    assert catalog.names("teacher") == ("class_aware_sam", "sam")
+    assert catalog.names("proposer") == ("grounding_dino", "tiny_grounder")
+
+
+def test_importing_the_table_imports_no_torch() -> None:
+    code = "import sys, teachers.catalog; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_papers_numbers_are_the_defaults() -> None:
+    settings = catalog.check(spec("class_aware_sam"))
+    assert isinstance(settings, ClassAwareSettings)
+    assert (settings.steps, settings.lr, settings.batch_size, settings.points) == (36874, 1e-5, 32, 12544)
+    assert int(settings.decay_at * settings.steps) == 27655
+    assert (settings.alpha, settings.beta, settings.tau, settings.score, settings.nms) == (
+        5,
+        2,
+        0.1,
+        0.3,
+        0.9,
+    )
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (spec("class_aware_sma"), "models.mine.use: no model 'class_aware_sma'; nearest: class_aware_sam"),
+        (spec("sam", steps=3), "models.mine.steps: Extra inputs are not permitted"),
+        (
+            spec("sam", sam="vit_x", chunk=0),
+            "models.mine.sam: .*vit_h.*; models.mine.chunk: .*greater than or equal",
+        ),
+        (spec("class_aware_sam", class_aware="maybe"), "models.mine.class_aware"),
+        (spec("class_aware_sam", sha256="abc"), "models.mine.sha256"),
+        (spec("sam", sam="vit_b"), "vit_b needs `checkpoint`"),
+        (spec("grounding_dino"), "models.mine.checkpoint: Field required"),
+    ],
+)
+def test_bad_specs(bad: ModelSpec, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        catalog.load(bad, ontology=ONTOLOGY, device="cpu")
+
+
+def test_kinds_are_told_apart() -> None:
+    with pytest.raises(BadInput, match=r"expected a teacher .*, found proposer 'tiny_grounder'"):
+        catalog.load_teacher(spec("tiny_grounder"), ontology=ONTOLOGY, device="cpu")
+    with pytest.raises(BadInput, match=r"expected a proposer .*, found teacher 'sam'"):
+        catalog.load_proposer(spec("sam"), ontology=ONTOLOGY, device="cpu")
+
+
+class Text:
+    def encode(self, names: list[str]) -> np.ndarray:
+        return np.ones((len(names), 3), np.float32)
+
+
+@pytest.fixture
+def checkpoint(make_sam: Callable[[int], Sam], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of the small SAM, which stands for ViT-B; the text tower is a double."""
+    monkeypatch.setitem(sam_load.BUILDERS, "vit_b", lambda: make_sam(1))
+    monkeypatch.setattr(sam_models, "load_text", lambda *_, **__: Text())
+    monkeypatch.setattr(sam_models, "digest_of", lambda name: name.encode().hex())
+    path = tmp_path / "sam.safetensors"
+    save_file(make_sam(0).state_dict(), path)
+    return path
+
+
+def weak_sample() -> Sample:
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    boxed = Instance(Source.HUMAN, 1, box_xyxy=(5.0, 5.0, 30.0, 30.0))
+    return Sample(Record(1, "a", "0", 50, 40, "train", Role.WEAK, instances=(boxed,)), image)
+
+
+def build(checkpoint: Path, artifact: Path | None = None, **settings: JsonValue) -> SamTeacher:
+    full = spec("class_aware_sam", sam="vit_b", checkpoint=str(checkpoint), **settings)
+    teacher = catalog.load_teacher(full, ontology=ONTOLOGY, device="cpu", artifact=artifact)
+    assert isinstance(teacher, SamTeacher)
+    return teacher
+
+
+def artifact_of(teacher: SamTeacher, folder: Path, **changes: object) -> Path:
+    """What tuning writes, with heads that differ from plain SAM."""
+    folder.mkdir()
+    assert isinstance(teacher.settings, ClassAwareSettings)
+    for variant in teacher.settings.variants:
+        head = new_head(teacher.answerer.predictor.sam, variant, teacher.settings, text_width=3, seed=0)
+        if head.branch is not None:
+            head.branch.zero.weight.data.normal_()
+        save_head(head, folder, variant)
+    identity = teacher.identity.model_copy(update=changes)
+    variants = teacher.settings.variants
+    TeacherFile(model=identity, zero_shot=False, variants=variants, images=2, instances=3).save(folder)
+    return folder
+
+
+@pytest.mark.parametrize("class_aware", [True, False, "no_box"])
+def test_build_tune_load(checkpoint: Path, tmp_path: Path, class_aware: bool | str) -> None:
+    fresh = build(checkpoint, class_aware=class_aware)
+    assert (fresh.tuned_variants, fresh.zero_shot_reason) == ((), "not tuned")
+    tuned = build(checkpoint, artifact_of(fresh, tmp_path / "teacher"), class_aware=class_aware)
+    assert isinstance(tuned.settings, ClassAwareSettings)
+    assert tuned.tuned_variants == tuned.settings.variants
+    assert tuned.zero_shot_reason is None
+    zero_shot = catalog.load_teacher(
+        spec("sam", sam="vit_b", checkpoint=str(checkpoint)), ontology=ONTOLOGY, device="cpu"
+    )
+    plain = zero_shot.label([weak_sample()])
+    assert fresh.label([weak_sample()]) == plain
+    assert (tuned.label([weak_sample()]) == plain) is (class_aware is not True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sam_sha256": "other"}, "tuned with sam_sha256 other, expected"),
+        ({"text": "ViT-B-16"}, "tuned with text ViT-B-16, expected tiny"),
+        ({"class_aware": "no_box"}, "tuned with class_aware no_box, expected True"),
+    ],
+)
+def test_an_artifact_of_other_weights_is_refused(
+    checkpoint: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    artifact = artifact_of(build(checkpoint), tmp_path / "teacher", **changes)
+    with pytest.raises(BadInput, match=rf"teacher\.json: {message}"):
+        build(checkpoint, artifact)
+
+
+def test_no_artifact_there(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"teacher\.json: not a tuned teacher"):
+        build(checkpoint, tmp_path)
+
+
+def test_identity_is_the_files_content(checkpoint: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes(checkpoint.read_bytes())
+    one, same = (
+        catalog.identity(spec("class_aware_sam", sam="vit_b", checkpoint=str(path)))
+        for path in (checkpoint, moved)
+    )
+    assert one == same
+    assert set(one) == {"sam", "text"}
+    assert set(catalog.identity(spec("class_aware_sam", class_aware=False))) == {"sam"}
+    moved.write_bytes(b"other")
+    assert catalog.identity(spec("sam", sam="vit_b", checkpoint=str(moved)))["sam"] != one["sam"]
+    with pytest.raises(BadInput, match="no such file"):
+        catalog.identity(spec("sam", sam="vit_b", checkpoint=str(tmp_path / "none")))
+
+
+@pytest.mark.slow
+def test_real_vit_b_labels_two_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sam_models, "load_text", lambda *_, **__: Text())
+    monkeypatch.setattr(sam_models, "digest_of", lambda name: name)
+    torch.manual_seed(0)
+    path = tmp_path / "sam_vit_b.pth"
+    torch.save(build_sam_vit_b().state_dict(), path)
+    full = spec("class_aware_sam", sam="vit_b", checkpoint=str(path), sha256=sam_load.file_sha256(path))
+    teacher = catalog.load_teacher(full, ontology=ONTOLOGY, device="cpu")
+    offered = Prompt(Origin.DINO, (200.0, 100.0, 500.0, 400.0), class_id=1, score=0.9)
+    boxed = Instance(Source.HUMAN, 1, box_xyxy=(50.0, 60.0, 300.0, 400.0), human_id=1)
+    clicked = Instance(Source.HUMAN, 1, points=(Point(300.5, 200.5),), human_id=2)
+    samples = []
+    for index, (height, width) in enumerate(((480, 640), (640, 427))):
+        coarse = np.random.default_rng(index).integers(0, 256, (height // 40, width // 40, 3), np.uint8)
+        Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(
+            tmp_path / f"{index}.jpg"
+        )
+        record = Record(
+            index, f"{index}.jpg", "0", width, height, "train", Role.WEAK, instances=(boxed, clicked)
+        )
+        samples.append(
+            Sample(replace(record, proposals=(offered,)), read_upright(tmp_path / record.uri).image)
+        )
+    for sample, made in zip(samples, teacher.label(samples), strict=True):
+        assert [instance.human_id for instance in made] == [1, 2]
+        for instance in made:
+            assert instance.rle is None or instance.rle.size == sample.image.shape[:2]
+            assert (instance.rle is None) is (instance.dropped == "empty mask")

@@ -1,0 +1,390 @@
+"""Tuning: it learns, it goes on after a kill with the same bits, it writes only what it trained, it folds few masks."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from segment_anything.modeling import Sam
+
+from pipeline.data.errors import BadInput
+from pipeline.data.masks import decode, encode
+from pipeline.data.records import Category, Instance, Ontology, Record, Role, Source
+from pipeline.engine.context import Metrics, Stopped, TrainContext
+from teachers.class_texts import ClassTexts
+from teachers.embedding_cache import EmbeddingCache
+from teachers.finetune import tune
+from teachers.fit_head import Bench, HeadTask, batch_targets
+from teachers.heads import ModelIdentity, load_head, read_teacher
+from teachers.sam.predictor import SamPredictor
+from teachers.settings import ClassAwareSettings
+from teachers.training_set import collect
+
+ONTOLOGY = Ontology((Category(3, "disc"), Category(8, "bar")))
+SETTINGS = ClassAwareSettings(steps=8, lr=1e-3, batch_size=3, points=64, checkpoint_every=3)
+
+IDENTITY = ModelIdentity(sam="tiny", sam_sha256="0" * 64, class_aware=True)
+
+
+class TwoNames:
+    """A text tower of four numbers a name."""
+
+    def encode(self, names: list[str]) -> np.ndarray:
+        return np.array([[len(name), name.count("a"), 1.0, -1.0] for name in names], np.float32) / 4
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Records as a job sees them."""
+
+    records: tuple[Record, ...]
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+def scene(image_id: int, root: Path, *, role: Role = Role.HUMAN_MASKED) -> Record:
+    """A bright disc and a dark bar on grey, 48 x 64."""
+    rng = np.random.default_rng(image_id)
+    y, x = np.mgrid[:48, :64]
+    cx, cy = rng.integers(15, 50), rng.integers(15, 30)
+    disc = (x - cx) ** 2 + (y - cy) ** 2 < 80
+    bar = (abs(y - 40) < 4) & (abs(x - cx) < 12)
+    pixels = np.full((48, 64, 3), 120, np.uint8)
+    pixels[disc], pixels[bar] = 220, 30
+    Image.fromarray(pixels).save(root / f"{image_id}.png")
+    things = [(3, disc), (8, bar)]
+    instances = [
+        Instance(Source.HUMAN, class_id, rle=encode(mask), human_id=i)
+        for i, (class_id, mask) in enumerate(things)
+    ]
+    return Record(image_id, f"{image_id}.png", "0" * 64, 64, 48, "train", role, instances=tuple(instances))
+
+
+@dataclass
+class Run:
+    """One attempt of a job: its folders, and when it is told to stop."""
+
+    folder: Path
+    stop_after: int | None = None
+    asked: int = 0
+
+    def should_stop(self) -> bool:
+        self.asked += 1
+        return self.stop_after is not None and self.asked > self.stop_after
+
+    def context(self, out: str, *, seed: int = 0, world: int = 1) -> TrainContext:
+        (self.folder / out).mkdir()
+        (self.folder / "work").mkdir(exist_ok=True)
+        return TrainContext(
+            device="cpu",
+            ontology=ONTOLOGY,
+            images_root=self.folder,
+            artifacts={},
+            seed=seed,
+            workdir=self.folder / "work",
+            out=self.folder / out,
+            progress=lambda done, total, note: (
+                None if 0 <= done <= total and note else pytest.fail("progress")
+            ),
+            should_stop=self.should_stop,
+            world=world,
+        )
+
+
+Tuned = tuple[Metrics, dict[str, dict[str, torch.Tensor]]]
+
+
+@pytest.fixture
+def run_tune(make_sam: Callable[[int], Sam]) -> Callable[..., Tuned]:
+    def run(records: list[Record], context: TrainContext, settings: ClassAwareSettings = SETTINGS) -> Tuned:
+        predictor, texts = (
+            SamPredictor(make_sam(0)),
+            ClassTexts(TwoNames(), ONTOLOGY) if settings.class_aware else None,
+        )
+        metrics = tune(
+            Listed(tuple(records)),
+            context,
+            settings=settings,
+            predictor=predictor,
+            texts=texts,
+            identity=IDENTITY,
+        )
+        return metrics, {path.stem: load_file(path) for path in context.out.glob("*.safetensors")}
+
+    return run
+
+
+def equal(a: Mapping[str, Mapping[str, torch.Tensor]], b: Mapping[str, Mapping[str, torch.Tensor]]) -> bool:
+    same_keys = a.keys() == b.keys() and all(a[v].keys() == b[v].keys() for v in a)
+    return same_keys and all(torch.equal(a[v][name], b[v][name]) for v in a for name in a[v])
+
+
+def reserved_after(count: int, root: Path) -> list[Record]:
+    """`count` training images and one reserved image, so that no fold is made."""
+    return [scene(i, root) for i in range(count)] + [scene(count, root, role=Role.RESERVED)]
+
+
+def test_it_learns_and_says_so(run_tune: Callable[..., Tuned], tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"steps": 24, "lr": 3e-3, "points": 128})
+    metrics, heads = run_tune(reserved_after(4, tmp_path), Run(tmp_path).context("out"), settings)
+    assert set(heads) == {"box", "point", "point_box"}
+    for variant in heads:
+        assert metrics[f"loss_last_{variant}"] < 0.9 * metrics[f"loss_first_{variant}"]
+    curves = json.loads((tmp_path / "out/loss.json").read_text())["."]
+    assert {variant: len(curve) for variant, curve in curves.items()} == dict.fromkeys(heads, 24)
+    teacher = read_teacher(tmp_path / "out")
+    assert (teacher.zero_shot, teacher.images, teacher.instances, teacher.folds) == (False, 4, 8, ())
+
+
+def test_the_file_holds_what_was_trained(
+    run_tune: Callable[..., Tuned], make_sam: Callable[[int], Sam], tmp_path: Path
+) -> None:
+    _, heads = run_tune(reserved_after(2, tmp_path), Run(tmp_path).context("out"))
+    decoder = {f"decoder.{name}" for name in make_sam(0).mask_decoder.state_dict()}
+    branch = {name for name in heads["box"] if not name.startswith("decoder.")}
+    assert set(heads["box"]) - branch == decoder
+    assert {
+        "branch.zero.weight",
+        "branch.project.bias",
+        "branch.trainable.point_embeddings.1.weight",
+    } <= branch
+    assert not any("mask_downscaling" in name or "gaussian" in name for name in branch)
+    loaded = load_head(make_sam(0), tmp_path / "out", "box", settings=SETTINGS, text_width=4)
+    assert torch.equal(loaded.decoder.iou_token.weight, heads["box"]["decoder.iou_token.weight"])
+    assert loaded.branch is not None
+    assert torch.equal(loaded.branch.zero.weight, heads["box"]["branch.zero.weight"])
+    assert loaded.branch.zero.weight.abs().sum() > 0
+    assert not any(value.requires_grad for value in loaded.decoder.parameters())
+
+
+@pytest.mark.parametrize("stop_after", [1, 8, 26])
+def test_same_bits_after_a_stop(run_tune: Callable[..., Tuned], tmp_path: Path, stop_after: int) -> None:
+    records = reserved_after(3, tmp_path)
+    (tmp_path / "whole").mkdir()
+    whole = Run(tmp_path / "whole").context("out")
+    expected = run_tune(records, replace(whole, images_root=tmp_path))
+    run = Run(tmp_path, stop_after)
+    with pytest.raises(Stopped):
+        run_tune(records, run.context("first"))
+    run.stop_after = None
+    again = run_tune(records, run.context("second"))
+    assert equal(again[1], expected[1])
+    assert again[0] == expected[0]
+    assert (tmp_path / "second/loss.json").read_text() == (tmp_path / "whole/out/loss.json").read_text()
+
+
+class Killed(BaseException):
+    """Stands for a kill: no handler runs, nothing is saved."""
+
+
+def test_same_bits_after_a_kill_between_checkpoints(run_tune: Callable[..., Tuned], tmp_path: Path) -> None:
+    records = reserved_after(3, tmp_path)
+    (tmp_path / "whole").mkdir()
+    expected = run_tune(records, replace(Run(tmp_path / "whole").context("out"), images_root=tmp_path))
+    run = Run(tmp_path)
+
+    def die(done: int, _total: int, note: str) -> None:
+        if note == "point" and done == 3 + 8 + 5:  # five steps into the second head: three are saved
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_tune(records, replace(run.context("first"), progress=die))
+    assert equal(run_tune(records, run.context("second"))[1], expected[1])
+
+
+def test_seed_and_cache_limit(run_tune: Callable[..., Tuned], tmp_path: Path) -> None:
+    records = reserved_after(3, tmp_path)
+    results = []
+    for name, seed, cache_gb in (("a", 0, 1.0), ("b", 0, 5e-6), ("c", 1, 1.0)):
+        (tmp_path / name).mkdir()
+        context = replace(Run(tmp_path / name).context("out", seed=seed), images_root=tmp_path)
+        results.append(
+            run_tune(records, context, SETTINGS.model_copy(update={"cache_gb": cache_gb, "steps": 3}))[1]
+        )
+    assert (tmp_path / "b/work/embeddings.bin").stat().st_size == 4096  # one image of 32 x 8 x 8 float16
+    assert equal(results[0], results[1])
+    assert not equal(results[0], results[2])
+
+
+@pytest.mark.parametrize(
+    ("class_aware", "variants", "with_branch"),
+    [
+        (True, {"box", "point", "point_box"}, {"box", "point", "point_box"}),
+        (False, {"box", "point", "point_box"}, set()),
+        ("no_box", {"box", "point", "point_box", "plain_box"}, {"box", "point", "point_box"}),
+    ],
+)
+def test_variants(
+    run_tune: Callable[..., Tuned],
+    tmp_path: Path,
+    class_aware: bool | str,
+    variants: set[str],
+    with_branch: set[str],
+) -> None:
+    settings = ClassAwareSettings(**{**SETTINGS.model_dump(), "class_aware": class_aware, "steps": 1})
+    _, heads = run_tune(reserved_after(2, tmp_path), Run(tmp_path).context("out"), settings)
+    assert set(heads) == variants
+    assert {v for v in heads if any(name.startswith("branch.") for name in heads[v])} == with_branch
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_few_masks_are_folded(run_tune: Callable[..., Tuned], tmp_path: Path, count: int) -> None:
+    settings = SETTINGS.model_copy(update={"steps": 1})
+    records = [scene(i, tmp_path) for i in range(count)]
+    metrics, _ = run_tune(records, Run(tmp_path).context("out"), settings)
+    teacher = read_teacher(tmp_path / "out")
+    assert metrics["folds"] == len(teacher.folds) == min(5, count)
+    held_out = [image_id for fold in teacher.folds for image_id in fold.held_out]
+    assert sorted(held_out) == list(range(count))
+    for fold in teacher.folds:
+        own = read_teacher(tmp_path / "out" / fold.path)
+        assert (own.images, own.instances) == (count - len(fold.held_out), 2 * (count - len(fold.held_out)))
+        assert {p.stem for p in (tmp_path / "out" / fold.path).glob("*.safetensors")} == set(
+            settings.variants
+        )
+
+
+def test_a_fold_does_not_see_what_it_holds_out(run_tune: Callable[..., Tuned], tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"steps": 3})
+    records = [scene(i, tmp_path) for i in range(3)]
+    run_tune(records, Run(tmp_path).context("out"), settings)
+    fold = read_teacher(tmp_path / "out").folds[0]
+    changed = [replace(r, instances=r.instances[:1]) if r.image_id in fold.held_out else r for r in records]
+    (tmp_path / "b").mkdir()
+    run_tune(changed, replace(Run(tmp_path / "b").context("out"), images_root=tmp_path), settings)
+    for name, same in ((fold.path, True), (".", False)):
+        one, other = (
+            load_file(root / "out" / name / "box.safetensors") for root in (tmp_path, tmp_path / "b")
+        )
+        assert all(torch.equal(one[key], other[key]) for key in one) is same
+
+
+@pytest.mark.parametrize(("images", "masks"), [(0, 0), (1, 2), (3, 0)])
+def test_too_few_masks_mean_zero_shot(
+    run_tune: Callable[..., Tuned], tmp_path: Path, images: int, masks: int
+) -> None:
+    records = [scene(i, tmp_path) for i in range(images)]
+    records = records if masks else [replace(record, instances=()) for record in records]
+    metrics, heads = run_tune(records, Run(tmp_path).context("out"))
+    teacher = read_teacher(tmp_path / "out")
+    assert heads == {}
+    assert teacher.zero_shot
+    assert teacher.reason == metrics["zero_shot"]
+    assert f"found {images} with {masks} masks" in str(teacher.reason)
+
+
+def test_reserved_masks_are_never_learnt_from(run_tune: Callable[..., Tuned], tmp_path: Path) -> None:
+    records = reserved_after(2, tmp_path)
+    (tmp_path / "2.png").unlink()  # the reserved image: reading it would fail
+    metrics, _ = run_tune(records, Run(tmp_path).context("out"), SETTINGS.model_copy(update={"steps": 1}))
+    assert (metrics["images"], metrics["instances"]) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "world", "message"),
+    [
+        (lambda record: replace(record, uri="gone.png"), 1, "gone.png"),
+        (lambda record: replace(record, width=65, instances=()), 1, "expected 65x48, found 64x48"),
+        (lambda record: record, 2, "one worker, found 2"),
+    ],
+)
+def test_bad_input(
+    run_tune: Callable[..., Tuned],
+    tmp_path: Path,
+    break_it: Callable[[Record], Record],
+    world: int,
+    message: str,
+) -> None:
+    records = reserved_after(2, tmp_path)
+    records[0] = break_it(records[0])
+    with pytest.raises(BadInput, match=message):
+        run_tune(records, Run(tmp_path).context("out", world=world))
+
+
+def test_a_loss_that_explodes_stops_the_job(run_tune: Callable[..., Tuned], tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"lr": 1e30})
+    with pytest.raises(BadInput, match="a lower lr may help"):
+        run_tune(reserved_after(2, tmp_path), Run(tmp_path).context("out"), settings)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.unlink(), "box.safetensors"),
+        (lambda path: path.write_bytes(b"x"), "not weights of this model"),
+    ],
+)
+def test_damaged_heads_are_refused(
+    run_tune: Callable[..., Tuned],
+    make_sam: Callable[[int], Sam],
+    tmp_path: Path,
+    spoil: Callable[[Path], None],
+    message: str,
+) -> None:
+    run_tune(
+        reserved_after(2, tmp_path), Run(tmp_path).context("out"), SETTINGS.model_copy(update={"steps": 1})
+    )
+    with pytest.raises(BadInput, match=r"expected .* tensors, found"):
+        load_head(
+            make_sam(0),
+            tmp_path / "out",
+            "box",
+            settings=SETTINGS.model_copy(update={"class_aware": False}),
+            text_width=4,
+        )
+    spoil(tmp_path / "out/box.safetensors")
+    with pytest.raises(BadInput, match=message):
+        load_head(make_sam(0), tmp_path / "out", "box", settings=SETTINGS, text_width=4)
+
+
+def test_the_learning_rate_drops_once(
+    run_tune: Callable[..., Tuned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def spy(self: torch.optim.AdamW, *args: None) -> object:
+        rates.append(self.param_groups[0]["lr"])
+        assert self.param_groups[0]["weight_decay"] == 0.05
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    run_tune(reserved_after(2, tmp_path), Run(tmp_path).context("out"))
+    assert rates == pytest.approx(([1e-3] * 6 + [1e-4] * 2) * 3)
+
+
+def test_every_pass_shows_every_target_once(make_sam: Callable[[int], Sam], tmp_path: Path) -> None:
+    training = collect([scene(i, tmp_path) for i in range(4)])
+    predictor = SamPredictor(make_sam(0))
+    bench = Bench(predictor, EmbeddingCache(predictor, (), dtype="float32", limit_bytes=0), None, SETTINGS, 0)
+    task = HeadTask("box", "box", predictor.plain_head(), training.targets, bench)
+    shown = [target for step in range(8) for target in batch_targets(task, step)]  # 24: three passes over 8
+    for start in (0, 8, 16):
+        assert set(shown[start : start + 8]) == set(training.targets)
+    assert shown[:8] != shown[8:16]
+
+
+def test_the_clicked_pixel_is_anywhere_on_the_mask_and_drawn_anew(tmp_path: Path) -> None:
+    target = collect([scene(0, tmp_path)]).targets[0]
+    mask = decode(target.rle)
+    rng = np.random.default_rng(0)
+    clicks = [target.prompt("point_box", rng) for _ in range(600)]
+    assert {click.box_xyxy for click in clicks} == {target.box}
+    seen = np.zeros_like(mask)
+    for click in clicks:
+        [point] = click.points
+        assert (point.x % 1, point.y % 1, point.label) == (0.5, 0.5, 1)
+        seen[int(point.y), int(point.x)] = True
+    assert not (seen & ~mask).any()
+    assert seen.sum() > 0.8 * mask.sum()
+    assert target.prompt("box", rng).points == ()
+    assert target.prompt("point", rng).box_xyxy is None

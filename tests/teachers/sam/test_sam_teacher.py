@@ -1,0 +1,230 @@
+"""The teacher's policy end to end on the small SAM: who answers, what is kept, what never changes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from segment_anything.modeling import Sam
+
+from pipeline.data.errors import BadInput
+from pipeline.data.masks import area, decode, encode, tight_box
+from pipeline.data.records import (
+    Category,
+    Instance,
+    Ontology,
+    Origin,
+    Point,
+    Prompt,
+    Record,
+    Role,
+    Source,
+    WeakKind,
+)
+from teachers.answerer import Answerer, Question
+from teachers.class_aware import ClassAwarePrompts
+from teachers.class_texts import ClassTexts
+from teachers.gating import GatedTeacher
+from teachers.head_scores import score_variant
+from teachers.heads import ModelIdentity
+from teachers.protocols import Sample
+from teachers.sam.predictor import Head, SamPredictor
+from teachers.sam_teacher import EMPTY_MASK, SamTeacher
+from teachers.settings import ClassAwareSettings, SamSettings
+
+ONTOLOGY = Ontology((Category(1, "cat"), Category(2, "dog")))
+IDENTITY = ModelIdentity(sam="tiny", sam_sha256="0" * 64, class_aware=True)
+BOXED = Instance(
+    Source.HUMAN, 1, box_xyxy=(10.0, 5.0, 60.0, 70.0), human_id=7, weak_kind=WeakKind.BOX, semantic=True
+)
+CLICKED = Instance(Source.HUMAN, 2, points=(Point(50.5, 30.5),), human_id=8, weak_kind=WeakKind.POINT)
+OFFERED = Prompt(Origin.DINO, (40.0, 20.0, 70.0, 60.0), class_id=2, score=0.5)
+
+
+class Names:
+    def encode(self, names: Sequence[str]) -> np.ndarray:
+        return np.array([[len(name), name.count("o")] for name in names], np.float32)
+
+
+def sample(image_id: int, *instances: Instance, **known: object) -> Sample:
+    image = np.random.default_rng(image_id).integers(0, 256, (80, 100, 3), np.uint8)
+    record = Record(image_id, "a.png", "0" * 64, 100, 80, "train", Role.WEAK, instances=instances)
+    return Sample(replace(record, **known), image)
+
+
+def tuned_head(sam: Sam, seed: int) -> Head:
+    torch.manual_seed(seed)
+    branch = ClassAwarePrompts(sam.prompt_encoder, 2)
+    torch.nn.init.normal_(branch.zero.weight, std=0.3)
+    return Head(sam.mask_decoder, branch.requires_grad_(False))
+
+
+@pytest.fixture
+def make_teacher(small_sam: Sam) -> Callable[..., SamTeacher]:
+    def make(*tuned: str, **settings: object) -> SamTeacher:
+        heads = {variant: tuned_head(small_sam, seed) for seed, variant in enumerate(tuned)}
+        predictor, texts = SamPredictor(small_sam), ClassTexts(Names(), ONTOLOGY)
+        return SamTeacher(Answerer(predictor, heads, texts), ClassAwareSettings(**settings), IDENTITY)
+
+    return make
+
+
+Made = Callable[..., SamTeacher]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[Question]]:
+    """Every call of `Answerer.answer`, in order."""
+    calls: list[list[Question]] = []
+    original = Answerer.answer
+
+    def spy(self: Answerer, view: object, questions: Sequence[Question], **rest: bool) -> object:
+        calls.append(list(questions))
+        return original(self, view, questions, **rest)
+
+    monkeypatch.setattr(Answerer, "answer", spy)
+    return calls
+
+
+def test_a_box_goes_straight_to_b_sam(make_teacher: Made, asked: list[list[Question]]) -> None:
+    [[made]] = make_teacher().label([sample(1, BOXED)])
+    assert [[q.variant for q in call] for call in asked] == [[], ["box"]]
+    assert (made.source, made.class_id, made.human_id, made.semantic) == (Source.TEACHER, 1, 7, True)
+    assert (made.box_xyxy, made.weak_kind, made.match) == (BOXED.box_xyxy, WeakKind.BOX, None)
+    assert made.prompt == Prompt(Origin.HUMAN, BOXED.box_xyxy, class_id=1)
+    assert made.rle is not None
+    assert made.rle.size == (80, 100)
+    assert made.score == made.pred_iou
+    assert made.stability is not None
+    assert made.dropped is None
+
+
+def test_a_point_goes_through_p_sam_algorithm_1_and_bp_sam(
+    make_teacher: Made, asked: list[list[Question]]
+) -> None:
+    teacher = make_teacher("point", "point_box")
+    [[made]] = teacher.label([sample(1, CLICKED, proposals=(OFFERED,))])
+    [[first], [second]] = asked
+    assert (first.variant, first.prompt.box_xyxy) == ("point", None)
+    assert (second.variant, second.prompt) == ("point_box", made.prompt)
+    assert made.prompt == replace(OFFERED, points=CLICKED.points)
+    assert made.match is not None
+    assert made.match.proposal == 0
+    assert made.points == CLICKED.points
+    assert made.pred_iou is not None
+    assert made.score == 0.5 * made.pred_iou
+
+
+def test_without_a_proposal_the_box_is_that_of_p_sams_mask(make_teacher: Made) -> None:
+    batch = [sample(1, CLICKED)]
+    [[made]] = make_teacher("point", "point_box").label(batch)
+    [[direct]] = make_teacher("point", "point_box", refine=False).label(batch)
+    assert direct.rle is not None
+    assert direct.match is None
+    assert made.prompt is not None
+    assert (made.prompt.origin, made.prompt.box_xyxy) == (Origin.SAM, tight_box(direct.rle))
+
+
+def test_empty_p_sam_mask_prompts_with_the_point_alone(
+    make_teacher: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = make_teacher()
+    original = Answerer.answer
+
+    def nothing(self: Answerer, view: object, questions: Sequence[Question], **rest: bool) -> object:
+        masks = original(self, view, questions, **rest)
+        pairs = zip(questions, masks, strict=True)
+        return [replace(m, rle=None, box=None) if q.variant == "point" else m for q, m in pairs]
+
+    monkeypatch.setattr(Answerer, "answer", nothing)
+    [[made]] = teacher.label([sample(1, CLICKED)])
+    assert made.prompt == Prompt(Origin.HUMAN, points=CLICKED.points, class_id=2)
+    assert made.rle is not None
+
+
+def test_an_empty_mask_is_kept_as_dropped(make_teacher: Made, small_sam: Sam) -> None:
+    with torch.no_grad():
+        for layer in small_sam.mask_decoder.output_hypernetworks_mlps[0].layers[-1:]:
+            layer.weight.zero_()
+            layer.bias.zero_()  # all logits are exactly 0, which is not above the threshold
+    [[made]] = make_teacher().label([sample(1, BOXED)])
+    assert (made.rle, made.dropped, made.human_id) == (None, EMPTY_MASK, 7)
+
+
+def test_proposals_become_masks_with_their_class_and_score(make_teacher: Made) -> None:
+    other = replace(OFFERED, class_id=1, score=0.9, box_xyxy=(0.0, 0.0, 30.0, 30.0))
+    [[first, second], [tagged]] = make_teacher().label(
+        [sample(1, proposals=(OFFERED, other)), sample(2, tags=(2,), proposals=(OFFERED, other))]
+    )
+    assert [first.class_id, second.class_id, tagged.class_id] == [1, 2, 2]
+    assert [first.weak_kind, tagged.weak_kind] == [WeakKind.NONE, WeakKind.CLASS]
+    assert (first.prompt, first.human_id, first.box_xyxy) == (other, None, None)
+    assert first.score == pytest.approx(0.9 * (first.pred_iou or 0))
+
+
+def test_order_and_neighbours(make_teacher: Made) -> None:
+    teacher = make_teacher("box", "point", "point_box")
+    mixed = sample(1, CLICKED, BOXED, CLICKED, tags=(1, 2), proposals=(OFFERED,))
+    others = [sample(2, BOXED), sample(3), sample(4, proposals=(OFFERED,))]
+    [alone] = teacher.label([mixed])
+    assert [made.human_id for made in alone] == [8, 7, 8]
+    batch = teacher.label([*others, mixed])
+    assert [len(made) for made in batch] == [1, 0, 1, 3]
+    assert batch[-1] == alone
+    assert teacher.label([]) == []
+
+
+@pytest.mark.parametrize(
+    ("class_aware", "variants"),
+    [(True, ["box", "box"]), (False, ["box", "box"]), ("no_box", ["plain_box", "box"])],
+)
+def test_human_boxes_have_their_own_head_with_no_box(
+    make_teacher: Made, asked: list[list[Question]], class_aware: bool | str, variants: list[str]
+) -> None:
+    make_teacher(class_aware=class_aware).label([sample(1, BOXED, tags=(1, 2), proposals=(OFFERED,))])
+    assert [question.variant for question in asked[-1]] == variants
+
+
+def test_select_and_compare(make_teacher: Made) -> None:
+    teacher, plain = make_teacher("box", "point"), make_teacher()
+    assert isinstance(teacher, GatedTeacher)
+    disc = np.zeros((80, 100), bool)
+    disc[20:50, 30:70] = True
+    truth = Instance(Source.HUMAN, 1, rle=encode(disc))
+    batch = [sample(1, truth), sample(2), sample(3, truth, truth)]
+    scores = teacher.compare(batch, seed=0)
+    assert set(scores) == {"box", "point"}
+    assert len(scores["box"].tuned) == len(scores["box"].zero_shot) == 3
+    assert scores["box"].tuned != scores["box"].zero_shot
+    assert scores["point"].zero_shot == score_variant(plain.answerer, "point", batch, seed=0)
+    assert scores["point"].tuned == score_variant(teacher.answerer, "point", batch, seed=0)
+    boxed = [sample(2, BOXED)]
+    [[one]] = teacher.label(boxed)
+    teacher.select({"box": "zero_shot", "point": "tuned"})
+    [[stepped_back]] = teacher.label(boxed)
+    [[zero_shot]] = plain.label(boxed)
+    assert stepped_back == zero_shot != one
+    with pytest.raises(BadInput, match="'point_box' has no tuned head"):
+        teacher.select({"point_box": "tuned"})
+
+
+def test_score_is_the_iou_of_the_answer(make_teacher: Made) -> None:
+    teacher = make_teacher()
+    [[made]] = teacher.label([sample(1, BOXED)])
+    assert made.rle is not None
+    box = tight_box(made.rle)
+    truth = Instance(Source.HUMAN, 1, rle=made.rle)
+    view = teacher.answerer.look([sample(1)])
+    [answer] = teacher.answerer.answer(view, [Question("box", 0, Prompt(Origin.HUMAN, box))])
+    assert answer.rle is not None
+    both = (decode(answer.rle) & decode(made.rle)).sum()
+    expected = both / (area(answer.rle) + area(made.rle) - both)
+    assert score_variant(teacher.answerer, "box", [sample(1, truth)], seed=0) == [pytest.approx(expected)]
+
+
+def test_plain_sam_cannot_be_tuned(small_sam: Sam) -> None:
+    teacher = SamTeacher(Answerer(SamPredictor(small_sam), {}, None), SamSettings(), IDENTITY)
+    assert len(teacher.label([sample(1, BOXED)])[0]) == 1
+    with pytest.raises(BadInput, match="nothing to tune"):
+        teacher.fit([], None)

@@ -1,0 +1,105 @@
+"""Kill -9 in the middle of every stage of a whole run, go on, and end with the same export as a run left alone."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+CONFIG = {
+    "name": "killed",
+    "seed": 3,
+    "data": {"source": "toyworld", "train": 12, "val": 2},
+    "weak": "point+class",
+    "masks": "20%",
+    "torch_threads": 1,
+    "models": {
+        "teacher": {
+            "use": "class_aware_sam",
+            "sam": "tiny",
+            "text": "tiny",
+            "batch_size": 4,
+            "points": 256,
+            "checkpoint_every": 2,
+        },
+        "proposer": {"use": "tiny_grounder"},
+        "student": {"use": "mask2former", "variant": "tiny"},
+    },
+    "stages": [
+        {"finetune_teacher": {"model": "teacher", "steps": 5}},
+        {"gate": {"model": "teacher"}},
+        {"propose": {"model": "proposer", "unit_size": 4}},
+        {"pseudo_label": {"model": "teacher", "unit_size": 4}},
+        {"filter": {"unit_size": 4}},
+        {"export": {}},
+        {"train_student": {"model": "student", "steps": 3}},
+        {"evaluate": {}},
+        {"cost": {}},
+        {"report": {}},
+    ],
+}
+STAGES = ("ingest", *(name for stage in CONFIG["stages"] for name in stage))  # type: ignore[union-attr]
+FIRST = re.compile(r"^([\w.-]+): \d+ units, ")
+LAST = re.compile(r"^([\w.-]+): done, \d+ units, ([\d.]+) s")
+LONG = 1.0  # seconds; a shorter stage may end before the kill lands
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    config = folder / "stages.yaml"
+    config.write_text(yaml.safe_dump(CONFIG, sort_keys=False))
+    command = [sys.executable, "-m", "pipeline.cli", "run", str(config), "--out", "run", "--store", "store"]
+    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+
+
+def finish(folder: Path) -> dict[str, float]:
+    """Let a run end by itself; seconds of each stage it did."""
+    process = start(folder)
+    _, told = process.communicate()
+    assert process.returncode == 0, told
+    ends = (LAST.match(line) for line in told.splitlines())
+    return {match[1]: float(match[2]) for match in ends if match}
+
+
+def kill_within(folder: Path, stage: str, delay: float) -> bool:
+    """Run until `stage` begins, kill the driver `delay` seconds later; whether the stage was still at work."""
+    process = start(folder)
+    assert process.stderr is not None
+    told = []
+    for line in process.stderr:
+        told.append(line)
+        begun = FIRST.match(line)
+        if begun and begun[1] == stage:
+            time.sleep(delay)
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    rest = process.stderr.read()
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "".join(told) + rest
+    return f"{stage}: done" not in rest
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    exported = folder / "run" / "export"
+    return {str(p.relative_to(exported)): p.read_bytes() for p in sorted(exported.rglob("*")) if p.is_file()}
+
+
+def test_kill_in_every_stage_changes_no_byte(tmp_path: Path) -> None:
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    alone.mkdir()
+    killed.mkdir()
+    seconds = finish(alone)
+    assert tuple(seconds) == STAGES
+    for stage in STAGES:
+        within = kill_within(killed, stage, delay=0.3 * seconds[stage])
+        assert within or seconds[stage] < LONG, f"{stage} ended before it could be killed"
+    finish(killed)
+    assert contents(killed) == contents(alone)
+    assert len(contents(alone)) >= 2
+    leftovers = [
+        path for path in (killed / "store").rglob("*") if "tmp" in path.name or "partial" in path.name
+    ]
+    assert leftovers == []
