@@ -50,14 +50,14 @@ def load_sam(
     `attention: official` keeps segment-anything's own encoder attention. Raises BadInput, naming the file, for a
     missing or damaged file, a digest that is not the expected one, or tensors that don't fit the variant.
     """
-    sam = BUILDERS[variant]()
     if checkpoint is not None:
         weights = _read(checkpoint, sha256 or OFFICIAL_SHA256.get(variant), given=sha256 is not None)
-        _fill(sam, weights, checkpoint, variant)
     elif variant == "tiny":
-        _fill(sam, load_weights(tiny_sam.WEIGHTS), tiny_sam.TINY_SAM_WEIGHTS, variant)
+        weights = load_weights(tiny_sam.WEIGHTS)
     else:
         raise BadInput(f"sam: {variant} needs `checkpoint`, the path of its weights (.pth or .safetensors)")
+    sam = BUILDERS[variant]()
+    _fill(sam, weights, checkpoint or tiny_sam.TINY_SAM_WEIGHTS, variant)
     if attention == "fast":
         use_fast_attention(sam.image_encoder)
     return sam.requires_grad_(False).eval()
