@@ -60,6 +60,7 @@ def photos(tmp_path):
 def cli(tmp_path, monkeypatch):
     """A function that runs the command line in an empty folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OMNIMASK_DATA", raising=False)
 
     def run(*arguments):
         return CliRunner().invoke(app, [str(a) for a in arguments])
