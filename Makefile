@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check kinds overfit-student penn-fudan lock format clean
+.PHONY: demo test test-slow check kinds overfit-student lock format clean
 
 demo: $(READY)
 	$(BIN)/pipeline run stages.yaml --weak=point+class --out runs/demo
@@ -37,7 +37,7 @@ lock: $(VENV)/.uv
 	  --no-annotate --no-header --group pyproject.toml:dev pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV)
 
 $(VENV)/.uv:
 	$(PYTHON) -c 'import sys; sys.exit("omnimask needs Python >= 3.11, this is " + sys.version) if sys.version_info < (3, 11) else None'
