@@ -55,6 +55,7 @@ def run(
         from pipeline.config import Request, load_plan
         from pipeline.engine.drive import Options, drive
         from pipeline.progress import make_display
+        from pipeline.summary import summary
 
         _refuse_ray(engine)
         request = Request(
@@ -68,6 +69,8 @@ def run(
         finally:
             display.close()
         typer.echo(f"{folder}: complete" if worked else f"{folder}: complete already, nothing to do")
+        if text := summary(folder):
+            typer.echo(text)
 
 
 def _refuse_ray(engine: str) -> None:

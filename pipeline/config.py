@@ -3,6 +3,8 @@
 Every problem is found and told at once: its path, what was found, what is allowed.
 """
 
+import ctypes
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from pipeline.data.errors import BadInput
+from pipeline.data.records import WeakKind
 from pipeline.engine.faults import BadPlan
 from pipeline.engine.plan import PlannedStage, RunPlan, label_stages, prove
 from pipeline.engine.stage import Resources, Stage, StageConfig
@@ -18,6 +21,8 @@ from pipeline.models import Models, model_fields
 from pipeline.overrides import apply_overrides, read_config
 from pipeline.problems import did_you_mean, explain
 from pipeline.stages.ingest import Ingest, IngestConfig
+from pipeline.stages.propose import Propose
+from pipeline.stages.pseudo_label import PseudoLabel
 from pipeline.stages.sources import CocoData
 from pipeline.stages.table import STAGES
 
@@ -81,7 +86,7 @@ def make_plan(
     stages = _stages(file, models, problems)
     problems += models.problems
     if not problems:
-        problems += prove(stages, lent)
+        problems += [*_placeless(file.weak, stages), *prove(stages, lent)]
     if problems:
         raise BadPlan(tuple(problems))
     plan = _plan(file, models, stages, request)
@@ -90,6 +95,18 @@ def make_plan(
 
 def _named(lent: Mapping[str, Path]) -> dict[str, JsonValue]:
     return {"lent": {name: str(folder) for name, folder in lent.items()}}
+
+
+def _placeless(weak: str, stages: list[PlannedStage]) -> list[str]:
+    """Labels without a place prompt nothing: a proposer must have found boxes first."""
+    names = [planned.stage.name for planned in stages]
+    if weak not in (WeakKind.NONE, WeakKind.CLASS) or PseudoLabel.name not in names:
+        return []
+    if Propose.name in names[: names.index(PseudoLabel.name)]:
+        return []
+    return [
+        f"weak: {weak} labels have no place: expected a stage `propose` before `pseudo_label`, found none"
+    ]
 
 
 class _Found(NamedTuple):
@@ -204,8 +221,8 @@ def _settings(planned: PlannedStage) -> dict[str, JsonValue]:
 
 def resolve_device(device: str) -> str:
     """`auto` becomes `cuda` where there is one, else `cpu`; BadPlan for a device that is not there."""
-    if device == "cpu":
-        return device
+    if device == "cpu" or (device == "auto" and not _has_driver()):
+        return "cpu"
     import torch  # seconds; a run on the CPU needs it in its worker only
 
     available = torch.cuda.is_available()
@@ -214,3 +231,14 @@ def resolve_device(device: str) -> str:
     if not available:
         raise BadPlan((f"device: {device} was asked for, but torch sees no GPU here; expected auto or cpu",))
     return device
+
+
+def _has_driver() -> bool:
+    """Whether the GPU driver's library is there, without which torch finds no GPU; unknown outside Linux."""
+    if sys.platform != "linux":
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Ontology
+from teachers.identity import GROUNDING_DINO_FILE, file_sha256, identity_of
 from teachers.protocols import Proposer, Teacher
 from teachers.settings import (
     ClassAwareSettings,
@@ -21,6 +22,7 @@ from teachers.settings import (
     SamSettings,
     TinyGrounderSettings,
 )
+from teachers.tiny import listing
 
 Kind = Literal["teacher", "proposer"]
 
@@ -128,8 +130,6 @@ def _build_class_aware_sam(settings: BaseModel, place: Place) -> Teacher:
 
 
 def _sam_identity(settings: BaseModel) -> Mapping[str, str]:
-    from teachers.sam_models import identity_of
-
     assert isinstance(settings, SamSettings)
     digests = identity_of(settings)
     return {
@@ -149,11 +149,8 @@ def _build_grounding_dino(settings: BaseModel, place: Place) -> Proposer:
 
 
 def _grounding_dino_identity(settings: BaseModel) -> Mapping[str, str]:
-    from teachers.grounding import WEIGHTS
-    from teachers.sam.load import file_sha256
-
     assert isinstance(settings, GroundingDinoSettings)
-    weights = settings.checkpoint / WEIGHTS
+    weights = settings.checkpoint / GROUNDING_DINO_FILE
     if not weights.is_file():
         raise BadInput(f"grounding_dino: {weights}: no such file")
     return {"grounding_dino": file_sha256(weights)}
@@ -167,10 +164,10 @@ def _build_tiny_grounder(settings: BaseModel, place: Place) -> Proposer:
 
 
 def _tiny_grounder_identity(_: BaseModel) -> Mapping[str, str]:
-    from teachers.tiny import grounder, text
-    from teachers.tiny.weights import digest_of
-
-    return {"tiny_grounder": digest_of(grounder.WEIGHTS), "text": digest_of(text.WEIGHTS)}
+    return {
+        "tiny_grounder": listing.digest_of(listing.GROUNDER),
+        "text": listing.digest_of(listing.TEXT),
+    }
 
 
 ENTRIES: dict[str, Entry] = {

@@ -15,7 +15,8 @@ from teachers.class_texts import ClassTexts
 from teachers.embedding_cache import EmbeddingCache
 from teachers.fit_head import Bench, HeadTask, HeadTrainer
 from teachers.gating import Fold
-from teachers.heads import ModelIdentity, TeacherFile, new_head, save_head
+from teachers.heads import TeacherFile, new_head, save_head
+from teachers.identity import ModelIdentity
 from teachers.sam.predictor import SamPredictor
 from teachers.settings import ClassAwareSettings
 from teachers.training_set import Target, TrainingSet, collect, folds

@@ -18,11 +18,10 @@ from pipeline.data.boxes import clip, cxcywh_to_xyxy
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Ontology, Origin, Prompt
 from teachers.grounding_names import Caption, Phrase, Vocabulary, captions, token_spans
+from teachers.identity import GROUNDING_DINO_FILE, file_sha256
 from teachers.protocols import Sample
-from teachers.sam.load import file_sha256
 
 MAX_TOKENS = 256  # of a caption, [CLS], [SEP] and the full stops among them
-WEIGHTS = "model.safetensors"
 SPECIAL_TOKENS = {
     "[CLS]": 101,
     "[SEP]": 102,
@@ -106,10 +105,10 @@ def load_grounding_dino(
     Never downloads. Raises BadInput, naming the folder, when files are missing or damaged, have another digest, or
     hold another model.
     """
-    weights = folder / WEIGHTS
+    weights = folder / GROUNDING_DINO_FILE
     if not weights.is_file():
         raise BadInput(
-            f"grounding_dino {folder}: no {WEIGHTS} in it; expected a folder saved by transformers"
+            f"grounding_dino {folder}: no {GROUNDING_DINO_FILE} in it; expected a folder saved by transformers"
         )
     if sha256 is not None and (found := file_sha256(weights)) != sha256.lower():
         raise BadInput(f"grounding_dino {weights}: sha256 is {found}, expected {sha256}")

@@ -2,7 +2,6 @@
 
 from copy import deepcopy
 from pathlib import Path
-from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -14,22 +13,11 @@ from torch import Tensor, nn
 from pipeline.data.errors import BadInput
 from teachers.class_aware import ClassAwarePrompts
 from teachers.gating import Fold
+from teachers.identity import ModelIdentity
 from teachers.sam.predictor import Head
 from teachers.settings import PLAIN_BOX, ClassAwareSettings
 
 TEACHER_JSON = "teacher.json"
-
-
-class ModelIdentity(BaseModel):
-    """What tuned heads fit onto: no other SAM or text tower can take them. Digests are of the weights' files."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    sam: str
-    sam_sha256: str
-    text: str | None = None  # None without the class-aware branch
-    text_sha256: str | None = None
-    class_aware: Literal["no_box"] | bool
 
 
 class TeacherFile(BaseModel):

@@ -6,15 +6,13 @@ from pipeline.data.errors import BadInput
 from pipeline.data.records import Ontology
 from teachers.answerer import Answerer
 from teachers.class_texts import ClassTexts
-from teachers.heads import TEACHER_JSON, ModelIdentity, TeacherFile, load_head, read_teacher
-from teachers.sam.load import file_sha256, load_sam
+from teachers.heads import TEACHER_JSON, TeacherFile, load_head, read_teacher
+from teachers.identity import ModelIdentity, identity_of
+from teachers.sam.load import load_sam
 from teachers.sam.predictor import Head, SamPredictor
 from teachers.sam_teacher import SamTeacher
 from teachers.settings import ClassAwareSettings, SamSettings
 from teachers.text import load_text
-from teachers.tiny import sam as tiny_sam
-from teachers.tiny import text as tiny_text
-from teachers.tiny.weights import digest_of
 
 
 def build_sam(settings: SamSettings, *, device: str) -> SamTeacher:
@@ -43,28 +41,6 @@ def build_class_aware_sam(
             for variant in tuned.variants
         }
     return SamTeacher(Answerer(predictor, heads, texts), settings, identity, tuned=tuned)
-
-
-def identity_of(settings: SamSettings) -> ModelIdentity:
-    """What settings ask for, by content: reads the files' bytes, not their paths."""
-    sam = _digest(settings.sam, settings.checkpoint, tiny_sam.WEIGHTS)
-    if not isinstance(settings, ClassAwareSettings) or not settings.class_aware:
-        return ModelIdentity(sam=settings.sam, sam_sha256=sam, class_aware=False)
-    return ModelIdentity(
-        sam=settings.sam,
-        sam_sha256=sam,
-        text=settings.text,
-        text_sha256=_digest(settings.text, settings.text_checkpoint, tiny_text.WEIGHTS),
-        class_aware=settings.class_aware,
-    )
-
-
-def _digest(name: str, checkpoint: Path | None, embedded: str) -> str:
-    if checkpoint is None and name == "tiny":
-        return digest_of(embedded)
-    if checkpoint is None or not checkpoint.is_file():
-        raise BadInput(f"{name}: checkpoint {checkpoint}: no such file")
-    return file_sha256(checkpoint)
 
 
 def _predictor(settings: SamSettings, device: str) -> SamPredictor:

@@ -14,7 +14,8 @@ from teachers.answerer import Answerer, Question, View
 from teachers.finetune import tune
 from teachers.gating import Choice, Fold, Scores
 from teachers.head_scores import compare
-from teachers.heads import ModelIdentity, TeacherFile
+from teachers.heads import TeacherFile
+from teachers.identity import ModelIdentity
 from teachers.point_way import refined_prompts
 from teachers.protocols import Sample
 from teachers.sam.masks import PredictedMask

@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pipeline.data.errors import BadInput
-from teachers.sam.load import file_sha256
+from teachers.identity import file_sha256
+from teachers.tiny import listing
 from teachers.tiny import text as tiny_text
 from teachers.tiny.weights import load_weights
 
@@ -74,7 +75,7 @@ def load_text(
 
 def _tiny(device: str) -> TextEncoder:
     model = tiny_text.build_tiny_clip()
-    model.load_state_dict(load_weights(tiny_text.WEIGHTS))
+    model.load_state_dict(load_weights(listing.TEXT))
     model.requires_grad_(False).eval().to(device)
     return TextEncoder(lambda name: model.encode_text(tiny_text.tokenize([name]).to(device))[0])
 

@@ -18,7 +18,10 @@ from pipeline.data.records import Instance, Source
 from pipeline.engine.files import file_digest
 from pipeline.engine.rundir import RunFolder
 from pipeline.fetch import Download, Repository
+from pipeline.report.documents import MetricsFile, PseudoQuality, StudentScore
+from pipeline.summary import summary
 
+STAGES = Path(__file__).parents[1] / "stages.yaml"
 CATEGORIES = [{"id": 7, "name": "square"}]
 
 
@@ -112,6 +115,45 @@ def test_help_is_quick_to_import():
     )
 
 
+def test_checking_a_config_imports_no_torch(tmp_path):
+    """It takes seconds; a machine without a GPU driver needs it for nothing before the work starts."""
+    code = (
+        "import sys; from pathlib import Path; from pipeline.config import Request, load_plan;"
+        f"load_plan(Request(Path({str(STAGES)!r}), device='cpu')); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
+
+
+def test_the_end_of_a_run_tells_what_came_out(tmp_path):
+    pseudo = PseudoQuality(
+        images=3,
+        instances=10,
+        pseudo_masks=9,
+        dropped=0,
+        miou=0.51249,
+        miou_images=0.5,
+        misses=2,
+        false_positives=1,
+        by_class={},
+        by_origin={},
+    )
+    score = StudentScore(images=4, AP=0.25, AP50=0.5)
+    images = {"weak": 3}
+    metrics = MetricsFile(
+        seed=0, weak="class", images=images, semantic=False, pseudo=pseudo, students={"student": score}
+    )
+    metrics.write(tmp_path / "metrics.json")
+    (tmp_path / "cost.txt").write_text("the bill\n")
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "index.html").touch()
+    assert summary(tmp_path).splitlines() == [
+        "pseudo-masks: mIoU 0.512 over the 10 objects of 3 images; 2 missed, 1 of 9 masks too many",
+        "student: AP 0.250, AP50 0.500 on 4 images",
+        "the bill",
+        f"see {tmp_path / 'report' / 'index.html'}",
+    ]
+
+
 def test_all_commands_are_there(cli):
     there = {"run", "check", "status", "train", "label", "predict", "evaluate", "export", "cost", "models"}
     assert set(get_command(app).commands) == there
@@ -120,9 +162,13 @@ def test_all_commands_are_there(cli):
 
 def test_run_status_export_and_run_again(cli, config, tmp_path):
     first = cli("run", config, "--workers", 0)
-    assert (first.exit_code, first.stdout) == (0, "runs/small-box+class: complete\n")
+    assert (first.exit_code, first.stdout) == (
+        0,
+        "runs/small-box+class: complete\nsee runs/small-box+class/export/coco\n",
+    )
     again = cli("run", config, "--workers", 0)
-    assert (again.exit_code, again.stdout) == (0, "runs/small-box+class: complete already, nothing to do\n")
+    assert again.exit_code == 0
+    assert again.stdout.startswith("runs/small-box+class: complete already, nothing to do\n")
     run = tmp_path / "runs" / "small-box+class"
     assert json.loads((run / "run.json").read_text())["data_root"] == str(tmp_path)
     status = cli("status", run)

@@ -169,6 +169,11 @@ def test_the_command_line_wins(load, request_, key, value):
             {},
             "train_student:student+: makes `student.student`, which",
         ),
+        (
+            {"stages.2": {"filter": {}}},
+            {"weak": "class"},
+            "weak: class labels have no place: expected a stage",
+        ),
         ({"device": "gpu"}, {"device": None}, "device: String should match pattern"),
         ({}, {"settings": ("seed",)}, "--set seed: expected key=value with a dotted key"),
         (

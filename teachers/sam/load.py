@@ -4,7 +4,6 @@
 `weights_only=True`.
 """
 
-import hashlib
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,9 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from pipeline.data.errors import BadInput
+from teachers.identity import file_sha256
 from teachers.sam.attention import use_fast_attention
+from teachers.tiny import listing
 from teachers.tiny import sam as tiny_sam
 from teachers.tiny.weights import load_weights
 
@@ -53,7 +54,7 @@ def load_sam(
     if checkpoint is not None:
         weights = _read(checkpoint, sha256 or OFFICIAL_SHA256.get(variant), given=sha256 is not None)
     elif variant == "tiny":
-        weights = load_weights(tiny_sam.WEIGHTS)
+        weights = load_weights(listing.SAM)
     else:
         raise BadInput(f"sam: {variant} needs `checkpoint`, the path of its weights (.pth or .safetensors)")
     sam = BUILDERS[variant]()
@@ -61,12 +62,6 @@ def load_sam(
     if attention == "fast":
         use_fast_attention(sam.image_encoder)
     return sam.requires_grad_(False).eval()
-
-
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file's bytes, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(path: Path, expected: str | None, *, given: bool) -> dict[str, Tensor]:

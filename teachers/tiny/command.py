@@ -14,9 +14,10 @@ from torch import Tensor
 
 from pipeline.data.errors import BadInput
 from pipeline.toyworld.world import classes
+from teachers.tiny.listing import FOLDER
 from teachers.tiny.recipe import Trained
 from teachers.tiny.scenes import SceneCache
-from teachers.tiny.weights import FOLDER, WeightFacts, save_weights
+from teachers.tiny.weights import WeightFacts, save_weights
 
 WORLD = "demo"
 TRAIN_SEED = 1_000_000  # scenes of these seeds are never those of a demo, a study or a report

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from teachers.tiny.blocks import Residual, convolved
 from teachers.tiny.text import WIDTH as TEXT_WIDTH
 
-WEIGHTS = "tiny_grounder"
 IMAGE_SIZE = 256
 STRIDES = (8, 16, 32)
 PYRAMID = 64

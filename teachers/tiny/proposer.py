@@ -14,7 +14,8 @@ from pipeline.data.records import Ontology, Origin, Prompt
 from teachers.grounding_names import Vocabulary
 from teachers.protocols import Sample
 from teachers.text import TextEncoder, load_text
-from teachers.tiny.grounder import IMAGE_SIZE, WEIGHTS, TinyGrounder, normalise_pixels
+from teachers.tiny.grounder import IMAGE_SIZE, TinyGrounder, normalise_pixels
+from teachers.tiny.listing import GROUNDER
 from teachers.tiny.weights import load_weights
 
 CANDIDATES = 300  # (location, name) pairs that reach the network's own suppression
@@ -98,5 +99,5 @@ class TinyProposer:
 def load_tiny_grounder(*, ontology: Ontology, device: str = "cpu") -> TinyProposer:
     """The embedded proposer with its text tower. Raises BadInput if their weights are missing or damaged."""
     model = TinyGrounder()
-    model.load_state_dict(load_weights(WEIGHTS))
+    model.load_state_dict(load_weights(GROUNDER))
     return TinyProposer(model.to(device), encoder=load_text("tiny", device=device), ontology=ontology)

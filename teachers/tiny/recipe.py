@@ -31,13 +31,15 @@ _FREE = ("save_every", "log_every")  # may differ between a run and its resumpti
 class Recipe:
     """Settings of one training: `warmup` in steps, `final` a share of `lr`, `ema` a decay per step or None.
 
-    Weight decay is for parameters of two or more dimensions only. `bf16`: the loss function under autocast.
+    `restart`: the step at which warm-up and cosine begin anew (Loshchilov and Hutter 2017), or None. Weight decay is
+    for parameters of two or more dimensions only. `bf16`: the loss function under autocast.
     """
 
     steps: int
     lr: float
     seed: int = 0
     warmup: int = 100
+    restart: int | None = None
     final: float = 0.01
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
@@ -64,9 +66,12 @@ def step_rng(seed: int, step: int, stream: int = 0) -> np.random.Generator:
 
 def lr_at(recipe: Recipe, step: int) -> float:
     """Learning rate of a 0-based step: linear over `warmup` steps, then a half cosine to `final` x `lr`."""
-    if step < recipe.warmup:
-        return recipe.lr * (step + 1) / recipe.warmup
-    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    begin, end = 0, recipe.steps
+    if recipe.restart is not None:
+        begin, end = (0, recipe.restart) if step < recipe.restart else (recipe.restart, recipe.steps)
+    if step - begin < recipe.warmup:
+        return recipe.lr * (step - begin + 1) / recipe.warmup
+    done = (step - begin - recipe.warmup) / max(1, end - begin - recipe.warmup)
     return recipe.lr * (recipe.final + (1 - recipe.final) * 0.5 * (1 + math.cos(math.pi * done)))
 
 

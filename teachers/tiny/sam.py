@@ -10,10 +10,9 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
 
-from teachers.tiny.weights import FOLDER
+from teachers.tiny.listing import FOLDER, SAM
 
-WEIGHTS = "tiny_sam"
-TINY_SAM_WEIGHTS = FOLDER / f"{WEIGHTS}.safetensors"
+TINY_SAM_WEIGHTS = FOLDER / f"{SAM}.safetensors"
 IMAGE_SIZE = 256
 PATCH_SIZE = 8
 ENCODER_WIDTH = 128

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from teachers.tiny.blocks import Residual, convolved
 
-WEIGHTS = "tiny_text"
 WIDTH = 64
 CONTEXT = 32
 CROP_SIZE = 64

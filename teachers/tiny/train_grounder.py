@@ -19,6 +19,7 @@ from torch import Tensor
 from pipeline.toyworld.scene import Scene, render
 from pipeline.toyworld.world import SIZE, classes
 from teachers.text import TextEncoder, load_text
+from teachers.tiny import listing
 from teachers.tiny.command import (
     EVALUATION_SEED,
     STRANGERS,
@@ -30,13 +31,11 @@ from teachers.tiny.command import (
     say,
     training_scenes,
 )
-from teachers.tiny.grounder import WEIGHTS, TinyGrounder, normalise_pixels
+from teachers.tiny.grounder import TinyGrounder, normalise_pixels
 from teachers.tiny.grounder_loss import Target, grounding_loss
 from teachers.tiny.proposer import PADDING, Detections, detect
 from teachers.tiny.recipe import Recipe, step_rng, train
 from teachers.tiny.scenes import CachedScene, SceneCache
-from teachers.tiny.text import WEIGHTS as TEXT_WEIGHTS
-from teachers.tiny.weights import digest_of
 
 CLASSES = classes(WORLD)
 NAMES = tuple((c.name, *c.synonyms) for c in CLASSES)
@@ -158,7 +157,7 @@ def main() -> int:
         score = evaluate(model, encoder, scenes=options.evaluate or 200)
         say(score)
         if options.export is not None:
-            export(options, WEIGHTS, score)
+            export(options, listing.GROUNDER, score)
         return 0
     batches = Batches(training_scenes(options), encoder)
     recipe = Recipe(
@@ -176,7 +175,7 @@ def main() -> int:
         return grounding_loss(model, model(normalise_pixels(images), names), targets)
 
     trained = train(model, loss_fn=loss_fn, recipe=recipe, workdir=options.workdir)
-    keep(options, trained, needs={TEXT_WEIGHTS: digest_of(TEXT_WEIGHTS)})
+    keep(options, trained, needs={listing.TEXT: listing.digest_of(listing.TEXT)})
     return 0
 
 

@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from segment_anything.modeling import Sam
 
 from pipeline.toyworld.scene import Scene, render
+from teachers.tiny import listing
 from teachers.tiny.recipe import Recipe, Trained, step_rng, train
-from teachers.tiny.sam import WEIGHTS, build_tiny_sam
+from teachers.tiny.sam import build_tiny_sam
 from teachers.tiny.sam_objective import decode, make_batch, sparse_prompts, step_loss
 from teachers.tiny.scenes import SceneCache
 from teachers.tiny.weights import WeightFacts, save_weights
@@ -40,11 +41,12 @@ def main() -> int:
         sys.stdout.write(json.dumps(score) + "\n")
         if options.export:
             facts = json.loads(kept.with_suffix(".json").read_text())
-            save_weights(WEIGHTS, sam.state_dict(), WeightFacts(**facts, score=score, needs={}))
+            save_weights(listing.SAM, sam.state_dict(), WeightFacts(**facts, score=score, needs={}))
         return 0
     trained = _train(options)
     save_file(trained.state, kept)
     flags = f"--steps {options.steps} --lr {options.lr:g} --seed {options.seed}" + " --bf16" * options.bf16
+    flags += "" if options.restart is None else f" --restart {options.restart}"
     facts = {
         "command": f"python -m teachers.tiny.train_sam --workdir W {flags}",
         "seed": options.seed,
@@ -61,7 +63,13 @@ def _train(options: argparse.Namespace) -> Trained:
     sam = build_tiny_sam()
     cache = SceneCache(options.workdir / "scenes", world="pretrain", seed=TRAIN_SEED, count=SCENES)
     recipe = Recipe(
-        steps=options.steps, lr=options.lr, seed=options.seed, warmup=150, ema=0.998, bf16=options.bf16
+        steps=options.steps,
+        lr=options.lr,
+        seed=options.seed,
+        warmup=150,
+        restart=options.restart,
+        ema=0.998,
+        bf16=options.bf16,
     )
 
     def loss_fn(step: int) -> dict[str, torch.Tensor]:
@@ -80,6 +88,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument(
+        "--restart", type=int, metavar="STEP", help="begin the learning rate's cycle anew at STEP"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bf16", action="store_true", help="autocast the step to bfloat16")
     parser.add_argument("--evaluate", type=int, nargs="?", const=EVALUATION_SCENES, metavar="SCENES")

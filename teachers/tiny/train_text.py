@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pipeline.toyworld.scene import render
 from pipeline.toyworld.world import classes
+from teachers.tiny import listing
 from teachers.tiny.command import (
     EVALUATION_SEED,
     STRANGERS,
@@ -29,7 +30,7 @@ from teachers.tiny.command import (
 )
 from teachers.tiny.recipe import Recipe, step_rng, train
 from teachers.tiny.scenes import SceneCache
-from teachers.tiny.text import CROP_SIZE, WEIGHTS, build_tiny_clip, normalise_crops, tokenize
+from teachers.tiny.text import CROP_SIZE, build_tiny_clip, normalise_crops, tokenize
 
 NAMES = tuple((c.name, *c.synonyms) for c in classes(WORLD))
 MIN_SIDE = 8.0  # pixels; smaller boxes show nothing to learn
@@ -140,7 +141,7 @@ def main() -> int:
         score = evaluate(model, scenes=options.evaluate or 200)
         say(score)
         if options.export is not None:
-            export(options, WEIGHTS, score)
+            export(options, listing.TEXT, score)
         return 0
     crops = Crops(training_scenes(options))
     recipe = Recipe(

@@ -11,9 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from pipeline.data.errors import BadInput
-
-FOLDER = Path(__file__).parent / "weights"
-LISTING = "weights.json"
+from teachers.tiny.listing import FOLDER, LISTING, digest_of, read_listing
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ def load_weights(name: str, folder: Path = FOLDER) -> dict[str, Tensor]:
     Raises BadInput for a file that is missing, not listed, not of the listed sha256, or made for other weights than
     those beside it.
     """
-    listing = _listing(folder)
+    listing = read_listing(folder)
     file_name = f"{name}.safetensors"
     path = folder / file_name
     if not path.is_file() or file_name not in listing:
@@ -57,14 +55,6 @@ def load_weights(name: str, folder: Path = FOLDER) -> dict[str, Tensor]:
     }
 
 
-def digest_of(name: str, folder: Path = FOLDER) -> str:
-    """The listed sha256 of an embedded file. Raises BadInput if it is not listed."""
-    listing = _listing(folder)
-    if f"{name}.safetensors" not in listing:
-        raise BadInput(f"{folder / LISTING}: no {name}.safetensors in it; it lists {sorted(listing)}")
-    return str(listing[f"{name}.safetensors"]["sha256"])
-
-
 def save_weights(name: str, state: Mapping[str, Tensor], facts: WeightFacts, folder: Path = FOLDER) -> Path:
     """Write `<name>.safetensors` (floats as fp16) and its entry in the listing; returns the file.
 
@@ -76,7 +66,7 @@ def save_weights(name: str, state: Mapping[str, Tensor], facts: WeightFacts, fol
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.safetensors"
     path.write_bytes(data)
-    listing = _listing(folder) if (folder / LISTING).exists() else {}
+    listing = read_listing(folder) if (folder / LISTING).exists() else {}
     listing[path.name] = {"sha256": hashlib.sha256(data).hexdigest(), **asdict(facts)}
     (folder / LISTING).write_text(json.dumps(listing, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return path
@@ -91,14 +81,6 @@ def _half(key: str, value: Tensor) -> Tensor:
             f"weights: {key} holds values beyond fp16, the largest is {value.abs().max().item():.3g}"
         )
     return half
-
-
-def _listing(folder: Path) -> dict[str, dict[str, object]]:
-    path = folder / LISTING
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file; it lists the embedded weights")
-    listing: dict[str, dict[str, object]] = json.loads(path.read_text(encoding="utf-8"))
-    return listing
 
 
 def _needs(entry: Mapping[str, object]) -> dict[str, str]:

@@ -3,21 +3,16 @@
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 from pydantic import JsonValue
 from safetensors.torch import save_file
-from segment_anything import build_sam_vit_b
 from segment_anything.modeling import Sam
 
 from pipeline.data.errors import BadInput
-from pipeline.data.images import read_upright
-from pipeline.data.records import Category, Instance, Ontology, Origin, Point, Prompt, Record, Role, Source
+from pipeline.data.records import Category, Instance, Ontology, Record, Role, Source
 from teachers import catalog, sam_models
 from teachers.catalog import ModelSpec
 from teachers.heads import TeacherFile, new_head, save_head
@@ -25,6 +20,7 @@ from teachers.protocols import Sample
 from teachers.sam import load as sam_load
 from teachers.sam_teacher import SamTeacher
 from teachers.settings import ClassAwareSettings
+from teachers.tiny import listing
 
 ONTOLOGY = Ontology((Category(1, "cat"),))
 
@@ -94,7 +90,7 @@ def checkpoint(make_sam: Callable[[int], Sam], tmp_path: Path, monkeypatch: pyte
     """A file of the small SAM, which stands for ViT-B; the text tower is a double."""
     monkeypatch.setitem(sam_load.BUILDERS, "vit_b", lambda: make_sam(1))
     monkeypatch.setattr(sam_models, "load_text", lambda *_, **__: Text())
-    monkeypatch.setattr(sam_models, "digest_of", lambda name: name.encode().hex())
+    monkeypatch.setattr(listing, "digest_of", lambda name: name.encode().hex())
     path = tmp_path / "sam.safetensors"
     save_file(make_sam(0).state_dict(), path)
     return path
@@ -179,34 +175,3 @@ def test_identity_is_the_files_content(checkpoint: Path, tmp_path: Path) -> None
     assert catalog.identity(spec("sam", sam="vit_b", checkpoint=str(moved)))["sam"] != one["sam"]
     with pytest.raises(BadInput, match="no such file"):
         catalog.identity(spec("sam", sam="vit_b", checkpoint=str(tmp_path / "none")))
-
-
-@pytest.mark.slow
-def test_real_vit_b_labels_two_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sam_models, "load_text", lambda *_, **__: Text())
-    monkeypatch.setattr(sam_models, "digest_of", lambda name: name)
-    torch.manual_seed(0)
-    path = tmp_path / "sam_vit_b.pth"
-    torch.save(build_sam_vit_b().state_dict(), path)
-    full = spec("class_aware_sam", sam="vit_b", checkpoint=str(path), sha256=sam_load.file_sha256(path))
-    teacher = catalog.load_teacher(full, ontology=ONTOLOGY, device="cpu")
-    offered = Prompt(Origin.DINO, (200.0, 100.0, 500.0, 400.0), class_id=1, score=0.9)
-    boxed = Instance(Source.HUMAN, 1, box_xyxy=(50.0, 60.0, 300.0, 400.0), human_id=1)
-    clicked = Instance(Source.HUMAN, 1, points=(Point(300.5, 200.5),), human_id=2)
-    samples = []
-    for index, (height, width) in enumerate(((480, 640), (640, 427))):
-        coarse = np.random.default_rng(index).integers(0, 256, (height // 40, width // 40, 3), np.uint8)
-        Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(
-            tmp_path / f"{index}.jpg"
-        )
-        record = Record(
-            index, f"{index}.jpg", "0", width, height, "train", Role.WEAK, instances=(boxed, clicked)
-        )
-        samples.append(
-            Sample(replace(record, proposals=(offered,)), read_upright(tmp_path / record.uri).image)
-        )
-    for sample, made in zip(samples, teacher.label(samples), strict=True):
-        assert [instance.human_id for instance in made] == [1, 2]
-        for instance in made:
-            assert instance.rle is None or instance.rle.size == sample.image.shape[:2]
-            assert (instance.rle is None) is (instance.dropped == "empty mask")

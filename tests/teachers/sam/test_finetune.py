@@ -20,7 +20,8 @@ from teachers.class_texts import ClassTexts
 from teachers.embedding_cache import EmbeddingCache
 from teachers.finetune import tune
 from teachers.fit_head import Bench, HeadTask, batch_targets
-from teachers.heads import ModelIdentity, load_head, read_teacher
+from teachers.heads import load_head, read_teacher
+from teachers.identity import ModelIdentity
 from teachers.sam.predictor import SamPredictor
 from teachers.settings import ClassAwareSettings
 from teachers.training_set import collect

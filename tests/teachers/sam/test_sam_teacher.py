@@ -27,7 +27,7 @@ from teachers.class_aware import ClassAwarePrompts
 from teachers.class_texts import ClassTexts
 from teachers.gating import GatedTeacher
 from teachers.head_scores import score_variant
-from teachers.heads import ModelIdentity
+from teachers.identity import ModelIdentity
 from teachers.protocols import Sample
 from teachers.sam.predictor import Head, SamPredictor
 from teachers.sam_teacher import EMPTY_MASK, SamTeacher

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from pipeline.data.errors import BadInput
-from teachers.tiny.weights import FOLDER, LISTING, WeightFacts, digest_of, load_weights, save_weights
+from teachers.tiny.listing import FOLDER, LISTING, digest_of
+from teachers.tiny.weights import WeightFacts, load_weights, save_weights
 
 FACTS = WeightFacts(command="python -m x", seed=1, steps=2, minutes=0.5, score={"AP50": 0.25}, needs={})
 STATE = {"weight": torch.tensor([[0.5, -2.0], [1e-3, 0.0]]), "count": torch.tensor(7)}
