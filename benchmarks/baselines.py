@@ -17,15 +17,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from pipeline.data import masks
 from pipeline.data.images import read_upright
 from pipeline.data.matching import matched_miou
 from pipeline.data.records import RLE, Box, Instance, Record, Role, Source
+from pipeline.engine.status import find_results
 from pipeline.engine.streams import RecordStream
 from pipeline.engine.units import RecordSet
 from pipeline.stages.truth import read_truth
+from pipeline.standalone import images_root
 
 GRABCUT_ROUNDS = 5
 Mask = npt.NDArray[np.bool_]
@@ -34,21 +35,21 @@ Draw = Callable[[Record, Instance], Mask | None]
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run's folder, and the ingest artifact in its store."""
+    """A finished run's folder, and what ingest left in its store."""
 
     folder: Path
-    ingest: Path
+    dataset: Path
+    truth: Path
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
-        """Find the ingest artifact by the first of the run's keys."""
-        store = Path(json.loads((folder / "run.json").read_text())["store"])
-        key = (folder / "keys" / "00.txt").read_text().split()[0]
-        return cls(folder, store / "artifacts" / key)
+        """The run in `folder`; BadPlan if there is none."""
+        dataset, truth = (find_results(folder, "ingest", part=part) for part in ("dataset", "truth"))
+        return cls(folder, dataset["ingest"], truth["ingest"])
 
     def records(self, *roles: Role) -> RecordStream:
         """What the run could see of the images of some roles."""
-        found = RecordSet.of_folder(self.ingest / "dataset" / "records")
+        found = RecordSet.of_folder(self.dataset / "records")
         return RecordStream(found, frozenset(roles), found.rows)
 
     def miou(self) -> float:
@@ -123,7 +124,7 @@ def mean_areas(records: Iterable[Record]) -> dict[int | str | None, float]:
 
 def baseline_miou(run: Run, draw: Draw) -> float:
     """mIoU of a baseline's masks on the prompts that the run had, against the same hidden truth."""
-    truth = {record.image_id: record for record in read_truth(run.ingest / "truth")}
+    truth = {record.image_id: record for record in read_truth(run.truth)}
     seen = [record for record in run.records(Role.WEAK) if record.image_id in truth]
     drawn = [replace(record, instances=tuple(_masked(record, draw))) for record in seen]
     score = matched_miou([truth[record.image_id] for record in seen], drawn).miou
@@ -139,16 +140,6 @@ def _masked(record: Record, draw: Draw) -> Iterable[Instance]:
         yield replace(instance, source=Source.TEACHER, rle=rle)
 
 
-def images_root(run: Run) -> Path:
-    """Where the run's photos are."""
-    own = run.ingest / "dataset" / "images"
-    if own.is_dir():
-        return own
-    log = json.loads((run.folder / "run.json").read_text())
-    config = yaml.safe_load((run.folder / "config.yaml").read_text())
-    return Path(log["data_root"]) / config["data"]["images"]
-
-
 def baselines(run: Run, *, slow: bool = True) -> dict[str, float]:
     """Every baseline that the run's prompts allow; `slow` has GrabCut among them."""
     weak = list(run.records(Role.WEAK))
@@ -156,7 +147,7 @@ def baselines(run: Run, *, slow: bool = True) -> dict[str, float]:
     if any(instance.box_xyxy is not None for record in weak for instance in record.instances):
         found["ellipse"] = baseline_miou(run, ellipse)
         if slow:
-            found["grabcut"] = baseline_miou(run, grabcut(images_root(run)))
+            found["grabcut"] = baseline_miou(run, grabcut(images_root(run.folder)))
     if any(instance.points for record in weak for instance in record.instances):
         areas = mean_areas(run.records(Role.HUMAN_MASKED, Role.RESERVED))
         found["disc"] = baseline_miou(run, disc(areas))

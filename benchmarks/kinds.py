@@ -2,10 +2,10 @@
 
     python -m benchmarks.kinds            (or: make kinds)
 
-Runs `pipeline run configs/kinds.yaml` into runs/kinds/<kind>-<seed>, the zero-shot teacher on the same points into
-runs/kinds/zero-shot-<seed>, and trivial baselines on the same prompts (ellipse in the box; disc of the class's mean
-area at the point). Writes runs/kinds/metrics.json with mean and spread (standard deviation over seeds) of the
-pseudo-mask mIoU, prints it as one JSON line, and exits 1 unless
+Each seed has scenes of its own. Runs `pipeline run configs/kinds.yaml` into runs/kinds/<kind>-<seed>, the zero-shot
+teacher on the same points into runs/kinds/zero-shot-<seed>, and trivial baselines on the same prompts (ellipse in the
+box; disc of the class's mean area at the point). Writes runs/kinds/metrics.json with mean and spread (standard
+deviation over seeds) of the pseudo-mask mIoU, prints it as one JSON line, and exits 1 unless
 
     none <= class <= point+class <= box+class, points and boxes beat their baselines, tuning beats zero-shot on points.
 
@@ -32,7 +32,8 @@ ZERO_SHOT = "zero-shot"
 def run_pipeline(config: str, out: Path, *, weak: str, seed: int) -> Run:
     """One run by the command line a user would type; CalledProcessError if it fails."""
     command = [sys.executable, "-m", "pipeline.cli", "run", config, f"--weak={weak}", f"--out={out}"]
-    subprocess.run([*command, "--set", f"seed={seed}"], check=True)
+    seeds = [f"--set={key}={seed}" for key in ("seed", "data.seed")]
+    subprocess.run([*command, *seeds], check=True)
     return Run.open(out)
 
 

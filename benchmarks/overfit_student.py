@@ -8,12 +8,14 @@ Prints one JSON line with AP and AP50 on these scenes and the loss before and af
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.data.coco import read_records
 from pipeline.data.coco_ap import coco_ap, detections
 from pipeline.data.images import read_upright
 from pipeline.data.records import Record, Role
+from pipeline.engine.files import file_digest
 from pipeline.engine.stage import TrainContext
 from pipeline.toyworld.dataset import write_dataset
 from students.mask2former import Mask2Former
@@ -35,7 +37,8 @@ def main() -> int:
 def overfit(root: Path) -> dict[str, float]:
     """AP, AP50, losses, steps and seconds of a student on the scenes it was trained on."""
     write_dataset(root, splits={"train": SCENES})
-    ontology, records = read_records(root / "train.json", split="train", role=Role.HUMAN_MASKED)
+    ontology, listed = read_records(root / "train.json", split="train", role=Role.HUMAN_MASKED)
+    records = [replace(record, sha256=file_digest(root / "images" / record.uri)) for record in listed]
     for name in ("work", "out"):
         (root / name).mkdir()
     context = TrainContext(
@@ -69,7 +72,7 @@ def _sample(record: Record, images: Path) -> Sample:
 
 
 def _say(step: int, total: int, note: str) -> None:
-    if step % (total // 10) == 0:
+    if step % max(total // 10, 1) == 0:
         print(f"step {step} of {total}: {note}", file=sys.stderr)
 
 

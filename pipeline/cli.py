@@ -137,7 +137,7 @@ def cost(
         typer.echo(f"{'label':<12} {'s/image':>9} {'saving':>7}")
         for kind in (WeakKind.NONE, WeakKind.CLASS, WeakKind.POINT, WeakKind.BOX, MASK):
             seconds = model.per_image(kind)
-            saving = f"{model.per_image(MASK) / seconds:.2f}" if seconds else "-"
+            saving = f"{model.saving_factor(0, kind):.2f}" if seconds else "-"
             typer.echo(f"{kind:<12} {seconds:>9.1f} {saving:>7}")
 
 

@@ -1,16 +1,31 @@
 """The commands for single steps: train, label, predict, evaluate, export, models."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.options import RUNS, STORE, Device, Images, Json, Out, Set, StoreDir, Weak, exits, say
+from pipeline.options import (
+    RUNS,
+    STORE,
+    Device,
+    Images,
+    ImagesArgument,
+    ImagesOption,
+    Json,
+    Out,
+    Set,
+    StoreDir,
+    Weak,
+    exits,
+    say,
+)
 
 if TYPE_CHECKING:
     from pipeline.engine.plan import RunPlan
-    from pipeline.predict import Prediction
+    from students.protocols import Student as TrainedStudent
 
 ValJson = Annotated[Path | None, typer.Option("--val-json", help="A COCO file to score on.")]
 ValImages = Annotated[
@@ -37,44 +52,76 @@ def train(
     store: StoreDir = STORE,
     device: Device = None,
 ) -> None:
-    """Train a student on any COCO file with masks; set its numbers with --set models.student.steps=1000."""
+    """Train a student on any COCO file; set its numbers with --set models.student.steps=1000.
+
+    Images of which not every object has a mask are left out.
+    """
     with exits():
         from pipeline.config import Request
         from pipeline.engine.status import find_results
-        from pipeline.standalone import Photos, plan_training
+        from pipeline.standalone import Photos, notes_of, plan_training
 
         request = Request(Path(), settings=tuple(settings or ()), device=device)
         plan = plan_training(student, Photos(coco, images, val_json, val_images), request)
         folder = out or RUNS / plan.name
         _drive(plan, folder, store)
+        for note in notes_of(folder):
+            say(note)
         (artifact,) = find_results(folder, "train_student").values()
         typer.echo(f"student: {artifact}")
 
 
 @steps.command()
 def label(
-    images: Annotated[Path, typer.Argument(help="A folder of images.")],
-    coco: Json,
+    images: ImagesArgument = None,
+    images_option: ImagesOption = None,
+    coco: Annotated[
+        Path | None, typer.Option("--json", help="A COCO file with weak labels; default: nothing is known.")
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", help="Without --json, what to look for: a,b,c; default: those of a run."),
+    ] = None,
     teacher: Teacher = "class_aware_sam",
     proposer: Annotated[
-        str, typer.Option("--proposer", help="Finds boxes; not used with box+class.")
-    ] = "tiny_grounder",
+        str | None,
+        typer.Option(
+            "--proposer", help="Finds boxes, not with box+class; default: a run's, or tiny_grounder."
+        ),
+    ] = None,
     weak: Weak = None,
     settings: Set = None,
     out: Out = None,
     store: StoreDir = STORE,
     device: Device = None,
 ) -> None:
-    """Give every image that a COCO file lists pseudo-masks, from the weak labels in it (default: point+class)."""
+    """Give images pseudo-masks: those --json lists, from its weak labels (default: point+class), or all of a folder.
+
+    Without --json nothing is known of the images (--weak=none): the classes to look for come from --classes or from the
+    run whose folder --teacher names.
+    """
     with exits():
         from pipeline.config import Request
-        from pipeline.standalone import Photos, plan_labelling
+        from pipeline.standalone import find_teacher, photos_to_label, plan_labelling
 
+        found = find_teacher(teacher)
+        photos = photos_to_label(_folder(images, images_option), coco, classes, found)
         request = Request(Path(), weak=weak, settings=tuple(settings or ()), device=device)
-        plan = plan_labelling(teacher, proposer, Photos(coco, images), request)
+        plan = plan_labelling(found, proposer, photos, request)
         folder = out or RUNS / f"{plan.name}-{plan.resolved['weak']}"
         _drive(plan, folder, store)
         typer.echo(f"pseudo-masks: {folder / 'export' / 'coco' / 'train.json'}")
+
+
+def _folder(argument: Path | None, option: Path | None) -> Path:
+    from pipeline.data.errors import BadInput
+
+    given = [path for path in (argument, option) if path is not None]
+    if len(given) != 1:
+        raise BadInput(
+            f"expected a folder of images, as argument or as --images, found {'both' if given else 'none'}"
+        )
+    return given[0]
 
 
 def _drive(plan: "RunPlan", folder: Path, store: Path) -> None:
@@ -90,9 +137,10 @@ def _drive(plan: "RunPlan", folder: Path, store: Path) -> None:
 
 @steps.command()
 def predict(
-    images: Annotated[Path, typer.Argument(help="A folder of images.")],
     student: Student,
     out: Annotated[Path, typer.Option("--out", help="The COCO results file to write.")],
+    images: ImagesArgument = None,
+    images_option: ImagesOption = None,
     coco: Annotated[
         Path | None, typer.Option("--json", help="A COCO file: its images, with their ids.")
     ] = None,
@@ -101,21 +149,26 @@ def predict(
     """Find instances with a trained student; COCO results, images numbered by name unless --json gives ids."""
     with exits():
         from pipeline.data.errors import BadInput
-        from pipeline.predict import write_results
+        from pipeline.predict import Prediction, list_photos, write_results
 
         if out.exists():
             raise BadInput(f"--out {out}: is there already and is not overwritten")
-        prediction = _prediction(student, images, coco, device)
+        photos, bad = list_photos(_folder(images, images_option), coco)
+        prediction = Prediction(_trained(student, device), photos, bad=bad)
         count = write_results(prediction, out)
         typer.echo(f"{out}: {count} instances in {prediction.images} images")
-        _tell_bad(prediction)
+        _tell_bad(prediction.bad)
+        _refuse_bad(prediction.bad_share)
 
 
 @steps.command()
 def evaluate(
     coco: Json,
     images: Annotated[
-        Path | None, typer.Option("--images", help="The folder of its images, for --student.")
+        Path | None,
+        typer.Option(
+            "--images", help="The folder of its images: for --student, and where EXIF turns photos."
+        ),
     ] = None,
     student: Annotated[str | None, typer.Option("--student", help="A student's or a run's folder.")] = None,
     results: Annotated[
@@ -126,40 +179,42 @@ def evaluate(
     """Score a student, a COCO results file or a COCO file of pseudo-masks against a COCO file's masks; prints JSON."""
     with exits():
         from pipeline.data.errors import BadInput
-        from pipeline.predict import score_file, score_results
+        from pipeline.score import Truth, score_file, score_student
 
         if (student is None) == (results is None) or (student is not None and images is None):
             raise BadInput("expected --results FILE, or --student with --images DIR")
-        if results is not None:
-            typer.echo(json.dumps(score_file(coco, results), indent=1))
-            return
-        assert student is not None
-        assert images is not None
-        prediction = _prediction(student, images, coco, device)
-        typer.echo(json.dumps(score_results(coco, prediction), indent=1))
-        _tell_bad(prediction)
+        with Truth(coco, images) as truth:
+            try:
+                if results is not None:
+                    scores = score_file(truth, results)
+                else:
+                    assert student is not None
+                    assert images is not None
+                    scores = score_student(_trained(student, device), truth, images)
+            finally:
+                _tell_bad([*truth.bad_images, *truth.bad_annotations])
+        _refuse_bad(truth.bad_share)
+        typer.echo(json.dumps(scores, indent=1))
 
 
-def _prediction(student: str, images: Path, coco: Path | None, device: str | None) -> "Prediction":
+def _trained(student: str, device: str | None) -> "TrainedStudent":
     from pipeline.config import resolve_device
-    from pipeline.predict import Prediction, list_photos
     from pipeline.standalone import find_student
     from students import catalog
 
-    photos = list_photos(images, coco)
-    model = catalog.load_artifact(find_student(student), device=resolve_device(device or "auto"))
-    return Prediction(model, photos)
+    return catalog.load_artifact(find_student(student), device=resolve_device(device or "auto"))
 
 
-def _tell_bad(prediction: "Prediction") -> None:
+def _tell_bad(bad: Sequence[str]) -> None:
+    for reason in bad:
+        say(f"left out: {reason}")
+
+
+def _refuse_bad(share: float) -> None:
     from pipeline.engine.faults import TooManyBad
 
-    for reason in prediction.bad:
-        say(f"left out: {reason}")
-    if len(prediction.bad) > MAX_BAD * len(prediction.photos):
-        raise TooManyBad(
-            f"{len(prediction.bad)} of {len(prediction.photos)} images are bad; {MAX_BAD:.0%} are allowed"
-        )
+    if share > MAX_BAD:
+        raise TooManyBad(f"{share:.1%} of the images or annotations are bad; {MAX_BAD:.0%} are allowed")
 
 
 @steps.command()

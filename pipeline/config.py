@@ -12,18 +12,17 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from pipeline.coherence import incoherences
 from pipeline.data.errors import BadInput
-from pipeline.data.records import WeakKind
 from pipeline.engine.faults import BadPlan
 from pipeline.engine.plan import PlannedStage, RunPlan, label_stages, prove
 from pipeline.engine.stage import Resources, Stage, StageConfig
+from pipeline.inputs import input_problems
 from pipeline.models import Models, model_fields
 from pipeline.overrides import apply_overrides, read_config
 from pipeline.problems import did_you_mean, explain
 from pipeline.stages.ingest import Ingest, IngestConfig
-from pipeline.stages.propose import Propose
-from pipeline.stages.pseudo_label import PseudoLabel
-from pipeline.stages.sources import CocoData
+from pipeline.stages.sources import ToyworldData, images_root
 from pipeline.stages.table import STAGES
 
 SHARED = ("data", "weak", "masks", "shots", "seed")  # keys of the file that are ingest's settings
@@ -63,7 +62,7 @@ class Request:
 
 
 def load_plan(request: Request) -> RunPlan:
-    """The plan of a run; BadPlan with all problems at once. Of the user's files, only model weights are read."""
+    """The plan of a run; BadPlan with all problems at once: of the config, and of the files and weights it names."""
     try:
         raw = read_config(request.file)
     except BadInput as error:
@@ -78,35 +77,33 @@ def make_plan(
     lent = lent or {}
     _lay_flags(raw, request)
     problems = apply_overrides(raw, request.settings)
-    try:
-        file = RunFile.model_validate(raw)
-    except ValidationError as error:
-        raise BadPlan((*problems, *explain(error, RunFile, ""))) from error
+    file = _read(raw, problems)
     models = Models(file.models)
-    stages = _stages(file, models, problems)
+    stages = _stages(file, models, request.data_root.resolve(), problems)
     problems += models.problems
     if not problems:
-        problems += [*_placeless(file.weak, stages), *prove(stages, lent)]
+        problems += [*incoherences(file.weak, stages), *prove(stages, lent)]
     if problems:
         raise BadPlan(tuple(problems))
     plan = _plan(file, models, stages, request)
     return replace(plan, lent=lent, resolved=plan.resolved | _named(lent)) if lent else plan
 
 
+def _read(raw: dict[str, JsonValue], problems: list[str]) -> RunFile:
+    """The file's keys. Wrong ones are noted and left out, so that the others are looked at all the same."""
+    try:
+        return RunFile.model_validate(raw)
+    except ValidationError as error:
+        problems += explain(error, RunFile, "")
+        wrong = {item["loc"][0] for item in error.errors()}
+    if "models" in wrong:
+        wrong.add("stages")  # every stage would be told that it names no model
+    right = {key: value for key, value in raw.items() if key in RunFile.model_fields and key not in wrong}
+    return RunFile.model_construct(set(right), **{"data": {}, "stages": [], **right})
+
+
 def _named(lent: Mapping[str, Path]) -> dict[str, JsonValue]:
     return {"lent": {name: str(folder) for name, folder in lent.items()}}
-
-
-def _placeless(weak: str, stages: list[PlannedStage]) -> list[str]:
-    """Labels without a place prompt nothing: a proposer must have found boxes first."""
-    names = [planned.stage.name for planned in stages]
-    if weak not in (WeakKind.NONE, WeakKind.CLASS) or PseudoLabel.name not in names:
-        return []
-    if Propose.name in names[: names.index(PseudoLabel.name)]:
-        return []
-    return [
-        f"weak: {weak} labels have no place: expected a stage `propose` before `pseudo_label`, found none"
-    ]
 
 
 class _Found(NamedTuple):
@@ -116,6 +113,7 @@ class _Found(NamedTuple):
     config: StageConfig
     resources: Resources
     weights: Mapping[str, str]
+    not_in_key: frozenset[str] = frozenset()
 
 
 def _lay_flags(raw: dict[str, JsonValue], request: Request) -> None:
@@ -135,13 +133,16 @@ def _lay_flags(raw: dict[str, JsonValue], request: Request) -> None:
     raw.update({key: value for key, value in flags.items() if value is not None})
 
 
-def _stages(file: RunFile, models: Models, problems: list[str]) -> list[PlannedStage]:
+def _stages(file: RunFile, models: Models, root: Path, problems: list[str]) -> list[PlannedStage]:
     found: list[_Found] = []
     shared = {key: getattr(file, key) for key in SHARED}
-    try:
-        found.append(_Found(Ingest, Ingest.Config.model_validate(shared), Resources.model_validate({}), {}))
-    except ValidationError as error:
-        problems += explain(error, Ingest.Config, "")
+    if "data" in file.model_fields_set:
+        try:
+            ingest = IngestConfig.model_validate(shared)
+            found.append(_Found(Ingest, ingest, Resources.model_validate({}), {}))
+            problems += input_problems(ingest, root)
+        except ValidationError as error:
+            problems += explain(error, Ingest.Config, "")
     for number, entry in enumerate(file.stages):
         if len(entry) != 1:
             problems.append(
@@ -173,12 +174,14 @@ def _stage(
         problems += explain(error, Resources, f"{where}.resources")
         return None
     weights: dict[str, str] = {}
+    unkeyed: set[str] = set()
     for field in model_fields(stage.Config):
         if isinstance(name_of := settings.get(field), str):
             settings[field] = models.spec(name_of, stage.name, f"{where}.{field}")
             weights |= {f"{field}.{role}": digest for role, digest in models.weights(name_of).items()}
+            unkeyed |= {f"{field}.{path}" for path in models.not_in_key(name_of)}
     try:
-        return _Found(stage, stage.Config.model_validate(settings), resources, weights)
+        return _Found(stage, stage.Config.model_validate(settings), resources, weights, frozenset(unkeyed))
     except ValidationError as error:
         problems += explain(error, stage.Config, where)
         return None
@@ -205,7 +208,7 @@ def _plan(file: RunFile, models: Models, stages: list[PlannedStage], request: Re
         stall_timeout=file.stall_timeout,
         stages=tuple(stages),
         data_root=root,
-        images=root / ingest.data.images if isinstance(ingest.data, CocoData) else None,
+        images=None if isinstance(ingest.data, ToyworldData) else images_root(ingest.data, root),
         resolved=resolved,
     )
 

@@ -13,11 +13,15 @@ from pathlib import Path
 from pipeline.data.errors import BadInput
 from pipeline.engine.files import commit_file, commit_text, file_digest
 from pipeline.problems import did_you_mean
-from teachers.sam.load import OFFICIAL_SHA256
+from teachers.identity import OFFICIAL_SHA256
 
 SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything"
 RECORD = "fetched.json"
 SAFE_FILES = ("*.safetensors", "*.json", "*.txt")  # no pickles
+OPEN_CLIP = (
+    "open_clip_model.safetensors"  # open_clip's own names; model.safetensors beside it has transformers'
+)
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -30,20 +34,22 @@ class Download:
 
 @dataclass(frozen=True)
 class Repository:
-    """A model on the Hugging Face hub; only safetensors and text files are taken."""
+    """A model on the Hugging Face hub: its one `file` that a config names or, without it, all safetensors and texts."""
 
     id: str
+    file: str | None = None
 
 
 SOURCES: dict[str, Download | Repository] = {
     "sam_vit_b": Download(f"{SAM_URL}/sam_vit_b_01ec64.pth", OFFICIAL_SHA256["vit_b"]),
     "sam_vit_l": Download(f"{SAM_URL}/sam_vit_l_0b3195.pth", OFFICIAL_SHA256["vit_l"]),
     "sam_vit_h": Download(f"{SAM_URL}/sam_vit_h_4b8939.pth", OFFICIAL_SHA256["vit_h"]),
-    "clip_vit_b_32": Repository("laion/CLIP-ViT-B-32-laion2B-s34B-b79K"),
+    "clip_vit_b_32": Repository("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", OPEN_CLIP),  # text: ViT-B-32
+    "clip_vit_b_16": Repository("laion/CLIP-ViT-B-16-laion2B-s34B-b88K", OPEN_CLIP),  # text: ViT-B-16
     "grounding_dino_tiny": Repository("IDEA-Research/grounding-dino-tiny"),
     "grounding_dino_base": Repository("IDEA-Research/grounding-dino-base"),
-    "resnet_50": Repository("microsoft/resnet-50"),
-    "swin_tiny": Repository("microsoft/swin-tiny-patch4-window7-224"),
+    "resnet_50": Repository("microsoft/resnet-50", WEIGHTS),
+    "swin_tiny": Repository("microsoft/swin-tiny-patch4-window7-224", WEIGHTS),
 }
 
 
@@ -84,12 +90,15 @@ def _fetch_repository(name: str, source: Repository, folder: Path) -> Path:
     record = target / RECORD
     known = json.loads(record.read_text()) if record.exists() else None
     commit = known["commit"] if known else HfApi().model_info(source.id).sha
-    snapshot_download(source.id, revision=commit, local_dir=target, allow_patterns=list(SAFE_FILES))
+    wanted = list(SAFE_FILES) if source.file is None else [source.file]
+    snapshot_download(source.id, revision=commit, local_dir=target, allow_patterns=wanted)
     digests = {
         path.relative_to(target).as_posix(): file_digest(path)
         for path in sorted(target.rglob("*"))
         if path.is_file() and path != record and ".cache" not in path.parts
     }
+    if source.file is not None and source.file not in digests:
+        raise BadInput(f"{source.id}: expected a file {source.file}, found {sorted(digests) or 'none'}")
     if known is None:
         commit_text(
             record, json.dumps({"id": source.id, "commit": commit, "files": digests}, indent=1) + "\n"
@@ -97,7 +106,7 @@ def _fetch_repository(name: str, source: Repository, folder: Path) -> Path:
     else:
         for path, digest in known["files"].items():
             _compare(str(target / path), digests.get(path, "nothing"), digest)
-    return target
+    return target if source.file is None else target / source.file
 
 
 def _compare(what: str, found: str, expected: str) -> None:

@@ -57,9 +57,17 @@ class Models:
             try:
                 self._weights[name] = self._identity(self._specs[name])
             except BadInput as error:
-                self.problems.append(f"models.{name}: {error}")
+                self.problems += [f"models.{name}.{line}" for line in str(error).splitlines()]
                 self._weights[name] = {}
         return self._weights[name]
+
+    def not_in_key(self, name: str) -> frozenset[str]:
+        """The paths within a stage config's model that no key holds: its name, and the settings that say so."""
+        spec = self._specs.get(name)
+        settings: frozenset[str] = frozenset()
+        if spec is not None:
+            settings = getattr(_settings(spec.use), "not_in_key", settings)
+        return frozenset({"name", *(f"settings.{key}" for key in settings)})
 
     def _identity(self, spec: ModelSpec) -> Mapping[str, str]:
         return teachers.identity(spec) if spec.use in teachers.ENTRIES else students.identity(spec)
@@ -77,9 +85,7 @@ class Models:
                 f"{where}.use: unknown catalog entry {use!r}, {did_you_mean(str(use), known)}"
             )
             return
-        settings = (
-            teachers.ENTRIES[use].Settings if use in teachers.ENTRIES else students.ENTRIES[use].Settings
-        )
+        settings = _settings(use)
         self._kinds[name] = teachers.ENTRIES[use].kind if use in teachers.ENTRIES else STUDENT
         try:
             full = settings.model_validate(entry).model_dump(mode="json")
@@ -87,3 +93,8 @@ class Models:
             self.problems += explain(error, settings, where)
             return
         self._specs[name] = ModelSpec(name=name, use=use, settings=full)
+
+
+def _settings(use: str) -> type[BaseModel]:
+    """The settings class of a catalog entry, teacher, proposer or student."""
+    return teachers.ENTRIES[use].Settings if use in teachers.ENTRIES else students.ENTRIES[use].Settings

@@ -10,7 +10,8 @@ import typer
 File = Annotated[Path, typer.Argument(help="The run's config.")]
 Weak = Annotated[str | None, typer.Option("--weak", help="none, class, point+class or box+class.")]
 Masks = Annotated[
-    str | None, typer.Option("--masks", help="Share of train images with human masks, e.g. 10%.")
+    str | None,
+    typer.Option("--masks", help="Share of train images with human masks, e.g. 10%; all: see README."),
 ]
 Shots = Annotated[int | None, typer.Option("--shots", help="Number of them, instead of --masks.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Set a config key: a.b=value. May be repeated.")]
@@ -23,6 +24,8 @@ Data = Annotated[
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Json = Annotated[Path, typer.Option("--json", help="A COCO file.")]
 Images = Annotated[Path, typer.Option("--images", help="The folder of its images.")]
+ImagesArgument = Annotated[Path | None, typer.Argument(help="A folder of images, if not given as --images.")]
+ImagesOption = Annotated[Path | None, typer.Option("--images", help="The same as the argument.")]
 RUNS = Path("runs")
 STORE = RUNS / ".store"
 HERE = Path()

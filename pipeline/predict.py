@@ -1,4 +1,4 @@
-"""A trained student on photos, outside of a run: COCO results, and scores against a COCO file."""
+"""A trained student on photos, outside of a run: COCO results."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,30 +6,32 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from pipeline.data.coco import CocoFile, read_records
-from pipeline.data.coco_ap import Detection, coco_ap, detections
+from pipeline.data.coco import CocoFile
+from pipeline.data.coco_ap import Detection, detections
 from pipeline.data.errors import BadInput
 from pipeline.data.images import read_upright
-from pipeline.data.matching import matched_miou
 from pipeline.data.records import Record, Role
 from pipeline.engine.files import commit_file
+from pipeline.stages.sources import find_photos
 from students.protocols import Student
 from teachers.protocols import Sample
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
-KEYS = frozenset({"image_id", "category_id", "segmentation", "score"})
 BATCH = 4
-Scores = dict[str, float | int | None]
 
 
 @dataclass
 class Prediction:
-    """Predicts lazily; `bad` fills with the images that could not be read, and why, `images` counts the others."""
+    """Predicts lazily; `bad` fills with the images that cannot be used, and why, `images` counts the others."""
 
     student: Student
     photos: Sequence[tuple[int, Path]]
     images: int = 0
     bad: list[str] = field(default_factory=list)
+
+    @property
+    def bad_share(self) -> float:
+        """Share of the images that were left out, once all are predicted."""
+        return len(self.bad) / max(len(self.bad) + self.images, 1)
 
     def __iter__(self) -> Iterator[Detection]:
         samples = self._samples()
@@ -49,17 +51,16 @@ class Prediction:
             yield Sample(Record(image_id, path.name, "", width, height, "", Role.WEAK), image)
 
 
-def list_photos(images: Path, coco: Path | None) -> list[tuple[int, Path]]:
-    """(id, path) of every photo: those a COCO file lists, or all of the folder, numbered from 1 by name."""
+def list_photos(images: Path, coco: Path | None) -> tuple[list[tuple[int, Path]], list[str]]:
+    """(id, path) of every photo: those a COCO file lists, or all of the folder, numbered from 1 by name.
+
+    And why other images of the COCO file cannot be used. BadInput for a file that is none, or a folder without photos.
+    """
     if coco is not None:
         with CocoFile(coco) as file:
-            return [(image.id, images / image.file_name) for image in file.images]
-    if not images.is_dir():
-        raise BadInput(f"{images}: expected a folder of images, found none")
-    found = sorted(path for path in images.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not found:
-        raise BadInput(f"{images}: expected images ({', '.join(sorted(SUFFIXES))}), found none")
-    return list(enumerate(found, start=1))
+            bad = [f"{coco}: {finding}" for finding in file.findings if finding.section == "images"]
+            return [(image.id, images / image.file_name) for image in file.images], bad
+    return list(enumerate(find_photos(images), start=1)), []
 
 
 def write_results(results: Iterable[Detection], out: Path) -> int:
@@ -76,38 +77,3 @@ def write_results(results: Iterable[Detection], out: Path) -> int:
 
     commit_file(out, write)
     return count
-
-
-def score_results(truth: Path, results: Iterable[Detection]) -> Scores:
-    """COCO AP of masks, each 0..1."""
-    return dict(coco_ap(truth, results))
-
-
-def score_file(truth: Path, found: Path) -> Scores:
-    """AP of a COCO results file (a list), or mIoU of a COCO file with pseudo-masks (an object) on its own images."""
-    try:
-        content = json.loads(found.read_bytes())
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{found}: cannot be read as JSON: {error}") from error
-    if isinstance(content, list):
-        for index, result in enumerate(content):
-            lacking = sorted(KEYS - result.keys()) if isinstance(result, dict) else ["an object"]
-            if lacking:
-                raise BadInput(
-                    f"{found}: results[{index}]: expected {', '.join(lacking)}, found {result!r:.80}"
-                )
-        return score_results(truth, content)
-    _, pseudo = read_records(found, split="train", role=Role.WEAK)
-    wanted = {record.image_id: record for record in read_records(truth, split="train", role=Role.VAL)[1]}
-    unknown = [record.image_id for record in pseudo if record.image_id not in wanted]
-    if unknown:
-        raise BadInput(f"{found}: image {unknown[0]} is not in {truth}")
-    scores = matched_miou((wanted[record.image_id] for record in pseudo), pseudo)
-    return {
-        "miou": scores.miou,
-        "miou_images": scores.miou_images,
-        "instances": scores.truths,
-        "pseudo_masks": scores.pseudos,
-        "misses": scores.misses,
-        "false_positives": scores.false_positives,
-    }

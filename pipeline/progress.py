@@ -75,6 +75,29 @@ class LiveDisplay:
         return f"{self._done}/{self._units}"
 
 
+class _Pace:
+    """How fast a job goes and how long it still takes, from what it told since it began to count."""
+
+    def __init__(self) -> None:
+        self._first = self._total = 0
+        self._last: int | None = None
+        self._start = time.monotonic()
+
+    def of(self, done: int, total: int) -> str:
+        """ ", 2.0/s, 30 s left" in so far as it is known; a new total or a smaller count is a new beginning."""
+        now = time.monotonic()
+        if self._last is None or done < self._last or total != self._total:
+            # What is done at the first word may be an earlier run's, so it says nothing about this one's pace.
+            self._first, self._total, self._start = done, total, now
+        self._last = done
+        gone = now - self._start
+        if done == self._first or not gone:
+            return ""
+        rate = (done - self._first) / gone
+        left = f", {max(0, total - done) / rate:.0f} s left" if total else ""
+        return f", {rate:.1f}/s{left}"
+
+
 class PlainDisplay:
     """A line when a stage begins, one every few seconds, one when it ends."""
 
@@ -82,11 +105,13 @@ class PlainDisplay:
         self._label = ""
         self._units = self._done = self._images = self._left = 0
         self._start = self._told = 0.0
+        self._pace = _Pace()
 
     def begin(self, label: str, *, units: int, reused: int, images: int) -> None:
         self._label, self._units, self._done = label, units, reused
         self._images, self._left = 0, images
         self._start = self._told = time.monotonic()
+        self._pace = _Pace()
         if reused < units:
             self._say(f"{units} units, {reused} there already, {images} images")
 
@@ -100,8 +125,9 @@ class PlainDisplay:
         self._now_and_then(f"{self._done}/{self._units} units, {rate:.1f} images/s{left} {note}")
 
     def job(self, done: int, total: int, note: str) -> None:
-        of = f"/{total}" if total else ""
-        self._now_and_then(f"{done}{of} {note}")
+        pace = self._pace.of(done, total)
+        count = f"{done}/{total} " if total else f"{done} " if done else ""
+        self._now_and_then(f"{count}{note}".rstrip() + pace)
 
     def end(self, label: str, *, seconds: float, images: int) -> None:  # noqa: ARG002
         self._say(f"done, {self._units} units, {seconds:.1f} s")

@@ -3,8 +3,9 @@
 Each makes the config of a run with few stages, so that keys, resume, quarantine and signals are those of every run.
 """
 
+import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -18,13 +19,23 @@ from pipeline.data.records import WeakKind
 from pipeline.engine.files import remove, temp_name
 from pipeline.engine.plan import RunPlan
 from pipeline.engine.rundir import CONFIG, LOG, RunFolder
+from pipeline.engine.runner import read_ontology
 from pipeline.engine.status import find_results
 from pipeline.problems import did_you_mean
+from pipeline.report.documents import SummaryFile
+from pipeline.stages import sources
+from pipeline.stages.ingest import ALL, IngestConfig
 from students import catalog as students
 from students.card import CARD
 from teachers import catalog as teachers
 
 TEACHER_CARD = "teacher.json"
+PROPOSER = "tiny_grounder"
+LABELLING = ("propose", "pseudo_label", "filter")
+NOT_TAKEN = (
+    "model",
+    "resources",
+)  # of a run's stage: the model is taken apart from it, the machine is another
 EXPORT = Path("export", "coco")
 Entry = dict[str, JsonValue]
 
@@ -37,6 +48,10 @@ class Photos:
     images: Path
     val_json: Path | None = None
     val_images: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return self.json.stem
 
     def data(self) -> Entry:
         """The `data:` of a config."""
@@ -53,15 +68,39 @@ class Photos:
 
 
 @dataclass(frozen=True)
+class Folder:
+    """Images of which nothing is known, and the classes to look for: name -> id."""
+
+    images: Path
+    classes: dict[str, int]
+
+    def data(self) -> Entry:
+        """The `data:` of a config."""
+        return {"source": "folder", "images": str(self.images.resolve()), "classes": dict(self.classes)}
+
+    @property
+    def name(self) -> str:
+        return self.images.resolve().name
+
+
+@dataclass(frozen=True)
 class Found:
-    """A model named on the command line: its config entry, and the artifacts that hold what it learned."""
+    """A teacher named on the command line: its config entry, and the artifacts that hold what it learned.
+
+    Of a run also its proposer, the settings of its labelling stages by name, and its classes, name -> id.
+    """
 
     entry: Entry
     lent: dict[str, Path]
+    proposer: Entry | None = None
+    settings: dict[str, Entry] = field(default_factory=dict)
+    classes: dict[str, int] = field(default_factory=dict)
 
 
 def plan_training(student: str, photos: Photos, request: Request) -> RunPlan:
-    """A run that trains a catalog's student on all masks of a COCO file, and scores it if there is a val file."""
+    """A run that trains a catalog's student on the images of a COCO file whose objects all have masks, a human's or an
+    export's, and scores it if there is a val file.
+    """
     known = students.names()
     if student not in known:
         raise BadInput(f"student {student!r}: no catalog entry, {did_you_mean(student, known)}")
@@ -69,27 +108,33 @@ def plan_training(student: str, photos: Photos, request: Request) -> RunPlan:
     if photos.val_json is not None:
         stages.append({"evaluate": {}})
     raw: Entry = {
-        "name": f"train-{photos.json.stem}",
+        "name": f"train-{_safe(photos.name)}",
         "data": photos.data(),
         "weak": WeakKind.NONE.value,
-        "masks": "100%",
+        "masks": ALL,
         "models": {"student": {"use": student}},
         "stages": stages,
     }
     return make_plan(raw, request)
 
 
-def plan_labelling(teacher: str, proposer: str, photos: Photos, request: Request) -> RunPlan:
-    """A run that gives every image of a COCO file pseudo-masks from its weak labels, and exports them."""
-    found = find_teacher(teacher)
-    weak = request.weak or WeakKind.POINT.value
-    stages: list[JsonValue] = [{"pseudo_label": {"model": "teacher"}}, {"filter": {}}, {"export": {}}]
+def plan_labelling(found: Found, proposer: str | None, photos: Photos | Folder, request: Request) -> RunPlan:
+    """A run that gives every image pseudo-masks from its weak labels, and exports them.
+
+    A proposer not named is that of the teacher's run, if it comes from one.
+    """
+    weak = request.weak or (WeakKind.NONE if isinstance(photos, Folder) else WeakKind.POINT).value
     models: Entry = {"teacher": found.entry}
+    stages: list[JsonValue] = [
+        {"pseudo_label": {"model": "teacher", **found.settings.get("pseudo_label", {})}},
+        {"filter": found.settings.get("filter", {})},
+        {"export": {}},
+    ]
     if weak != WeakKind.BOX.value:
-        models["proposer"] = {"use": proposer}
-        stages.insert(0, {"propose": {"model": "proposer"}})
+        models["proposer"] = {"use": proposer} if proposer else found.proposer or {"use": PROPOSER}
+        stages.insert(0, {"propose": {"model": "proposer", **found.settings.get("propose", {})}})
     raw: Entry = {
-        "name": f"label-{photos.json.stem}",
+        "name": f"label-{_safe(photos.name)}",
         "data": photos.data(),
         "weak": weak,
         "masks": "0%",
@@ -97,6 +142,22 @@ def plan_labelling(teacher: str, proposer: str, photos: Photos, request: Request
         "stages": stages,
     }
     return make_plan(raw, request, lent=found.lent)
+
+
+def photos_to_label(images: Path, coco: Path | None, classes: str | None, found: Found) -> Photos | Folder:
+    """What a COCO file lists or, without one, the whole folder; BadInput if it is not known what to look for."""
+    if coco is not None:
+        if classes is not None:
+            raise BadInput(f"--classes: the classes are those of --json {coco}; expected one of the two")
+        return Photos(coco, images)
+    named = {
+        name.strip(): number for number, name in enumerate((classes or "").split(","), 1) if name.strip()
+    }
+    if not (named or found.classes):
+        raise BadInput(
+            "label: nothing says what to look for; expected --json FILE, --classes a,b,c or a run folder as --teacher"
+        )
+    return Folder(images, named or found.classes)
 
 
 def find_teacher(text: str) -> Found:
@@ -111,7 +172,7 @@ def find_teacher(text: str) -> Found:
             for name, stage in (("teacher", "finetune_teacher"), ("gate", "gate"))
             for path in find_results(folder, stage).values()
         }
-        return Found(_model_of(folder, "pseudo_label"), lent)
+        return _found_in_run(folder, lent)
     if (folder / TEACHER_CARD).is_file():
         from teachers.heads import read_teacher
 
@@ -141,16 +202,30 @@ def find_student(text: str) -> Path:
     raise BadInput(f"student {text!r}: expected a folder with {CARD} or a run folder, found neither")
 
 
-def _model_of(run: Path, stage: str) -> Entry:
-    """The config entry of the model that a run's stage used."""
+def _found_in_run(run: Path, lent: dict[str, Path]) -> Found:
+    """The teacher as a run used it: with its proposer, thresholds and classes."""
     config = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
-    for entry in config["stages"]:
-        if stage in entry:
-            found: Entry = config["models"][entry[stage]["model"]]
-            return found
-    raise BadInput(
-        f"{run / CONFIG}: expected a stage `{stage}`, found {[next(iter(e)) for e in config['stages']]}"
+    stages: dict[str, Entry] = {name: entry[name] for entry in config["stages"] for name in entry}
+    if "pseudo_label" not in stages:
+        raise BadInput(f"{run / CONFIG}: expected a stage `pseudo_label`, found {', '.join(stages)}")
+    dataset = find_results(run, "ingest")
+    ontology = read_ontology(next(iter(dataset.values())) / "dataset" / "ontology.json") if dataset else None
+    return Found(
+        config["models"][stages["pseudo_label"]["model"]],
+        lent,
+        config["models"][stages["propose"]["model"]] if "propose" in stages else None,
+        {
+            name: {key: value for key, value in stages[name].items() if key not in NOT_TAKEN}
+            for name in LABELLING
+            if name in stages
+        },
+        {c.name: c.id for c in ontology.categories} if ontology else {},
     )
+
+
+def _safe(name: str) -> str:
+    """A file's or folder's name as a run's may be."""
+    return re.sub(r"[^A-Za-z0-9._+-]", "_", name)
 
 
 def copy_export(run: Path, out: Path) -> int:
@@ -188,8 +263,15 @@ def _copy_split(coco: Path, images: Path, out: Path) -> int:
 
 def images_root(run: Path) -> Path:
     """The folder that the file names in a run's COCO files start from."""
-    data: dict[str, str] = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))["data"]
+    config = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+    data = IngestConfig.model_validate({key: config.get(key) for key in ("data", "masks", "shots")}).data
     log = RunFolder(run).read_log()
-    if log is not None and data["source"] == "coco":
-        return Path(log.data_root) / data["images"]
+    if log is not None and not isinstance(data, sources.ToyworldData):
+        return sources.images_root(data, Path(log.data_root))
     return next(iter(find_results(run, "ingest").values())) / "dataset" / "images"
+
+
+def notes_of(run: Path) -> list[str]:
+    """What ingest noted on a run's images."""
+    folder = next(iter(find_results(run, "ingest").values()))
+    return SummaryFile.read(folder / "dataset" / "summary.json").notes

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.data.masks import encode, tight_box
+from pipeline.data.masks import area, encode, tight_box
 from pipeline.data.records import RLE, Instance, Source
 from students.window import Window
 
@@ -57,12 +57,9 @@ def _masks(
         logits = F.interpolate(mask_logits[chunk][None], (size, size), mode="bilinear", align_corners=False)
         logits = logits[:, :, : window.height, : window.width]
         logits = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)[0]
-        masks = logits > 0
-        areas = masks.sum((1, 2))
-        means = (logits.sigmoid() * masks).sum((1, 2)) / areas.clamp(min=1)
-        for query, mask, mean, area in zip(
-            chunk, masks.cpu().numpy(), means.tolist(), areas.tolist(), strict=True
-        ):
-            if area:
-                found[query] = (encode(mask), mean)
+        for query, values in zip(chunk, logits, strict=True):
+            inside = values > 0
+            rle = encode(inside.cpu().numpy())
+            if area(rle):  # the sigmoid, the dear part, only where it counts
+                found[query] = (rle, float(values[inside].sigmoid().mean()))
     return found

@@ -60,7 +60,11 @@ class Mask2Former:
             raise ValueError(f"the Mask2Former student trains in one process, got {context.world}")
         index = {class_id: i for i, class_id in enumerate(self.ontology.ids)}
         pool = write_pool(
-            data, context.workdir / "pool.arrow", class_index=index, filter_empty=self.recipe.filter_empty
+            data,
+            context.workdir / "pool.arrow",
+            class_index=index,
+            filter_empty=self.recipe.filter_empty,
+            progress=context.progress,
         )
         loader = Loader(
             pool=pool,
@@ -119,8 +123,8 @@ class Mask2Former:
     def _save(self, model: Mask2FormerForUniversalSegmentation, out: Path) -> None:
         state = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(state, out / WEIGHTS)
-        # Where the first weights came from is another machine's path, and of no use to one who predicts.
-        settings = self.settings.model_dump(mode="json", exclude={"weights"})
+        # The same student, wherever its first weights lay and however often it was saved.
+        settings = self.settings.model_dump(mode="json", exclude=set(self.settings.not_in_key))
         write_card(Card(use=MASK2FORMER, settings=settings, categories=self.ontology.categories), out)
 
 
@@ -128,7 +132,8 @@ def open_artifact(artifact: Path, *, device: str) -> Mask2Former:
     """The fitted student in an artifact's folder, with the classes it was trained on; `BadInput` if it is broken."""
     card = read_card(artifact)
     try:
-        settings = Mask2FormerSettings.model_validate(card.settings)
+        # It needs no backbone's file: all weights are in the artifact.
+        settings = Mask2FormerSettings.model_validate({**card.settings, "from_scratch": True})
         state = load_file(artifact / WEIGHTS, device=device)
         return Mask2Former(settings, ontology=card.ontology, device=device, state=state)
     except (OSError, SafetensorError, ValidationError, RuntimeError) as error:

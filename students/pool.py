@@ -3,7 +3,7 @@
 Which images make up a step depends on (seed, step) alone: a resumed training sees what an unbroken one would have.
 """
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,16 +40,22 @@ class RecordPool:
 
 
 def write_pool(
-    data: Records, path: Path, *, class_index: Mapping[int, int], filter_empty: bool
+    data: Records,
+    path: Path,
+    *,
+    class_index: Mapping[int, int],
+    filter_empty: bool,
+    progress: Callable[[int, int, str], None],
 ) -> RecordPool:
     """Writes the usable records of `data` to `path` and opens them; images in quarantine are never usable.
 
-    `filter_empty` leaves out images without a target. `BadInput` for a class the ontology lacks, or if none is left.
+    `filter_empty` leaves out images without a target. `progress(done, total, note)` hears of every record. `BadInput`
+    for a class the ontology lacks, or if none is left.
     """
     path.unlink(missing_ok=True)  # never rewrite a file that an earlier pool may still have mapped
     writer: pa.ipc.RecordBatchFileWriter | None = None
     with pa.OSFile(str(path), "wb") as sink:
-        for rows in _chunks(_usable(data, class_index, filter_empty=filter_empty)):
+        for rows in _chunks(_usable(_told(data, progress), class_index, filter_empty=filter_empty)):
             table = to_table(rows)
             writer = writer or pa.ipc.new_file(sink, table.schema)
             writer.write_table(table, max_chunksize=_ROWS)
@@ -104,7 +110,15 @@ class Loader:
         return [threads.submit(self.example, step, slot, record) for slot, record in enumerate(records)]
 
 
-def _usable(data: Records, class_index: Mapping[int, int], *, filter_empty: bool) -> Iterator[Record]:
+def _told(data: Records, progress: Callable[[int, int, str], None]) -> Iterator[Record]:
+    for done, record in enumerate(data, start=1):
+        progress(done, len(data), "images to learn from")
+        yield record
+
+
+def _usable(
+    data: Iterable[Record], class_index: Mapping[int, int], *, filter_empty: bool
+) -> Iterator[Record]:
     for record in data:
         if record.dropped is None and (labels_of(record, class_index).found or not filter_empty):
             yield record

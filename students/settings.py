@@ -5,9 +5,9 @@ Sources: Cheng et al. 2022 (Mask2Former) and its official COCO configuration; Da
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 MASK2FORMER = "mask2former"  # its name in the catalog
 Variant = Literal["tiny", "r50", "swin_t"]
@@ -85,22 +85,41 @@ RECIPES: dict[Variant, Recipe] = {"tiny": TINY, "r50": PAPER, "swin_t": PAPER}
 
 
 class Mask2FormerSettings(BaseModel):
-    """What a user may choose; a number left out is the variant's own (`students.recipes`).
+    """What a user may choose; a number left out is the variant's own (`RECIPES`).
 
-    `weights`: local safetensors file of a backbone or a whole model. `steps` moves the drops of the learning rate with
-    it. `amp`: bfloat16 on a GPU; on a CPU only with `cpu_bf16`, as it pays off only where the CPU has it in hardware.
+    `weights`: local safetensors file of a backbone or a whole model; the paper's variants are made for a pretrained
+    backbone and need it, unless `from_scratch` says that random weights are meant. `steps` moves the drops of the
+    learning rate with it. `amp`: bfloat16 on a GPU; on a CPU only with `cpu_bf16`, as it pays off only where the CPU
+    has it in hardware. `checkpoint_every`: steps between saved states.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    # The digest of the weights is; the rest changes nothing that a trained student shows.
+    not_in_key: ClassVar[frozenset[str]] = frozenset({"weights", "from_scratch", "checkpoint_every"})
     variant: Variant = "tiny"
-    weights: Path | None = None
+    from_scratch: bool = False
+    weights: Path | None = Field(default=None, validate_default=True)
     steps: int | None = Field(default=None, ge=1)
     batch_size: int | None = Field(default=None, ge=1)
     lr: float | None = Field(default=None, gt=0)
     filter_empty: bool | None = None
     amp: bool = True
     cpu_bf16: bool = False
+    checkpoint_every: int | None = Field(default=None, ge=1)
+
+    @field_validator("weights")
+    @classmethod
+    def _backbone_is_known(cls, weights: Path | None, info: ValidationInfo) -> Path | None:
+        variant, from_scratch = info.data.get("variant", "tiny"), info.data.get("from_scratch", False)
+        if variant != "tiny" and weights is None and not from_scratch:
+            raise ValueError(
+                f"{variant} needs the safetensors file of a pretrained backbone; "
+                "`from_scratch: true` starts from random weights instead"
+            )
+        if weights is not None and from_scratch:
+            raise ValueError("expected a file, or `from_scratch: true`, found both")
+        return weights
 
     def recipe(self) -> Recipe:
         """The variant's recipe with this user's numbers."""
@@ -113,6 +132,7 @@ class Mask2FormerSettings(BaseModel):
             batch=base.batch if self.batch_size is None else self.batch_size,
             lr=base.lr if self.lr is None else self.lr,
             filter_empty=base.filter_empty if self.filter_empty is None else self.filter_empty,
+            checkpoint_every=self.checkpoint_every or base.checkpoint_every,
         )
 
     def bf16(self, device: str) -> bool:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from pipeline.data.errors import BadInput
-from pipeline.data.images import read_upright
 from pipeline.data.masks import decode
+from pipeline.data.photos import read_unchanged
 from pipeline.data.records import RLE, Box, Instance, Record
 from students.window import Window, canvas_image, canvas_masks
 
@@ -91,10 +91,10 @@ def load_example(
 ) -> Example:
     """Reads an image and its masks onto the canvas; targets of which the window shows nothing are left out.
 
-    `BadInput` if the image cannot be read or its size is not the record's.
+    `BadInput` if the image cannot be read, is no longer that of ingest, or its size is not the record's.
     """
     path = images_root / record.uri
-    image = read_upright(path).image
+    image = read_unchanged(path, record.sha256)
     if image.shape[:2] != (record.height, record.width):
         raise BadInput(
             f"{path}: image is {image.shape[1]}x{image.shape[0]}, its record says {record.width}x{record.height}"

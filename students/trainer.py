@@ -48,7 +48,7 @@ class Training:
         """
         optimizer = make_optimizer(self.model, self.recipe)
         path = context.workdir / CHECKPOINT
-        recipe = json.dumps({**asdict(self.recipe), "bf16": self.bf16, "seed": loader.seed}, sort_keys=True)
+        recipe = _recipe_text(self.recipe, bf16=self.bf16, seed=loader.seed)
         progress = load_checkpoint(path, self.model, optimizer, recipe=recipe)
         device = str(self.model.class_predictor.weight.device)
         before = progress.seconds
@@ -125,6 +125,12 @@ def write_losses(progress: Progress, out: Path) -> Metrics:
         "loss_last": float(np.mean(progress.losses[-window:])),
         "seconds": round(progress.seconds, 1),
     }
+
+
+def _recipe_text(recipe: Recipe, *, bf16: bool, seed: int) -> str:
+    """All that the bits of a training follow from; how often it is saved is not among it."""
+    numbers = {name: value for name, value in asdict(recipe).items() if name != "checkpoint_every"}
+    return json.dumps({**numbers, "bf16": bf16, "seed": seed}, sort_keys=True)
 
 
 def _decays(model: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]:

@@ -59,6 +59,10 @@ class Answerer:
                 raise BadInput(f"variant {variant!r} has no tuned head; tuned are {list(self._tuned)}")
         self._choices = dict(choices)
 
+    def is_tuned(self, variant: str) -> bool:
+        """Whether a tuned head answers for a variant, not plain SAM."""
+        return self._head(variant) is not self._plain
+
     def look(self, batch: Sequence[Sample]) -> View:
         """The encoder pass."""
         embeddings = self.predictor.embed([sample.image for sample in batch])

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Ontology
-from teachers.identity import GROUNDING_DINO_FILE, file_sha256, identity_of
+from teachers.identity import GROUNDING_DINO_FILE, file_sha256, identity_of, weights_digest
 from teachers.protocols import Proposer, Teacher
 from teachers.settings import (
     ClassAwareSettings,
@@ -48,12 +48,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Entry:
-    """One kind of model. `identity` tells what the weights that settings name are, by content."""
+    """One kind of model. `identity` tells what the weights that settings name are, by content.
+
+    `tunable`: whether `finetune_teacher` and `gate` can work on it.
+    """
 
     kind: Kind
     Settings: type[BaseModel]
     build: Callable[[BaseModel, Place], Teacher | Proposer]
     identity: Callable[[BaseModel], Mapping[str, str]]
+    tunable: bool = False
 
 
 def names(kind: Kind) -> tuple[str, ...]:
@@ -96,7 +100,10 @@ def load_proposer(
 
 
 def identity(spec: ModelSpec) -> Mapping[str, str]:
-    """Digests of the weights a spec stands for, by role; what a key must hold besides the settings' paths."""
+    """Digests of the weights a spec stands for, by role: what a key holds in place of the settings' `not_in_key`.
+
+    BadInput, one line a problem, each starting with the key it is about.
+    """
     return _entry(spec, None).identity(check(spec))
 
 
@@ -151,9 +158,10 @@ def _build_grounding_dino(settings: BaseModel, place: Place) -> Proposer:
 def _grounding_dino_identity(settings: BaseModel) -> Mapping[str, str]:
     assert isinstance(settings, GroundingDinoSettings)
     weights = settings.checkpoint / GROUNDING_DINO_FILE
-    if not weights.is_file():
-        raise BadInput(f"grounding_dino: {weights}: no such file")
-    return {"grounding_dino": file_sha256(weights)}
+    found = {"grounding_dino": weights_digest(weights, pickles=(), expected=settings.sha256)}
+    texts = (path for path in settings.checkpoint.iterdir() if path.suffix in (".json", ".txt"))
+    # Configuration, tokenizer and image processor decide the boxes as much as the weights do.
+    return found | {f"grounding_dino/{path.name}": file_sha256(path) for path in sorted(texts)}
 
 
 def _build_tiny_grounder(settings: BaseModel, place: Place) -> Proposer:
@@ -171,7 +179,9 @@ def _tiny_grounder_identity(_: BaseModel) -> Mapping[str, str]:
 
 
 ENTRIES: dict[str, Entry] = {
-    "class_aware_sam": Entry("teacher", ClassAwareSettings, _build_class_aware_sam, _sam_identity),
+    "class_aware_sam": Entry(
+        "teacher", ClassAwareSettings, _build_class_aware_sam, _sam_identity, tunable=True
+    ),
     "sam": Entry("teacher", SamSettings, _build_sam, _sam_identity),
     "grounding_dino": Entry(
         "proposer", GroundingDinoSettings, _build_grounding_dino, _grounding_dino_identity

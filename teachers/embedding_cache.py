@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.errors import BadInput
-from pipeline.data.images import read_upright
+from pipeline.data.photos import read_unchanged
 from pipeline.engine.context import Stopped, TrainContext
 from teachers.sam.pixels import Frame
 from teachers.sam.predictor import Embeddings, SamPredictor
@@ -87,7 +87,7 @@ class EmbeddingCache:
         return features.half() if self._dtype is np.float16 else features
 
     def _read(self, image: TrainingImage) -> np.ndarray:
-        pixels = read_upright(self._root / image.uri).image
+        pixels = read_unchanged(self._root / image.uri, image.sha256)
         if pixels.shape[:2] != (image.height, image.width):
             found = f"{pixels.shape[1]}x{pixels.shape[0]}"
             raise BadInput(f"image {image.uri}: expected {image.width}x{image.height}, found {found}")

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from pipeline.data import masks
 from pipeline.data.errors import BadInput
+from pipeline.engine import files
 from pipeline.engine.context import Stopped
 from teachers.class_texts import ClassTexts
 from teachers.embedding_cache import EmbeddingCache
 from teachers.heads import fill, trained_parameters
-from teachers.losses import CE_WEIGHT, DICE_WEIGHT, PointSampling, choose_points, mask_losses, point_sample
+from teachers.losses import PointSampling, choose_points, point_sample, weighed
 from teachers.sam.predictor import Ask, Head, SamPredictor
 from teachers.settings import ClassAwareSettings
 from teachers.training_set import Target
@@ -83,7 +84,7 @@ class HeadTrainer:
 
     def _step(self, step: int) -> float:
         settings = self._task.bench.settings
-        dropped = step >= settings.decay_at * settings.steps
+        dropped = step >= settings.decay_step
         for group in self._optimizer.param_groups:
             group["lr"] = settings.lr * (settings.decay if dropped else 1.0)
         loss = batch_loss(self._task, step)
@@ -105,6 +106,7 @@ class HeadTrainer:
         temporary = self._checkpoint.with_suffix(".tmp")
         temporary.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: value.cpu().contiguous() for name, value in state.items()}, temporary)
+        files.sync(temporary)  # else a power cut may leave the name without the bytes
         temporary.replace(self._checkpoint)
 
     def _resume(self) -> None:
@@ -155,8 +157,7 @@ def batch_loss(task: HeadTask, step: int) -> Tensor:
     sampling = PointSampling(task.bench.settings.points)
     points = choose_points(logits.detach(), sampling, generator, extent=extent)
     labels = _labels(targets, points.cpu() / extent[:, None, :]).to(logits.device)
-    cross_entropy, dice = mask_losses(point_sample(logits, points), labels)
-    return (CE_WEIGHT * cross_entropy + DICE_WEIGHT * dice).mean()
+    return weighed(point_sample(logits, points), labels)
 
 
 def _labels(targets: list[Target], points: Tensor) -> Tensor:

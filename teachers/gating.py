@@ -41,6 +41,11 @@ class GatedTeacher(Protocol):
     folds: tuple[Fold, ...]
 
     @property
+    def variants(self) -> tuple[str, ...]:
+        """Variants that its settings have, tuned or not."""
+        ...
+
+    @property
     def tuned_variants(self) -> tuple[str, ...]:
         """Variants that have a tuned head."""
         ...

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
     GroundingDinoForObjectDetection,
@@ -30,13 +30,39 @@ SPECIAL_TOKENS = {
 }  # fixed in the model, which parts names there
 
 
+class _KeptBackbone(nn.Module):
+    """The image backbone, which sees no text: asked again about the same tensor, it answers from memory."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self._asked: Tensor | None = None
+        self._answer: tuple[list[tuple[Tensor, Tensor]], list[Tensor]] = ([], [])
+
+    @property
+    def position_embedding(self) -> nn.Module:
+        """The model makes embeddings of its own further levels with it."""
+        embedding: nn.Module = self.backbone.get_submodule("position_embedding")
+        return embedding
+
+    def forward(
+        self, pixel_values: Tensor, pixel_mask: Tensor
+    ) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:
+        """Features with masks, and position embeddings, of each level."""
+        if self._asked is not pixel_values:
+            self._answer = self.backbone(pixel_values, pixel_mask)
+            self._asked = pixel_values
+        features, positions = self._answer
+        return features, list(positions)  # Trap: the model appends its further levels to the list it gets.
+
+
 class GroundingDino:
     """Boxes of named classes; the class of a box comes from the tokens of each name, never from a decoded phrase.
 
     The score of class k at a query is the mean over k's tokens of the sigmoid of their logits, the box gets the class
     of the highest one (the official positive-map evaluation). Images go through one by one, so that none depends on
-    its neighbours. Names beyond the token limit go into further captions, one whole forward pass each: the model fuses
-    text into the image features from its first layer on, so passes share nothing worth keeping.
+    its neighbours. Names beyond the token limit go into further captions, for which the image's backbone features are
+    kept; the encoder behind the backbone fuses text and image and runs anew.
     """
 
     def __init__(
@@ -49,6 +75,7 @@ class GroundingDino:
         device: str = "cpu",
     ) -> None:
         self._model = model.requires_grad_(False).train(False).to(device)
+        self._model.model.backbone = _KeptBackbone(model.model.backbone)
         self._tokenizer, self._image_processor, self._device = tokenizer, image_processor, device
         self._vocabulary = Vocabulary(ontology)
         self._limit = min(MAX_TOKENS, model.config.max_text_len)

@@ -29,14 +29,6 @@ def compare(answerer: Answerer, samples: Sequence[Sample], *, seed: int) -> dict
     }
 
 
-def score_variant(
-    answerer: Answerer, variant: str, samples: Sequence[Sample], *, seed: int, zero_shot: bool = False
-) -> list[float]:
-    """One variant's IoUs on all human masks of `samples`, prompted as in `compare`."""
-    view = answerer.look(samples)
-    return _ious(answerer, variant, _targets(samples, seed), view, zero_shot=zero_shot)
-
-
 def _targets(samples: Sequence[Sample], seed: int) -> list[tuple[Target, int]]:
     """Human masks of a batch, each with the seed of its random pixel."""
     return [

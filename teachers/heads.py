@@ -67,15 +67,20 @@ def trained_parameters(head: Head) -> dict[str, nn.Parameter]:
     return named
 
 
+def head_path(folder: Path, variant: str) -> Path:
+    """Where an artifact keeps a variant's head."""
+    return folder / f"{variant}.safetensors"
+
+
 def save_head(head: Head, folder: Path, variant: str) -> None:
     """Write `<variant>.safetensors`."""
     weights = {name: value.detach().cpu().contiguous() for name, value in trained_parameters(head).items()}
-    save_file(weights, folder / f"{variant}.safetensors")
+    save_file(weights, head_path(folder, variant))
 
 
 def load_head(sam: Sam, folder: Path, variant: str, *, settings: ClassAwareSettings, text_width: int) -> Head:
     """A tuned head, frozen; BadInput naming the file when it is missing, damaged or made for another model."""
-    path = folder / f"{variant}.safetensors"
+    path = head_path(folder, variant)
     head = new_head(sam, variant, settings, text_width=text_width, seed=0)
     try:
         fill(trained_parameters(head), load_file(path))

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-N_POINTS = 12544  # 112 * 112, Mask2Former
+from teachers.settings import PAPER_POINTS
+
 OVERSAMPLE = 3.0
 IMPORTANCE = 0.75
 CE_WEIGHT = 5.0
@@ -21,7 +22,7 @@ DICE_WEIGHT = 5.0
 class PointSampling:
     """How many points a mask's loss looks at, and how many of them are sought where the mask is unsure."""
 
-    n_points: int = N_POINTS
+    n_points: int = PAPER_POINTS
     oversample: float = OVERSAMPLE
     importance: float = IMPORTANCE
 
@@ -62,14 +63,7 @@ def mask_losses(point_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return cross_entropy, dice
 
 
-def point_sampled_loss(
-    logits: Tensor, masks: Tensor, *, generator: torch.Generator, sampling: PointSampling | None = None
-) -> Tensor:
-    """5 * CE + 5 * dice of `logits` (N, h, w) against `masks` (N, H, W) in {0, 1}, mean over the N masks.
-
-    Both show the same frame; their resolutions may differ.
-    """
-    points = choose_points(logits.detach(), sampling or PointSampling(), generator)
-    labels = point_sample(masks.to(logits.dtype), points)
-    cross_entropy, dice = mask_losses(point_sample(logits, points), labels)
+def weighed(point_logits: Tensor, labels: Tensor) -> Tensor:
+    """5 * CE + 5 * dice at the points, mean over the N masks (Das et al. 2024)."""
+    cross_entropy, dice = mask_losses(point_logits, labels)
     return (CE_WEIGHT * cross_entropy + DICE_WEIGHT * dice).mean()

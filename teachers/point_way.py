@@ -28,7 +28,7 @@ def refined_prompts(
     if not clicks:
         return []
     stands = [_first_on_object(click.points) for click in clicks]
-    refined = refine(
+    matches = refine(
         np.array([(point.x, point.y) for point in stands]),
         np.array([_NO_BOX if box is None else box for box in sam_boxes]),
         classes=[click.class_id for click in clicks],
@@ -39,7 +39,7 @@ def refined_prompts(
     )
     return [
         (_prompt(click, box, match, proposals), match)
-        for click, box, match in zip(clicks, sam_boxes, refined.matches, strict=True)
+        for click, box, match in zip(clicks, sam_boxes, matches, strict=True)
     ]
 
 

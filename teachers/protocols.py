@@ -32,12 +32,12 @@ class Proposer(Protocol):
 
 
 class Teacher(Protocol):
-    """Turns weak labels (already refined into the record's prompts) into instances with masks."""
+    """Turns the weak labels of records, and the proposals on them, into instances with masks."""
 
     def fit(self, data: Records, context: TrainContext) -> Metrics:
         """Tune on human-masked records; writes weights into `context.out`; resumes from `context.workdir`."""
         ...
 
     def label(self, batch: Sequence[Sample]) -> list[list[Instance]]:
-        """One list of instances (rle, prompt, score, pred_iou, stability) per sample, in the order of its prompts."""
+        """A list of instances (rle, prompt, score, pred_iou, stability) a sample: labels in their order, proposals."""
         ...

@@ -1,7 +1,6 @@
 """Algorithm 1 of Das et al. 2024: which detector box, if any, takes the place of the box of a point's own SAM mask."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -9,28 +8,11 @@ from scipy.optimize import linear_sum_assignment
 
 from pipeline.data.boxes import iou_xyxy, points_inside
 from pipeline.data.errors import BadInput
-from pipeline.data.records import Match, Origin, Prompt
+from pipeline.data.records import Match, Prompt
 
-ALPHA, BETA, TAU = (
-    5.0,
-    2.0,
-    0.1,
-)  # Das et al. 2024: penalty of an invalid pair, weight of confidence, threshold
 MIN_SIDE = 1.0  # pixels; a thinner box holds no pixel
 
 FloatArray = npt.NDArray[np.floating]
-
-
-@dataclass(frozen=True)
-class Refined:
-    """What Algorithm 1 decided for P points: a box each, whose it is, and how it came about.
-
-    `boxes_xyxy` (P, 4) float32; a row of NaN: no box at all, prompt with the point alone.
-    """
-
-    boxes_xyxy: npt.NDArray[np.float32]
-    origins: tuple[Origin, ...]
-    matches: tuple[Match, ...]
 
 
 def refine(
@@ -39,15 +21,16 @@ def refine(
     *,
     classes: Sequence[int | None],
     proposals: Sequence[Prompt],
-    alpha: float = ALPHA,
-    beta: float = BETA,
-    tau: float = TAU,
-) -> Refined:
-    """Replace SAM's own boxes by the detector's where a one-to-one assignment of least cost finds a valid pair.
+    alpha: float,
+    beta: float,
+    tau: float,
+) -> tuple[Match, ...]:
+    """For each point the detector box that takes the place of SAM's own: by a one-to-one assignment of least cost.
 
     `points` (P, 2) x, y and `sam_boxes` (P, 4) xyxy in pixels; a row of NaN stands for an empty SAM mask, its IoU is 0
     with everything. `classes`: one a point, None matches nothing. The cost of a pair is -IoU - beta * confidence, plus
-    alpha if the classes differ or the point lies outside the box (edges count as inside). Proposals below `tau`,
+    alpha if the classes differ or the point lies outside the box (edges count as inside); an invalid pair takes nothing
+    (`proposal` None), so that the point keeps SAM's box. Proposals below `tau`,
     thinner than a pixel or without a box are left out, which equals the paper's infinite rows and is never infeasible.
     One proposal serves one point; equal confidences keep their order. Raises BadInput for a proposal without a score
     and ValueError for shapes that don't fit (Das et al. 2024, Alg. 1).
@@ -55,8 +38,6 @@ def refine(
     points, own = np.asarray(points, np.float64), np.asarray(sam_boxes, np.float64)
     if points.shape != (len(classes), 2) or own.shape != (len(classes), 4):
         raise ValueError(f"refine: {len(classes)} classes, points {points.shape}, boxes {own.shape}")
-    result = own.astype(np.float32)
-    origins = [Origin.SAM] * len(own)
     matches = [Match(proposal=None, cost=None)] * len(own)
     keep = _usable(proposals, tau)
     if len(own) and keep:
@@ -67,15 +48,12 @@ def refine(
         iou = _iou(found, own)
         cost = np.where(invalid, alpha, 0.0) - iou - beta * sure[:, None]
         for row, column in zip(*linear_sum_assignment(cost), strict=True):
-            taken = not invalid[row, column]
             matches[column] = Match(
-                proposal=keep[row] if taken else None,
+                proposal=None if invalid[row, column] else keep[row],
                 cost=float(cost[row, column]),
                 iou=float(iou[row, column]),
             )
-            if taken:
-                result[column], origins[column] = found[row], Origin.DINO
-    return Refined(result, tuple(origins), tuple(matches))
+    return tuple(matches)
 
 
 def _usable(proposals: Sequence[Prompt], tau: float) -> list[int]:

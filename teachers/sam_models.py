@@ -6,8 +6,8 @@ from pipeline.data.errors import BadInput
 from pipeline.data.records import Ontology
 from teachers.answerer import Answerer
 from teachers.class_texts import ClassTexts
-from teachers.heads import TEACHER_JSON, TeacherFile, load_head, read_teacher
-from teachers.identity import ModelIdentity, identity_of
+from teachers.heads import TEACHER_JSON, TeacherFile, head_path, load_head, read_teacher
+from teachers.identity import ModelIdentity, file_sha256, identity_of
 from teachers.sam.load import load_sam
 from teachers.sam.predictor import Head, SamPredictor
 from teachers.sam_teacher import SamTeacher
@@ -32,6 +32,7 @@ def build_class_aware_sam(
     texts = _texts(settings, ontology, device) if settings.class_aware else None
     identity = identity_of(settings)
     heads: dict[str, Head] = {}
+    digests: dict[str, str] = {}
     tuned = None
     if artifact is not None:
         tuned = _checked(artifact, identity)
@@ -40,7 +41,8 @@ def build_class_aware_sam(
             variant: load_head(predictor.sam, artifact, variant, settings=settings, text_width=width)
             for variant in tuned.variants
         }
-    return SamTeacher(Answerer(predictor, heads, texts), settings, identity, tuned=tuned)
+        digests = {variant: file_sha256(head_path(artifact, variant)) for variant in tuned.variants}
+    return SamTeacher(Answerer(predictor, heads, texts), settings, identity, tuned=tuned, heads=digests)
 
 
 def _predictor(settings: SamSettings, device: str) -> SamPredictor:

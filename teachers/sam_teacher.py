@@ -15,7 +15,7 @@ from teachers.finetune import tune
 from teachers.gating import Choice, Fold, Scores
 from teachers.head_scores import compare
 from teachers.heads import TeacherFile
-from teachers.identity import ModelIdentity
+from teachers.identity import ModelIdentity, mask_digest
 from teachers.point_way import refined_prompts
 from teachers.protocols import Sample
 from teachers.sam.masks import PredictedMask
@@ -41,7 +41,10 @@ class _Job:
 
 
 class SamTeacher:
-    """A `Teacher` and a `GatedTeacher`; `tuned` is what its artifact says of itself, None for a fresh one."""
+    """A `Teacher` and a `GatedTeacher`.
+
+    `tuned` is what its artifact says of itself, None for a fresh one; `heads` are the digests of its heads' files.
+    """
 
     def __init__(
         self,
@@ -50,12 +53,19 @@ class SamTeacher:
         identity: ModelIdentity,
         *,
         tuned: TeacherFile | None = None,
+        heads: Mapping[str, str] | None = None,
     ) -> None:
         self.answerer = answerer
         self.settings = settings
         self.identity = identity
+        self._heads = heads or {}
         self.folds: tuple[Fold, ...] = tuned.folds if tuned else ()
         self.zero_shot_reason: str | None = tuned.reason if tuned else "not tuned"
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Variants that the settings have; none for the entry that has nothing to tune."""
+        return self.settings.variants if isinstance(self.settings, ClassAwareSettings) else ()
 
     @property
     def tuned_variants(self) -> tuple[str, ...]:
@@ -100,8 +110,13 @@ class SamTeacher:
         masks = self.answerer.answer(view, [job.question for job in jobs])
         out: list[list[Instance]] = [[] for _ in batch]
         for job, mask in zip(jobs, masks, strict=True):
-            out[job.image].append(_instance(job, mask))
+            out[job.image].append(_instance(job, mask, self._model(job.variant)))
         return out
+
+    def _model(self, variant: str) -> str:
+        """The digest of the weights that answer for a variant."""
+        tuned = self.answerer.is_tuned(variant)
+        return mask_digest(self.identity, self._heads.get(variant) if tuned else None)
 
     def _variant(self, way: Way) -> str:
         if way is Way.HUMAN_POINT:
@@ -132,7 +147,7 @@ class SamTeacher:
         return refined
 
 
-def _instance(job: _Job, mask: PredictedMask) -> Instance:
+def _instance(job: _Job, mask: PredictedMask, model: str) -> Instance:
     """What the record keeps: the human label's own points, box and id, and everything about the new mask."""
     label = job.request.human or Instance(Source.HUMAN, job.prompt.class_id, job.prompt.phrase)
     return replace(
@@ -142,6 +157,7 @@ def _instance(job: _Job, mask: PredictedMask) -> Instance:
         rle=mask.rle,
         prompt=job.prompt,
         match=job.match,
+        model=model,
         score=mask.pred_iou * (1.0 if job.prompt.score is None else job.prompt.score),
         pred_iou=mask.pred_iou,
         stability=mask.stability,

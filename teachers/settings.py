@@ -4,13 +4,13 @@ Numbers of Das et al. 2024 are the defaults; what the paper leaves open is marke
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 PAPER_STEPS = 36874  # Das et al. 2024, the same for 1% and 10% masks
 PAPER_LR = 1e-5
-PAPER_BATCH = 32
+PAPER_BATCH = 246  # instances: the 32 images of Das et al. 2024, of 7.7 instances each on COCO
 PAPER_DECAY_AT = 0.75  # 27655 of 36874 steps, then a tenth
 PAPER_POINTS = 12544  # Mask2Former
 PAPER_SCORE = 0.3  # of proposals on the none and class ways
@@ -31,6 +31,7 @@ class SamSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    not_in_key: ClassVar[frozenset[str]] = frozenset({"checkpoint", "sha256"})  # the weights' digest is
     sam: Literal["tiny", "vit_b", "vit_l", "vit_h"] = "tiny"
     checkpoint: Path | None = None
     sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
@@ -51,16 +52,20 @@ class ClassAwareSettings(SamSettings):
     """Entry `class_aware_sam`: SAM with the class-aware branch, and how it is tuned on human masks.
 
     `text`: the text tower that names classes, `tiny` or an open_clip model, whose weights are `text_checkpoint` (with
-    `text_sha256` unless it is .safetensors). `class_aware: no_box` is the paper's: no branch for human boxes, which
-    then get a fourth tuned variant, `plain_box`; `true` has it everywhere, `false` nowhere.
+    `text_sha256` unless it is .safetensors). `class_aware: no_box`, the paper's, has no branch for human boxes, which
+    get a fourth tuned variant, `plain_box`; `true` has it everywhere, `false` nowhere.
     `batch_size`: instances a step. `points`: sampled points of a mask's loss. `cache_gb`: the most the embedding cache
     takes on disk; images beyond it are embedded anew each time. `checkpoint_every`: steps between saved states.
     """
 
+    not_in_key: ClassVar[frozenset[str]] = SamSettings.not_in_key | {
+        *("text_checkpoint", "text_sha256"),
+        *("cache_gb", "checkpoint_every"),  # they change time and nothing else
+    }
     text: str = "tiny"
     text_checkpoint: Path | None = None
     text_sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
-    class_aware: Literal["no_box"] | bool = True
+    class_aware: Literal["no_box"] | bool = "no_box"
     steps: int = Field(PAPER_STEPS, ge=1)
     lr: float = Field(PAPER_LR, gt=0)
     decay_at: float = Field(PAPER_DECAY_AT, gt=0, le=1)
@@ -73,6 +78,11 @@ class ClassAwareSettings(SamSettings):
     checkpoint_every: int = Field(500, ge=1)
 
     @property
+    def decay_step(self) -> int:
+        """The first 0-based step at the dropped learning rate."""
+        return int(self.decay_at * self.steps)
+
+    @property
     def variants(self) -> tuple[str, ...]:
         """The variants that are tuned: B-SAM, P-SAM, BP-SAM and, with `no_box`, B-SAM without the branch."""
         return (*VARIANTS, PLAIN_BOX) if self.class_aware == "no_box" else VARIANTS
@@ -83,6 +93,7 @@ class GroundingDinoSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    not_in_key: ClassVar[frozenset[str]] = frozenset({"checkpoint", "sha256"})
     checkpoint: Path
     sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pipeline.data.errors import BadInput
-from teachers.identity import file_sha256
+from teachers.identity import TEXT_PICKLES, weights_digest
 from teachers.tiny import listing
 from teachers.tiny import text as tiny_text
 from teachers.tiny.weights import load_weights
@@ -59,7 +59,7 @@ def load_text(
     if checkpoint is None:
         raise BadInput(f"text {name}: needs `checkpoint`, the path of its open_clip weights")
     _check_name(name)
-    _check_file(checkpoint, sha256)
+    weights_digest(checkpoint, pickles=TEXT_PICKLES, expected=sha256)
     model = _read(name, checkpoint).requires_grad_(False).eval()
     tokenizer = open_clip.get_tokenizer(name)
     model.visual = nn.Identity()  # the image tower is most of the memory and answers nothing here
@@ -92,19 +92,6 @@ def _check_name(name: str) -> None:
         raise BadInput(
             f"text {name}: its tokenizer {foreign} would be downloaded; use a model with CLIP's own"
         )
-
-
-def _check_file(path: Path, sha256: str | None) -> None:
-    if not path.is_file():
-        raise BadInput(f"checkpoint {path}: no such file")
-    if path.suffix not in (".safetensors", ".pt", ".pth", ".bin"):
-        raise BadInput(f"checkpoint {path}: expected a .safetensors, .pt, .pth or .bin file")
-    if sha256 is None and path.suffix != ".safetensors":
-        raise BadInput(
-            f"checkpoint {path}: a pickle is read with a known sha256 only; give it, or a .safetensors"
-        )
-    if sha256 is not None and (found := file_sha256(path)) != sha256.lower():
-        raise BadInput(f"checkpoint {path}: sha256 is {found}, expected {sha256}")
 
 
 def _read(name: str, path: Path) -> CLIP | CustomTextCLIP:

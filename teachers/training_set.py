@@ -37,10 +37,11 @@ class Target:
 
 @dataclass(frozen=True)
 class TrainingImage:
-    """Where an image is and how large it is, in pixels."""
+    """Where an image is, the sha256 of its file, and its size in pixels."""
 
     image_id: int
     uri: str
+    sha256: str
     height: int
     width: int
 
@@ -75,7 +76,9 @@ def collect(data: Iterable[Record]) -> TrainingSet:
         if record.role is Role.HUMAN_MASKED and record.dropped is None:
             found = (target_of(instance, len(images)) for instance in record.instances)
             targets.extend(target for target in found if target is not None)
-            images.append(TrainingImage(record.image_id, record.uri, record.height, record.width))
+            images.append(
+                TrainingImage(record.image_id, record.uri, record.sha256, record.height, record.width)
+            )
     return TrainingSet(tuple(images), tuple(targets), reserved)
 
 

@@ -13,9 +13,8 @@ import numpy as np
 
 from pipeline.data.boxes import nms
 from pipeline.data.records import Instance, Origin, Prompt, Record, Source, WeakKind
+from teachers.refine import MIN_SIDE
 from teachers.settings import SamSettings
-
-_MIN_SIDE = 1.0  # pixels; a thinner proposal holds no pixel
 
 
 class Way(StrEnum):
@@ -38,9 +37,7 @@ class Request:
 
 def requests(record: Record, settings: SamSettings) -> list[Request]:
     """Human labels in their order, then proposals, best first."""
-    located = [
-        i for i in record.instances if i.source is Source.HUMAN and i.dropped is None and _is_located(i)
-    ]
+    located = [instance for instance in record.instances if is_located(instance)]
     found = [_human(instance) for instance in located if instance.rle is None]
     if record.tags is None:
         return found if located else _proposed(record, None, settings, WeakKind.NONE)
@@ -48,9 +45,14 @@ def requests(record: Record, settings: SamSettings) -> list[Request]:
     return found + _proposed(record, missing, settings, WeakKind.CLASS)
 
 
-def _is_located(instance: Instance) -> bool:
-    on_it = any(point.label == 1 for point in instance.points)
-    return instance.rle is not None or instance.box_xyxy is not None or on_it
+def is_located(instance: Instance) -> bool:
+    """Whether its place is known: by a mask, a human's or a machine's, or by a human's box or point on it."""
+    if instance.dropped is not None:
+        return False
+    if instance.rle is not None:
+        return True
+    placed = instance.box_xyxy is not None or any(point.label == 1 for point in instance.points)
+    return placed and instance.source is Source.HUMAN
 
 
 def _human(instance: Instance) -> Request:
@@ -77,7 +79,7 @@ def _is_wide(prompt: Prompt) -> bool:
     if prompt.box_xyxy is None:
         return False
     x0, y0, x1, y1 = prompt.box_xyxy
-    return x1 - x0 >= _MIN_SIDE and y1 - y0 >= _MIN_SIDE
+    return x1 - x0 >= MIN_SIDE and y1 - y0 >= MIN_SIDE
 
 
 def _suppressed(prompts: list[Prompt], settings: SamSettings) -> list[int]:

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,8 +14,8 @@ from typer.testing import CliRunner
 
 from pipeline import commands, fetch, standalone
 from pipeline.cli import app
+from pipeline.data.coco import CocoFile
 from pipeline.data.masks import encode
-from pipeline.data.records import Instance, Source
 from pipeline.engine.files import file_digest
 from pipeline.engine.rundir import RunFolder
 from pipeline.fetch import Download, Repository
@@ -86,24 +87,11 @@ def config(tmp_path, photos):
     return file
 
 
-class Squares:
-    """A student that finds the square where the photo's red channel says it is."""
-
-    def predict(self, batch):
-        return [
-            [Instance(Source.STUDENT, class_id=7, rle=square(int(sample.image[0, 0, 0])), score=0.5)]
-            for sample in batch
-        ]
-
-
 @pytest.fixture
-def student(tmp_path, monkeypatch):
-    from students import catalog
-
+def student(tmp_path):
     folder = tmp_path / "student"
     folder.mkdir()
     (folder / "student.json").write_text("{}")
-    monkeypatch.setattr(catalog, "load_artifact", lambda _, *, device: Squares())  # noqa: ARG005
     return folder
 
 
@@ -218,6 +206,15 @@ def test_check_prints_a_config_that_can_be_run(cli, config, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_check_looks_at_the_data(cli, config):
+    result = cli("check", config, "--set", "data.json=none.json", "--set", "data.images=none")
+    assert result.exit_code == 2
+    assert [line.rpartition("/")[2] for line in result.stderr.splitlines()] == [
+        "none: expected a folder of images, found none",
+        "none.json: cannot be read: No such file or directory",
+    ]
+
+
 def test_status_of_what_is_no_run(cli, tmp_path):
     result = cli("status", tmp_path)
     assert result.exit_code == 2
@@ -241,30 +238,6 @@ def test_cost_of_an_unknown_preset(cli):
     assert cli("cost", "--preset", "voc").exit_code == 2
 
 
-def test_predict_and_evaluate(cli, photos, student, tmp_path):
-    coco, folder = photos
-    result = cli("predict", folder, "--student", student, "--json", coco, "--out", "found.json")
-    assert result.stdout == "found.json: 4 instances in 4 images\n"
-    found = json.loads((tmp_path / "found.json").read_text())
-    assert [r["image_id"] for r in found] == [10, 20, 30, 40]
-    scores = json.loads(cli("evaluate", "--json", coco, "--results", "found.json").stdout)
-    assert scores["AP"] == 1.0
-    again = json.loads(cli("evaluate", "--json", coco, "--images", folder, "--student", student).stdout)
-    assert again == scores
-    pseudo = json.loads(cli("evaluate", "--json", coco, "--results", coco).stdout)
-    assert (pseudo["miou"], pseudo["misses"]) == (1.0, 0)
-    assert cli("predict", folder, "--student", student, "--out", "found.json").exit_code == 2
-
-
-def test_predict_numbers_photos_by_name_and_leaves_out_bad_ones(cli, photos, student, tmp_path):
-    _, folder = photos
-    (folder / "0.png").write_text("no picture")
-    result = cli("predict", folder, "--student", student, "--out", "found.json")
-    assert [r["image_id"] for r in json.loads((tmp_path / "found.json").read_text())] == [2, 3, 4, 5]
-    assert result.exit_code == 3
-    assert "0.png" in result.stderr
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -273,11 +246,6 @@ def test_predict_numbers_photos_by_name_and_leaves_out_bad_ones(cli, photos, stu
             ["evaluate", "--json", "truth.json", "--student", "student"],
             "expected --results FILE, or --student",
         ),
-        (
-            ["evaluate", "--json", "truth.json", "--results", "keys.json"],
-            "results[0]: expected category_id, score",
-        ),
-        (["evaluate", "--json", "truth.json", "--results", "other.json"], "image 99 is not in"),
         (
             ["predict", "photos", "--student", "mask2former", "--out", "x"],
             "`pipeline train mask2former` makes an artifact",
@@ -292,6 +260,23 @@ def test_predict_numbers_photos_by_name_and_leaves_out_bad_ones(cli, photos, stu
         ),
         (["label", "photos", "--json", "truth.json", "--teacher", "sma"], "did you mean 'sam'?"),
         (
+            ["label", "photos", "--images", "photos", "--classes", "a"],
+            "as argument or as --images, found both",
+        ),
+        (["label", "--classes", "a"], "as argument or as --images, found none"),
+        (["label", "photos"], "expected --json FILE, --classes a,b,c or a run folder as --teacher"),
+        (["label", "photos", "--json", "truth.json", "--classes", "a"], "expected one of the two"),
+        (["label", "nowhere", "--classes", "a"], "nowhere: expected a folder of images, found none"),
+        (
+            ["label", "photos", "--classes", "a", "--weak", "class"],
+            "image 1 (1.png): neither tags nor annotations",
+        ),
+        (
+            ["label", "photos", "--classes", "a", "--set", "models.teacher.sam=vit_b"],
+            "models.teacher.checkpoint: vit_b needs the path of its weights",
+        ),
+        (["predict", "photos", "--images", "photos", "--student", "student", "--out", "x"], "found both"),
+        (
             ["train", "mask2fromer", "--json", "truth.json", "--images", "photos"],
             "did you mean 'mask2former'?",
         ),
@@ -299,11 +284,7 @@ def test_predict_numbers_photos_by_name_and_leaves_out_bad_ones(cli, photos, stu
         (["models", "fetch", "sam_vit_x"], "nothing to fetch, did you mean"),
     ],
 )
-def test_wrong_arguments(cli, photos, student, tmp_path, arguments, message):  # noqa: ARG001
-    (tmp_path / "keys.json").write_text('[{"image_id": 10, "segmentation": {}}]')
-    other = json.loads((tmp_path / "truth.json").read_text())
-    other["images"][0]["id"] = other["annotations"][0]["image_id"] = 99
-    (tmp_path / "other.json").write_text(json.dumps(other))
+def test_wrong_arguments(cli, photos, student, arguments, message):  # noqa: ARG001
     result = cli(*arguments)
     assert result.exit_code == 2
     assert message in result.stderr
@@ -326,6 +307,103 @@ def test_label_makes_a_run_of_its_own(cli, photos, monkeypatch):
     assert plans[0][1] == Path("runs/label-truth-point+class")
 
 
+def test_training_takes_the_images_whose_objects_all_have_masks(cli, config, photos, tmp_path):
+    coco, _ = photos
+    content = json.loads(coco.read_text())
+    del content["annotations"][1]["segmentation"]  # image 20: a box alone
+    del content["annotations"][3]  # image 40: our own export found nothing there
+    content["images"][3]["pseudo"] = {"role": "weak"}
+    coco.write_text(json.dumps(content))
+    result = cli("run", config, "--workers", 0, "--masks", "all", "--weak", "none", "--out", "masked")
+    assert result.exit_code == 0, result.stderr
+    listed = json.loads((tmp_path / "masked" / "export" / "coco" / "train.json").read_text())
+    assert [image["id"] for image in listed["images"]] == [10, 30, 40]
+    assert [entry["image_id"] for entry in listed["annotations"]] == [10, 30]
+    assert standalone.notes_of(tmp_path / "masked") == [
+        "1 of 4 train images were left out: not all of their objects have masks"
+    ]
+
+
+def test_a_folder_is_labelled_with_the_classes_named(cli, photos, monkeypatch):
+    from teachers import catalog
+
+    plans = []
+    monkeypatch.setattr(catalog, "identity", lambda _: {})
+    monkeypatch.setattr(commands, "_drive", lambda plan, folder, _: plans.append((plan, folder)))
+    _, folder = photos
+    assert cli("label", folder, "--classes", "square, red hat").exit_code == 0
+    assert cli("label", "--images", folder, "--classes", "square").exit_code == 0
+    (one, out), (other, _) = plans
+    assert out == Path("runs/label-photos-none")
+    assert one.resolved["data"]["classes"] == {"square": 1, "red hat": 2}
+    assert other.resolved["data"]["classes"] == {"square": 1}
+    assert one.images == folder
+    assert [p.label for p in one.stages] == ["ingest", "propose", "pseudo_label", "filter", "export"]
+
+
+def test_a_runs_folder_is_a_teacher_with_all_that_its_labels_depended_on(cli, config, monkeypatch, tmp_path):
+    from teachers import catalog
+
+    assert cli("run", config, "--workers", 0).exit_code == 0
+    run = tmp_path / "runs" / "small-box+class"
+    content = yaml.safe_load((run / "config.yaml").read_text())
+    content["models"] = {"mine": {"use": "sam", "alpha": 3.0}, "finder": {"use": "tiny_grounder"}}
+    content["stages"] = [
+        {"propose": {"model": "finder", "score": 0.05, "resources": {"gpus": 1}}},
+        {"pseudo_label": {"model": "mine", "alpha": 2.0, "beta": None, "score": 0.06}},
+        {"filter": {"preset": "custom", "min_area": 9}},
+    ]
+    (run / "config.yaml").write_text(yaml.safe_dump(content))
+    plans = []
+    monkeypatch.setattr(catalog, "identity", lambda _: {})
+    monkeypatch.setattr(commands, "_drive", lambda plan, *_: plans.append(plan))
+    result = cli("label", "photos", "--teacher", run)
+    assert result.exit_code == 0, result.stderr
+    (plan,) = plans
+    propose, label, filtering = (planned.config for planned in plan.stages[1:4])
+    assert plan.resolved["data"]["classes"] == {"square": 7}
+    assert (propose.model.use, propose.score) == ("tiny_grounder", 0.05)
+    assert (label.model.use, label.alpha, label.beta, label.score) == ("sam", 2.0, None, 0.06)
+    assert (filtering.preset, filtering.min_area) == ("custom", 9)
+
+
+def test_a_folder_becomes_a_run(cli, photos, tmp_path):
+    _, folder = photos
+    (folder / "0.png").write_text("no picture")
+    content = {
+        "name": "bare",
+        "data": {"source": "folder", "images": folder.name, "classes": {"square": 7}},
+        "weak": "none",
+        "masks": "0%",
+        "max_bad": 0.5,
+        "stages": [{"export": {}}],
+    }
+    (tmp_path / "bare.yaml").write_text(yaml.safe_dump(content))
+    result = cli("run", "bare.yaml", "--workers", 0)
+    assert result.exit_code == 0, result.stderr
+    listed = json.loads((tmp_path / "runs" / "bare-none" / "export" / "coco" / "train.json").read_text())
+    assert [(i["id"], i["file_name"], i["width"], i["height"]) for i in listed["images"]] == [
+        (n, f"{n - 1}.png", 20, 16) for n in range(2, 6)
+    ]
+    assert listed["categories"] == [{"id": 7, "name": "square"}]
+
+
+def test_train_and_val_photos_in_folders_of_their_own_can_be_exported(cli, config, photos, tmp_path):
+    coco, folder = photos
+    folder.rename(tmp_path / "train2017")
+    shutil.copytree(tmp_path / "train2017", tmp_path / "val2017")
+    data = ["--set", "data.images=train2017", "--set", "data.val_images=val2017"]
+    result = cli("run", config, "--workers", 0, *data, "--set", f"data.val_json={coco.name}", "--out", "both")
+    assert result.exit_code == 0, result.stderr
+    for name in ("train", "val"):
+        with CocoFile(tmp_path / "both" / "export" / "coco" / f"{name}.json") as file:
+            assert file.findings == ()
+            assert [image.file_name for image in file.images] == [f"{name}2017/{n}.png" for n in range(1, 5)]
+    copied = cli("export", "both", "--out", "copy")
+    assert (copied.exit_code, copied.stdout) == (0, "copy: 8 images\n"), copied.stderr
+    assert len(list((tmp_path / "copy" / "images").rglob("*.png"))) == 8
+
+
 def test_a_tuned_teacher_is_lent_to_the_run(photos, monkeypatch, tmp_path):
     from pipeline.config import Request
     from teachers import catalog
@@ -333,8 +411,7 @@ def test_a_tuned_teacher_is_lent_to_the_run(photos, monkeypatch, tmp_path):
     monkeypatch.setattr(catalog, "identity", lambda _: {})
     entry = {"use": "class_aware_sam", "sam": "tiny"}
     found = standalone.Found(entry, {"teacher": tmp_path / "tuned"})
-    monkeypatch.setattr(standalone, "find_teacher", lambda _: found)
-    plan = standalone.plan_labelling("tuned", "tiny_grounder", standalone.Photos(*photos), Request(Path()))
+    plan = standalone.plan_labelling(found, "tiny_grounder", standalone.Photos(*photos), Request(Path()))
     assert plan.lent == {"teacher": tmp_path / "tuned"}
     assert plan.resolved["lent"] == {"teacher": str(tmp_path / "tuned")}
 
@@ -347,6 +424,7 @@ def test_train_plans_a_score_where_there_is_a_val_file(photos):
     plain = standalone.plan_training("mask2former", standalone.Photos(coco, folder), request)
     assert [p.label for p in plain.stages] == ["ingest", "train_student"]
     assert plain.stages[1].config.model.settings["steps"] == 3
+    assert (plain.resolved["weak"], plain.resolved["masks"]) == ("none", "all")
     scored = standalone.plan_training("mask2former", standalone.Photos(coco, folder, coco, folder), request)
     assert [p.label for p in scored.stages] == ["ingest", "train_student", "evaluate"]
 
@@ -383,7 +461,7 @@ def test_fetch_pins_a_hub_model_by_the_commit_it_found(cli, monkeypatch):
 
     def download(repo_id, *, revision, local_dir, allow_patterns):
         asked.append((repo_id, revision, allow_patterns))
-        (local_dir / "model.safetensors").parent.mkdir(exist_ok=True, parents=True)
+        local_dir.mkdir(exist_ok=True, parents=True)
         (local_dir / "model.safetensors").write_text(served[0])
 
     class Api:
@@ -400,3 +478,26 @@ def test_fetch_pins_a_hub_model_by_the_commit_it_found(cli, monkeypatch):
     assert cli("models", "fetch", "hub").exit_code == 0
     served[0] = "other weights"
     assert cli("models", "fetch", "hub").exit_code == 2
+
+
+def test_fetch_tells_the_file_that_a_config_names(cli, monkeypatch):
+    import huggingface_hub
+
+    def download(repo_id, *, revision, local_dir, allow_patterns):  # noqa: ARG001
+        assert allow_patterns == ["open_clip_model.safetensors"]
+        local_dir.mkdir(exist_ok=True, parents=True)
+        if repo_id == "owner/clip":
+            (local_dir / "open_clip_model.safetensors").write_text("weights")
+
+    class Api:
+        def model_info(self, repo_id):  # noqa: ARG002
+            return type("Info", (), {"sha": "c0ffee"})
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    for name in ("clip", "other"):
+        monkeypatch.setitem(fetch.SOURCES, name, Repository(f"owner/{name}", fetch.OPEN_CLIP))
+    assert cli("models", "fetch", "clip").stdout == "weights/clip/open_clip_model.safetensors\n"
+    refused = cli("models", "fetch", "other")
+    assert refused.exit_code == 2
+    assert "owner/other: expected a file open_clip_model.safetensors, found none" in refused.stderr

@@ -1,12 +1,18 @@
 import copy
+import hashlib
+import json
+import shutil
+from pathlib import Path
 
 import pytest
 import yaml
 
+from pipeline import fetch
 from pipeline.config import Request, load_plan
 from pipeline.data.errors import BadInput
 from pipeline.engine.faults import BadPlan
-from teachers import catalog
+from pipeline.engine.keys import config_content
+from teachers import catalog, identity
 
 GOOD = {
     "name": "demo",
@@ -174,6 +180,22 @@ def test_the_command_line_wins(load, request_, key, value):
             {"weak": "class"},
             "weak: class labels have no place: expected a stage",
         ),
+        (
+            {"stages.3.pseudo_label.tau": 0.05},
+            {},
+            "pseudo_label.tau: 0.05 has no effect below propose.score 0.1",
+        ),
+        (
+            {"models.teacher.score": 0.05},
+            {},
+            "pseudo_label.score: 0.05 has no effect below propose.score 0.1",
+        ),
+        ({"stages.2.propose.score": 0.2}, {}, "pseudo_label.tau: 0.1 has no effect below propose.score 0.2"),
+        (
+            {"models.other": {"use": "class_aware_sam"}, "stages.3.pseudo_label.model": "other"},
+            {},
+            "pseudo_label.model: expected 'teacher', the tuned one, found 'other'",
+        ),
         ({"device": "gpu"}, {"device": None}, "device: String should match pattern"),
         ({}, {"settings": ("seed",)}, "--set seed: expected key=value with a dotted key"),
         (
@@ -212,9 +234,30 @@ def test_all_problems_are_told_at_once(load):
     ]
 
 
+def test_wrong_keys_hide_no_others(load):
+    found = problems(
+        load, {"nmae": "x", "name": "../x", "models.teacher.alhpa": 5, "stages.0": {"fine_tune": {}}}
+    )
+    assert [line.split(":")[0] for line in found] == [
+        "name",
+        "nmae",
+        "stages.0.fine_tune",
+        "models.teacher.alhpa",
+    ]
+    found = problems(load, {"models": ["teacher"], "data": None})
+    assert [line.split(":")[0] for line in found] == ["data", "models"]
+
+
+def test_a_teacher_that_cannot_be_tuned(load):
+    assert problems(load, {"models.teacher": {"use": "sam"}}) == [
+        f"{stage}.model: `sam` cannot be tuned; expected one of class_aware_sam"
+        for stage in ("finetune_teacher", "gate")
+    ]
+
+
 def test_weights_that_are_not_there_are_told_before_work(load, monkeypatch):
     def identity(spec):
-        raise BadInput(f"{spec.settings['sam']}: checkpoint {spec.settings['checkpoint']}: no such file")
+        raise BadInput(f"checkpoint {spec.settings['checkpoint']}: no such file\ntext: no such tower")
 
     monkeypatch.setattr(catalog, "identity", identity)
     changes = {
@@ -223,7 +266,10 @@ def test_weights_that_are_not_there_are_told_before_work(load, monkeypatch):
         "models.proposer": None,
     }
     changes |= {"stages.2": {"filter": {}}}
-    assert problems(load, changes) == ["models.teacher: vit_b: checkpoint /none.pth: no such file"]
+    assert problems(load, changes) == [
+        "models.teacher.checkpoint /none.pth: no such file",
+        "models.teacher.text: no such tower",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -244,10 +290,137 @@ def test_a_file_that_is_no_config(tmp_path, text, message):
     assert str(file) in str(caught.value)
 
 
-def test_coco_images_start_at_the_data_root(load, tmp_path):
-    plan = load({"data": {"source": "coco", "json": "a/b.json", "images": "a/photos"}}, data_root=tmp_path)
-    assert plan.images == tmp_path / "a" / "photos"
+CATEGORIES = [{"id": 1, "name": "car"}]
+
+
+def listing(names, annotations=(), categories=CATEGORIES):
+    images = [{"id": n, "file_name": name, "width": 4, "height": 4} for n, name in enumerate(names, 1)]
+    return json.dumps({"images": images, "annotations": list(annotations), "categories": categories})
+
+
+def boxed(number):
+    return {"id": number, "image_id": number, "category_id": 1, "bbox": [0, 0, 2, 2]}
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """A data root in COCO's own layout: files with boxes, the photos of train and val in folders of their own."""
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.json").write_text(listing(["1.png", "2.png"], [boxed(1), boxed(2)]))
+        (tmp_path / f"{split}2017").mkdir()
+        for name in ("1.png", "2.png"):
+            (tmp_path / f"{split}2017" / name).touch()
+    return {"source": "coco", "json": "train.json", "images": "train2017"}
+
+
+def test_images_start_where_train_and_val_meet(load, tmp_path, coco):
+    def images(**more):
+        return load({"data": coco | more, "weak": "box+class", "masks": "0%"}, data_root=tmp_path).images
+
+    assert images() == images(val_json="val.json") == tmp_path / "train2017"
+    assert images(val_json="val.json", val_images="./train2017") == tmp_path / "train2017"
+    assert images(val_json="val.json", val_images="val2017") == tmp_path
+
+
+def test_where_the_data_lies_is_no_part_of_what_a_run_is(load, tmp_path, coco):
+    plan = load({"data": coco, "weak": "box+class", "masks": "0%"}, data_root=tmp_path)
     assert plan.data_root == tmp_path
-    assert str(tmp_path) not in yaml.safe_dump(
-        plan.resolved
-    )  # where the data lies is no part of what a run is
+    assert str(tmp_path) not in yaml.safe_dump(plan.resolved)
+
+
+@pytest.mark.parametrize(
+    ("files", "more", "expected"),
+    [
+        ({}, {"json": "none.json"}, ["none.json: cannot be read: No such file or directory"]),
+        ({"train.json": "{"}, {}, ["train.json: "]),
+        (
+            {"train.json": "{", "val.json": "["},
+            {"val_json": "val.json"},
+            ["train.json: ", "val.json: "],
+        ),
+        ({}, {"images": "photos"}, ["photos: expected a folder of images, found none"]),
+        ({"train.json": listing(["a.png"], [boxed(1)])}, {}, ["none of its 1 images is in"]),
+        ({"train.json": listing(["1.png"])}, {}, ["train.json: holds no labels of kind box+class"]),
+        (
+            {},
+            {"val_json": "val.json", "masks": "50%"},
+            ["masks: asked for 1 of 2 train images with human masks"],
+        ),
+        ({}, {"masks": "all"}, ["train.json: expected an image with masks, found none"]),
+        (
+            {"val.json": listing(["1.png"], [], [{"id": 1, "name": "bus"}])},
+            {"val_json": "val.json"},
+            ["val.json: category 1 is 'bus', but 'car' in"],
+        ),
+        ({}, {"source": "folder", "images": "none"}, ["none: expected a folder of images, found none"]),
+    ],
+)
+def test_bad_data_is_told_before_work(load, tmp_path, coco, files, more, expected):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    data = coco | {key: value for key, value in more.items() if key != "masks"}
+    if data["source"] == "folder":
+        data = {"source": "folder", "images": data["images"], "classes": {"car": 1}}
+    changes = {"data": data, "weak": "box+class", "masks": more.get("masks", "0%")}
+    found = problems(load, changes, data_root=tmp_path)
+    assert len(found) == len(expected)
+    assert all(part in line for part, line in zip(expected, found, strict=True)), found
+
+
+def test_bad_data_is_told_with_the_rest(load, tmp_path, coco):
+    changes = {"data": coco | {"images": "photos"}, "weak": "box+class", "models.teacher.alhpa": 5}
+    found = problems(load, changes, data_root=tmp_path)
+    assert any("photos: expected a folder" in line for line in found)
+    assert any("models.teacher.alhpa" in line for line in found)
+
+
+def test_neither_paths_nor_what_changes_time_alone_are_in_keys(load, tmp_path, coco):
+    def keys(root, **settings):
+        teacher = {"use": "class_aware_sam", "sam": "vit_b", "checkpoint": "a.pth"} | settings
+        changes = {"data": coco, "weak": "box+class", "masks": "0%", "models.teacher": teacher}
+        plan = load(changes, data_root=root)
+        return [config_content(planned) for planned in plan.stages]
+
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path, moved)
+    one = keys(tmp_path)
+    assert keys(moved, checkpoint="/b/w.pth", cache_gb=1, checkpoint_every=7) == one
+    assert keys(tmp_path, lr=1e-3) != one
+
+
+def test_a_data_file_of_another_name_has_the_same_key(load, tmp_path, coco):
+    shutil.copy(tmp_path / "train.json", tmp_path / "copy.json")
+    contents = [
+        config_content(
+            load({"data": coco | more, "weak": "box+class", "masks": "0%"}, data_root=tmp_path).stages[0]
+        )
+        for more in ({}, {"json": "copy.json"})
+    ]
+    assert contents[0] == contents[1]
+
+
+def test_the_coco_config_fits_the_catalog_and_the_files_that_fetch_leaves(tmp_path, monkeypatch):
+    """With stand-ins for the data and the weights: names, paths and keys are right, nothing is loaded."""
+    monkeypatch.undo()  # the real identity
+    monkeypatch.chdir(tmp_path)
+    for name, source in fetch.SOURCES.items():
+        names = {
+            fetch.Download: lambda s, _: s.url.rsplit("/", 1)[-1],
+            fetch.Repository: lambda s, n: f"{n}/{s.file or 'model.safetensors'}",
+        }
+        path = tmp_path / "weights" / names[type(source)](source, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    stand_in = hashlib.sha256(b"sam_vit_b").hexdigest()
+    monkeypatch.setitem(identity.OFFICIAL_SHA256, "vit_b", stand_in)
+    (tmp_path / "annotations").mkdir()
+    for split in ("train2017", "val2017"):
+        whole = boxed(1) | {"segmentation": [[0, 0, 3, 0, 3, 3]]}
+        (tmp_path / "annotations" / f"instances_{split}.json").write_text(listing(["1.jpg"], [whole]))
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "1.jpg").touch()
+    config = Path(__file__).parents[1] / "configs" / "coco-vit-b.yaml"
+    plan = load_plan(Request(config, device="cpu", data_root=tmp_path))
+    assert plan.images == tmp_path
+    assert plan.stages[1].weights["model.sam"] == stand_in
+    assert plan.stages[1].weights["model.text"] == hashlib.sha256(b"clip_vit_b_16").hexdigest()

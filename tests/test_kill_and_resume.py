@@ -1,4 +1,8 @@
-"""Kill -9 in the middle of every stage of a whole run, go on, and end with the same export as a run left alone."""
+"""Kill -9 in the middle of every stage of a whole run, go on, and end with the bytes of a run left alone.
+
+The bytes are those of the export and of the student. The student is killed as soon as it has saved a state, and goes on
+from that one.
+"""
 
 import os
 import re
@@ -6,9 +10,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import yaml
+
+from pipeline.engine.status import find_results
+from students.mask2former import WEIGHTS
+from students.trainer import CHECKPOINT
 
 CONFIG = {
     "name": "killed",
@@ -27,7 +37,7 @@ CONFIG = {
             "checkpoint_every": 2,
         },
         "proposer": {"use": "tiny_grounder"},
-        "student": {"use": "mask2former", "variant": "tiny"},
+        "student": {"use": "mask2former", "variant": "tiny", "checkpoint_every": 1},
     },
     "stages": [
         {"finetune_teacher": {"model": "teacher", "steps": 5}},
@@ -36,7 +46,7 @@ CONFIG = {
         {"pseudo_label": {"model": "teacher", "unit_size": 4}},
         {"filter": {"unit_size": 4}},
         {"export": {}},
-        {"train_student": {"model": "student", "steps": 3}},
+        {"train_student": {"model": "student", "steps": 8}},
         {"evaluate": {}},
         {"cost": {}},
         {"report": {}},
@@ -46,6 +56,10 @@ STAGES = ("ingest", *(name for stage in CONFIG["stages"] for name in stage))  # 
 FIRST = re.compile(r"^([\w.-]+): \d+ units, ")
 LAST = re.compile(r"^([\w.-]+): done, \d+ units, ([\d.]+) s")
 LONG = 1.0  # seconds; a shorter stage may end before the kill lands
+STATE = (
+    f"store/work/*/{CHECKPOINT}"  # a student's saved state; another stage's lie deeper or are named otherwise
+)
+PATIENCE = 120.0  # seconds
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
@@ -64,8 +78,8 @@ def finish(folder: Path) -> dict[str, float]:
     return {match[1]: float(match[2]) for match in ends if match}
 
 
-def kill_within(folder: Path, stage: str, delay: float) -> bool:
-    """Run until `stage` begins, kill the driver `delay` seconds later; whether the stage was still at work."""
+def kill_within(folder: Path, stage: str, wait: Callable[[], None]) -> bool:
+    """Run until `stage` begins and `wait` is over, kill the driver; whether the stage was still at work."""
     process = start(folder)
     assert process.stderr is not None
     told = []
@@ -73,7 +87,7 @@ def kill_within(folder: Path, stage: str, delay: float) -> bool:
         told.append(line)
         begun = FIRST.match(line)
         if begun and begun[1] == stage:
-            time.sleep(delay)
+            wait()
             os.kill(process.pid, signal.SIGKILL)
             break
     rest = process.stderr.read()
@@ -82,9 +96,20 @@ def kill_within(folder: Path, stage: str, delay: float) -> bool:
     return f"{stage}: done" not in rest
 
 
+def wait_for_state(folder: Path) -> None:
+    """Until a student's training has saved a state."""
+    end = time.monotonic() + PATIENCE
+    while not any(folder.glob(STATE)):
+        assert time.monotonic() < end, "the student saved no state"
+        time.sleep(0.01)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
+    """What a run leaves: its export's files, and the student's weights."""
     exported = folder / "run" / "export"
-    return {str(p.relative_to(exported)): p.read_bytes() for p in sorted(exported.rglob("*")) if p.is_file()}
+    found = {str(p.relative_to(exported)): p.read_bytes() for p in sorted(exported.rglob("*")) if p.is_file()}
+    (student,) = find_results(folder / "run", "train_student").values()
+    return found | {WEIGHTS: (student / WEIGHTS).read_bytes()}
 
 
 def test_kill_in_every_stage_changes_no_byte(tmp_path: Path) -> None:
@@ -94,11 +119,14 @@ def test_kill_in_every_stage_changes_no_byte(tmp_path: Path) -> None:
     seconds = finish(alone)
     assert tuple(seconds) == STAGES
     for stage in STAGES:
-        within = kill_within(killed, stage, delay=0.3 * seconds[stage])
+        trains = stage == "train_student"
+        wait = partial(wait_for_state, killed) if trains else partial(time.sleep, 0.3 * seconds[stage])
+        within = kill_within(killed, stage, wait)
         assert within or seconds[stage] < LONG, f"{stage} ended before it could be killed"
+        assert not trains or any(killed.glob(STATE))
     finish(killed)
     assert contents(killed) == contents(alone)
-    assert len(contents(alone)) >= 2
+    assert len(contents(alone)) >= 3
     store = killed / "store"
     leftovers = [path for folder in ("tmp", "work") for path in (store / folder).rglob("*")]
     assert leftovers == []

@@ -49,6 +49,7 @@ _INSTANCE = pa.struct(
         ("match", _MATCH),
         *((name, pa.float64()) for name in ("score", "pred_iou", "stability", "quality")),
         ("dropped", pa.string()),
+        ("model", pa.string()),
     ]
 )
 SCHEMA = pa.schema(

@@ -23,25 +23,10 @@ def iou_xyxy(a: FloatArray, b: FloatArray) -> FloatArray:
     return result
 
 
-def xyxy_to_cxcywh(boxes: FloatArray) -> FloatArray:
-    """Corners [N, 4] to centre and size [N, 4]."""
-    return np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1)
-
-
 def cxcywh_to_xyxy(boxes: FloatArray) -> FloatArray:
     """Centre and size [N, 4] to corners [N, 4]."""
     half = boxes[:, 2:] / 2
     return np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], axis=1)
-
-
-def xywh_to_xyxy(boxes: FloatArray) -> FloatArray:
-    """COCO's corner and size [N, 4] to corners [N, 4]."""
-    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-
-
-def xyxy_to_xywh(boxes: FloatArray) -> FloatArray:
-    """Corners [N, 4] to COCO's corner and size [N, 4]."""
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
 def clip(boxes: FloatArray, height: int, width: int) -> FloatArray:

@@ -9,6 +9,7 @@ import os
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
@@ -39,6 +40,9 @@ class _Gathering:
     categories: dict[int, Category] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     refused: set[int] = field(default_factory=set)
+    damaged: set[int | None] = field(
+        default_factory=set
+    )  # image ids of refused annotations; None: nobody knows
     found: set[str] = field(default_factory=set)
     # id, image id, offset, length, position in the section, what it is
     columns: tuple["array[int]", ...] = field(default_factory=lambda: tuple(array("q") for _ in range(6)))
@@ -63,6 +67,9 @@ class _Gathering:
         self.findings.append(Finding(entry.section, entry.index, entry_id, error.field, error.problem))
         if entry.section == "images" and entry_id is not None:
             self.refused.add(entry_id)
+        if entry.section == "annotations":
+            raw_image = entry.value.get("image_id") if isinstance(entry.value, dict) else None
+            self.damaged.add(raw_image if type(raw_image) is int else None)
 
     def _image(self, entry: Entry) -> None:
         image = parse.parse_image(entry.value, index=entry.index, offset=entry.offset, length=entry.length)
@@ -110,8 +117,10 @@ class CocoFile:
         self.images = tuple(gathered.images[i] for i in sorted(gathered.images))
         columns = [np.frombuffer(c, np.int64) if len(c) else np.zeros(0, np.int64) for c in gathered.columns]
         self._table = self._index(np.stack(columns), gathered)
+        self._unindexed = gathered.damaged
+        weak = None in gathered.damaged or bool((self._table[5] == _WEAK).any())
         # Whether every annotation has a human mask: then an image without any counts as checked and empty.
-        self.complete = self.annotations > 0 and not bool((self._table[5] == _WEAK).any())
+        self.complete = self.annotations > 0 and not weak
         self.findings = tuple(sorted(gathered.findings, key=lambda f: (f.section, f.index)))
         self._descriptor = os.open(path, os.O_RDONLY)
 
@@ -147,7 +156,8 @@ class CocoFile:
         again = np.zeros(table.shape[1], bool)
         again[order[1:]] = table[0][order[1:]] == table[0][order[:-1]]
         known = np.isin(table[1], np.array(sorted(gathered.images), np.int64))
-        for number, _, _, _, index, _ in table[:, again].T.tolist():
+        for number, image_id, _, _, index, _ in table[:, again].T.tolist():
+            gathered.damaged.add(image_id)
             problem = f"expected an id of its own, found {number} a second time"
             gathered.findings.append(Finding("annotations", index, number, "id", problem))
         for number, image_id, _, _, index, _ in table[:, ~again & ~known].T.tolist():
@@ -161,12 +171,24 @@ class CocoFile:
         first, last = np.searchsorted(self._table[1], [image_id, image_id + 1])
         return self._table[:, first:last]
 
-    def mask_candidates(self) -> tuple[int, ...]:
-        """Image ids that may serve as human-masked: all their annotations have human masks.
+    @cached_property
+    def damaged(self) -> frozenset[int]:
+        """Ids of images that lost an annotation: what is left does not say all that is there.
 
-        Images without an annotation count in a `complete` file, or when their tags say that they are empty.
+        The first call reads every annotation.
         """
-        weak = set(self._table[1][self._table[5] == _WEAK].tolist())
+        upright = (Frame(i.height, i.width, UPRIGHT, self._classes, self.semantic) for i in self.images)
+        lost = {i.id for i, frame in zip(self.images, upright, strict=True) if self._labels(i, frame)[2]}
+        return frozenset(lost | {i.id for i in self.images if i.id in self._unindexed})
+
+    def mask_candidates(self, *, unread: bool = False) -> tuple[int, ...]:
+        """Image ids that may serve as human-masked: all their annotations have human masks, none is `damaged`.
+
+        Images without an annotation count in a `complete` file, or when their tags say that they are empty. `unread`:
+        no annotation is read for it, so images with an unusable one may be among them.
+        """
+        damaged = self._unindexed if unread else self.damaged
+        weak = damaged | set(self._table[1][self._table[5] == _WEAK].tolist())
         masked = set(self._table[1][self._table[5] == _MASKED].tolist())
         complete = self.complete
         return tuple(
@@ -174,8 +196,8 @@ class CocoFile:
         )
 
     def empty_images(self) -> tuple[int, ...]:
-        """Image ids without any annotation but crowd regions."""
-        busy = set(self._table[1][self._table[5] != _CROWD].tolist())
+        """Image ids without any annotation but crowd regions, and without one that was refused."""
+        busy = self.damaged | set(self._table[1][self._table[5] != _CROWD].tolist())
         return tuple(image.id for image in self.images if image.id not in busy)
 
     def record(
@@ -193,21 +215,14 @@ class CocoFile:
             else annotation_orientation(header, image.height, image.width, where=where)
         )
         frame = Frame(image.height, image.width, turn, self._classes, self.semantic)
-        instances: list[Instance] = []
-        crowd: list[Instance] = []
-        findings: list[Finding] = []
-        for number, _, offset, length, index, what in self._rows(image.id).T.tolist():
-            try:
-                instance = parse.parse_annotation(self._raw(offset, length, f"annotations[{index}]"), frame)
-                (crowd if what == _CROWD else instances).append(instance)
-            except EntryError as error:
-                findings.append(Finding("annotations", index, number, error.field, error.problem))
+        instances, crowd, findings = self._labels(image, frame)
         try:
             instances += self._ignored(image, frame)
         except EntryError as error:
             findings.append(Finding("images", image.index, image.id, error.field, error.problem))
         height, width = upright_size((image.height, image.width), turn)
-        tags = () if image.tags is None and self.complete and not len(self._rows(image.id)[0]) else image.tags
+        bare = not len(self._rows(image.id)[0]) and image.id not in self._unindexed
+        tags = () if image.tags is None and self.complete and bare else image.tags
         record = Record(
             image.id,
             image.file_name,
@@ -222,6 +237,21 @@ class CocoFile:
             crowd=tuple(crowd),
         )
         return record, tuple(findings)
+
+    def _labels(
+        self, image: ImageEntry, frame: Frame
+    ) -> tuple[list[Instance], list[Instance], list[Finding]]:
+        """(instances, crowd regions, what is wrong with the others) of an image's annotations."""
+        instances: list[Instance] = []
+        crowd: list[Instance] = []
+        findings: list[Finding] = []
+        for number, _, offset, length, index, what in self._rows(image.id).T.tolist():
+            try:
+                instance = parse.parse_annotation(self._raw(offset, length, f"annotations[{index}]"), frame)
+                (crowd if what == _CROWD else instances).append(instance)
+            except EntryError as error:
+                findings.append(Finding("annotations", index, number, error.field, error.problem))
+        return instances, crowd, findings
 
     def _raw(self, offset: int, length: int, where: str) -> dict[str, object]:
         value = read_entry(os.pread(self._descriptor, length, offset), f"{self.path}: {where}")
@@ -239,12 +269,12 @@ class CocoFile:
                 rle = rle_from_coco(region, frame.height, frame.width, where=place)
             except BadInput as error:
                 raise EntryError(place, str(error)) from None
-            reason = region.get("reason")
+            reason = parse.known_text(region.get("reason"))
             yield Instance(
                 Source.TEACHER,
                 rle=rotate(rle, frame.orientation),
                 semantic=frame.semantic,
-                dropped=reason if isinstance(reason, str) and reason else "ignored by the export",
+                dropped=reason or "ignored by the export",
             )
 
 

@@ -3,8 +3,8 @@
 hotcoco does the matching (many times faster than pycocotools); the means are pycocotools' own, to the last digit.
 """
 
-import math
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TypedDict
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data import masks
+from pipeline.data.coco_entries import EntryError, as_object, integer, show
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Instance, Record
 
@@ -50,14 +51,26 @@ def detections(record: Record, instances: Iterable[Instance]) -> list[Detection]
     ]
 
 
-def coco_ap(truth: Path | Mapping[str, object], results: Iterable[Detection]) -> dict[str, float | None]:
-    """AP, AP50, AP75, APs, APm, APl of results against a COCO file (or its content); each 0..1.
+def coco_ap(
+    truth: Path | Mapping[str, object], results: Iterable[object], *, left_out: Collection[int] = ()
+) -> dict[str, float | None]:
+    """AP, AP50, AP75, APs, APm, APl of results (`Detection`s) against a COCO file (or its content); each 0..1.
 
-    None where there is no true instance to find (pycocotools says -1). BadInput names a result that cannot be used.
+    The truth is trusted (our own writer's, or a test's). Results may be anybody's JSON; BadInput names one that cannot
+    be used. Results on the images `left_out` count for nothing. None where there is no true instance to find
+    (pycocotools says -1).
     """
     gt = hotcoco.COCO(str(truth) if isinstance(truth, Path) else dict(truth))
     images = gt.imgs
-    checked: list[dict[str, object]] = [dict(_checked(r, index, images)) for index, r in enumerate(results)]
+    checked: list[dict[str, object]] = []
+    for index, result in enumerate(results):
+        where = f"results[{index}]"
+        try:
+            raw = as_object(result)
+            if integer(raw, "image_id", low=0) not in left_out:
+                checked.append(dict(_checked(raw, images, where=where)))
+        except EntryError as error:
+            raise BadInput(f"{where}.{error}") from None
     evaluator = hotcoco.COCOeval(gt, gt.load_res(checked), "segm")
     evaluator.evaluate()
     evaluator.accumulate()
@@ -69,27 +82,23 @@ def coco_ap(truth: Path | Mapping[str, object], results: Iterable[Detection]) ->
     return {name: _mean(cuts[name]) for name in AP_NAMES}
 
 
-def _checked(result: Detection, index: int, images: Mapping[int, Mapping[str, object]]) -> Detection:
-    """The result with a validated mask; BadInput otherwise."""
-    where = f"results[{index}]"
-    image = images.get(result["image_id"])
-    if image is None:
-        raise BadInput(f"{where}.image_id: expected the id of a true image, found {result['image_id']}")
-    if not math.isfinite(result["score"]):
-        raise BadInput(f"{where}.score: expected a finite number, found {result['score']}")
-    height, width = image["height"], image["width"]
-    if not isinstance(height, int) or not isinstance(width, int):
-        raise BadInput(
-            f"image {result['image_id']}: expected integer height and width, found {height} and {width}"
-        )
-    rle = masks.rle_from_coco(result["segmentation"], height, width, where=f"{where}.segmentation")
+def _checked(raw: dict[str, object], images: Mapping[int, dict[str, object]], *, where: str) -> Detection:
+    """The result with a validated mask; EntryError, or BadInput with `where` for a mask, otherwise."""
+    image_id, category_id = integer(raw, "image_id", low=0), integer(raw, "category_id", low=0)
+    if image_id not in images:
+        raise EntryError("image_id", f"expected the id of a true image, found {image_id}")
+    score = _finite(raw.get("score"))
+    height, width = integer(images[image_id], "height", low=1), integer(images[image_id], "width", low=1)
+    rle = masks.rle_from_coco(raw.get("segmentation"), height, width, where=f"{where}.segmentation")
     mask: RleDict = {"size": list(rle.size), "counts": rle.counts}
-    return {
-        "image_id": result["image_id"],
-        "category_id": result["category_id"],
-        "segmentation": mask,
-        "score": result["score"],
-    }
+    return {"image_id": image_id, "category_id": category_id, "segmentation": mask, "score": score}
+
+
+def _finite(value: object) -> float:
+    """A score as a float; EntryError for anything but a finite number."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
+        return float(value)  # NaN, infinity and integers beyond every float fail the comparison
+    raise EntryError("score", f"expected a finite number, found {show(value)}")
 
 
 def _mean(precision: npt.NDArray[np.float64]) -> float | None:

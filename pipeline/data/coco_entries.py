@@ -44,7 +44,10 @@ Raw = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class ImageEntry:
-    """An image as the file lists it; `offset` and `length` are its bytes in the file."""
+    """An image as the file lists it; `offset` and `length` are its bytes in the file.
+
+    `exported`: the file is our own export, which lists all that is known of the image, were it nothing.
+    """
 
     index: int
     id: int
@@ -55,6 +58,7 @@ class ImageEntry:
     instructions: tuple[str, ...]
     offset: int
     length: int
+    exported: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +96,20 @@ def integer(raw: Raw, field: str, *, low: int = -_MAX_ID - 1, high: int = _MAX_I
 
 def text(raw: Raw, field: str) -> str:
     """A text field that is not blank."""
-    value = raw.get(field)
-    if not isinstance(value, str) or not value.strip():
+    value = known_text(raw.get(field))
+    if value is None:
         raise EntryError(field, f"expected text, found {_present(raw, field)}")
+    return value
+
+
+def known_text(value: object) -> str | None:
+    """Text that is not blank and can be written as UTF-8 (JSON allows half a surrogate pair, which cannot), or None."""
+    if not isinstance(value, str) or not value.strip():
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return None
     return value
 
 
@@ -103,16 +118,15 @@ def _present(raw: Raw, field: str) -> str:
 
 
 def parse_category(value: object) -> Category:
-    """A class; EntryError without an integer id and a name."""
+    """A class; EntryError without an id of at least 0 (scorers take no other) and a name."""
     raw = as_object(value)
-    parent = raw.get("supercategory")
-    return Category(integer(raw, "id"), text(raw, "name"), parent if isinstance(parent, str) else None)
+    return Category(integer(raw, "id", low=0), text(raw, "name"), known_text(raw.get("supercategory")))
 
 
 def parse_image(value: object, *, index: int, offset: int, length: int) -> ImageEntry:
-    """An image; EntryError unless id, file_name, width and height are usable (tags are checked for being integers)."""
+    """An image; EntryError unless all of it is usable: an id of at least 0, name, size, texts, integers as tags."""
     raw = as_object(value)
-    image_id, name = integer(raw, "id"), text(raw, "file_name")
+    image_id, name = integer(raw, "id", low=0), text(raw, "file_name")
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name:
         raise EntryError("file_name", f"expected a path inside the image folder, found {show(name)}")
@@ -124,10 +138,12 @@ def parse_image(value: object, *, index: int, offset: int, length: int) -> Image
     if tags is not None and not (isinstance(tags, list) and all(type(tag) is int for tag in tags)):
         raise EntryError("tags", f"expected a list of category ids, found {show(tags)}")
     lines = raw.get("instructions", [])
-    if not (isinstance(lines, list) and all(isinstance(line, str) and line.strip() for line in lines)):
+    if not (isinstance(lines, list) and None not in map(known_text, lines)):
         raise EntryError("instructions", f"expected a list of texts, found {show(lines)}")
     known = None if tags is None else tuple(sorted(set(tags)))
-    return ImageEntry(index, image_id, name, width, height, known, tuple(lines), offset, length)
+    extra = raw.get("pseudo")
+    exported = isinstance(extra, dict) and "role" in extra
+    return ImageEntry(index, image_id, name, width, height, known, tuple(lines), offset, length, exported)
 
 
 def is_crowd(raw: Raw) -> bool:
@@ -179,6 +195,7 @@ def parse_annotation(raw: Raw, frame: Frame) -> Instance:
         human_id=integer(raw, "id") if source is Source.HUMAN else None,
         weak_kind=kind,
         score=None if source is Source.HUMAN else _score(raw),
+        model=None if source is Source.HUMAN else _model(raw),
     )
 
 
@@ -269,3 +286,9 @@ def _score(raw: Raw) -> float | None:
     ):
         raise EntryError("score", f"expected a number from 0 to 1, found {show(value)}")
     return float(value)
+
+
+def _model(raw: Raw) -> str | None:
+    """The digest that our own export noted of the weights that made a mask."""
+    extra = raw.get("pseudo")
+    return known_text(extra.get("model")) if isinstance(extra, dict) else None

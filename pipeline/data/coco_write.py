@@ -32,11 +32,9 @@ class CocoWriter:
         info: Mapping[str, Json],
         crowd: bool = False,
         run: str | None = None,
-        model: str | None = None,
     ) -> None:
-        """`info` is the file's info section; `run` and `model` (a digest) go under each machine mask's `pseudo`."""
-        self.path, self.crowd, self.left_out = path, crowd, 0
-        self._origin: dict[str, Json] = {k: v for k, v in (("run", run), ("model", model)) if v is not None}
+        """`info` is the file's info section; `run` goes under the `pseudo` of the masks that this run made."""
+        self.path, self.crowd, self.left_out, self._run = path, crowd, 0, run
         self._names = {c.name.strip().casefold(): c.id for c in reversed(ontology.categories)}
         self._known = frozenset(ontology.ids)
         self._last_image: int | None = None
@@ -96,7 +94,7 @@ class CocoWriter:
         }
         if instance.source is not Source.HUMAN and instance.score is not None:
             entry["score"] = instance.score
-        entry["pseudo"] = _pseudo(instance) | ({} if instance.source is Source.HUMAN else self._origin)
+        entry["pseudo"] = _pseudo(instance, self._run)
         self._annotations.write(("," if self._next_id > 1 else "") + "\n" + _text(entry))
         self._next_id += 1
 
@@ -167,8 +165,9 @@ def _box(box: Box | None) -> Json:
     return None if box is None else [round(v, 3) for v in box]
 
 
-def _pseudo(instance: Instance) -> dict[str, Json]:
+def _pseudo(instance: Instance, run: str | None) -> dict[str, Json]:
     """All that is known of an instance beyond plain COCO; unknown values are left out."""
+    made_here = instance.source is not Source.HUMAN and instance.prompt is not None  # not read from a file
     known: dict[str, Json] = {
         "source": instance.source.value,
         "human_id": instance.human_id,
@@ -180,6 +179,8 @@ def _pseudo(instance: Instance) -> dict[str, Json]:
         "pred_iou": instance.pred_iou,
         "stability": instance.stability,
         "quality": instance.quality,
+        "run": run if made_here else None,
+        "model": instance.model,
     }
     return {key: value for key, value in known.items() if value is not None}
 

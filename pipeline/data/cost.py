@@ -85,8 +85,11 @@ class CostModel:
 
     def saving_factor(self, masked_fraction: float, kind: WeakKind | str) -> float:
         """How many times full masks cost more than this; infinite when this costs nothing."""
-        cost = self.total(1, masked_fraction, kind)
-        return self.per_image(MASK) / cost if cost else float("inf")
+        return self.saving(1, self.total(1, masked_fraction, kind))
+
+    def saving(self, images: int, seconds: float) -> float:
+        """How many times full masks for `images` images cost more than `seconds`; infinite when that is nothing."""
+        return self.total(images, 1.0, MASK) / seconds if seconds else float("inf")
 
 
 # COCO's n, c are its published means; those of ADE20K and Cityscapes are solved from Table 1.
@@ -97,12 +100,11 @@ PRESETS = {
 }
 
 
-def measure(records: Iterable[Record], *, classes: int, units: Units | None = None) -> CostModel:
-    """The cost model with n and c measured on train records.
+def measure(records: Iterable[Record], *, classes: int, units: Units | None = None) -> CostModel | None:
+    """The cost model with n and c measured on train records; None when there is nothing to count or no class.
 
-    Counted are the human labels of human-masked and reserved images. When there are no such images, the pseudo-masks of
-    weak images that were not dropped are, and `basis` says "estimated". Val images never count: they serve scoring.
-    BadInput when there is neither.
+    Counted are the human labels of human-masked and reserved images. When these hold none, the pseudo-masks of weak
+    images that were not dropped are, and `basis` says "estimated". Val images never count: they serve scoring.
     """
     human, machine = _Tally(), _Tally()
     for record in records:
@@ -111,9 +113,9 @@ def measure(records: Iterable[Record], *, classes: int, units: Units | None = No
             human.add([i for i in kept if i.source is Source.HUMAN])
         elif record.role is Role.WEAK:
             machine.add([i for i in kept if i.rle is not None])
-    tally, basis = (human, "measured") if human.images else (machine, "estimated")
-    if not tally.instances:
-        raise BadInput("cost: expected instances to measure n and c on, found none; give n and c or a preset")
+    tally, basis = (human, "measured") if human.instances else (machine, "estimated")
+    if not tally.instances or not classes:
+        return None
     n, c = tally.instances / tally.images, tally.classes / tally.images
     return CostModel(classes, n, min(c, classes), units or Units(), basis)
 

@@ -88,35 +88,47 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_header(data: bytes, name: str) -> Header:
-    """Format, sizes and orientation of an image file's bytes, without decoding its pixels; BadInput names `name`."""
-    return _open(data, name)[1]
+    """Format, sizes and orientation of an image file's bytes; BadInput names `name`.
+
+    Pixels are decoded only where the EXIF may lie behind them (PNG), and need not be whole.
+    """
+    image = _open(data, name)
+    try:
+        return _header(image)
+    except _BROKEN as error:
+        raise BadInput(f"image {name}: broken header: {error}") from error
 
 
 def decode_upright(data: bytes, name: str) -> Upright:
     """The upright RGB image of a file's bytes; BadInput names `name`."""
-    image, header = _open(data, name)
+    image = _open(data, name)
     try:
+        # Looking for a PNG's EXIF loads its pixels, and a load that failed does nothing when called again. A TIFF
+        # forgets its orientation while it loads.
+        if image.format != "TIFF":
+            image.load()
+        header = _header(image)
         image.load()
         pixels = _to_rgb(image, name)
     except _BROKEN as error:
         if isinstance(error, BadInput):
             raise
-        raise BadInput(f"image {name}: {header.format} cannot be decoded: {error}") from error
+        raise BadInput(f"image {name}: {_format(image)} cannot be decoded: {error}") from error
     # Pillow turns TIFFs upright while loading them, and nothing else.
     if header.format != "TIFF":
         pixels = orient_array(pixels, header.exif_orientation)
     return Upright(np.ascontiguousarray(pixels), header)
 
 
-def _open(data: bytes, name: str) -> tuple[Image.Image, Header]:
+def _open(data: bytes, name: str) -> Image.Image:
+    """The image of a file's bytes, its size checked, its pixels not loaded yet."""
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise BadInput(
                 f"image {name}: expected at most {MAX_PIXELS} pixels, found {image.width}x{image.height}"
             )
-        orientation = _orientation(image)
-        frames = int(getattr(image, "n_frames", 1))
+        return image
     except UnidentifiedImageError as error:
         found = _looks_like(data)
         raise BadInput(f"image {name}: expected a readable {', '.join(FORMATS)}, found {found}") from error
@@ -124,11 +136,15 @@ def _open(data: bytes, name: str) -> tuple[Image.Image, Header]:
         if isinstance(error, BadInput):
             raise
         raise BadInput(f"image {name}: broken header: {error}") from error
+
+
+def _header(image: Image.Image) -> Header:
+    orientation = _orientation(image)
+    frames = int(getattr(image, "n_frames", 1))
     size = (image.height, image.width)
     if image.format == "TIFF":  # its width and height are upright already
-        return image, Header(upright_size(size, orientation), size, orientation, "TIFF", frames)
-    # A JPEG with several pictures inside (3D cameras, phones) reports itself as MPO.
-    return image, Header(size, upright_size(size, orientation), orientation, _format(image), frames)
+        return Header(upright_size(size, orientation), size, orientation, "TIFF", frames)
+    return Header(size, upright_size(size, orientation), orientation, _format(image), frames)
 
 
 def _looks_like(data: bytes) -> str:
@@ -140,6 +156,7 @@ def _looks_like(data: bytes) -> str:
 
 
 def _format(image: Image.Image) -> str:
+    # A JPEG with several pictures inside (3D cameras, phones) reports itself as MPO.
     return "JPEG" if image.format == "MPO" else str(image.format)
 
 

@@ -212,7 +212,7 @@ def rle_from_coco(segmentation: object, height: int, width: int, *, where: str) 
     _check_canvas(height, width, where)
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if size != [height, width] or any(isinstance(v, bool) or not isinstance(v, int) for v in size):
-        raise BadInput(f"{where}.size: expected the image's [{height}, {width}], found {str(size)[:60]}")
+        raise BadInput(f"{where}.size: expected the image's [{height}, {width}], found {repr(size)[:60]}")
     if isinstance(counts, str):
         runs = text_to_runs(counts, height * width, where=f"{where}.counts")
     elif isinstance(counts, list):
@@ -225,7 +225,7 @@ def rle_from_coco(segmentation: object, height: int, width: int, *, where: str) 
 def _listed_runs(counts: list[object], pixels: int, *, where: str) -> Runs:
     for index, value in enumerate(counts):
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= pixels:
-            found = "a huge integer" if isinstance(value, int) and abs(value) >> 63 else str(value)[:60]
+            found = "a huge integer" if isinstance(value, int) and abs(value) >> 63 else repr(value)[:60]
             raise BadInput(
                 f"{where}[{index}]: a run length must be an integer of 0 to {pixels}, found {found}"
             )

@@ -1,4 +1,4 @@
-"""Scores of one mask against another, on arrays; sets of instances are scored in matching.py and coco_ap.py.
+"""All scores: of one mask against another, on arrays; of sets of instances by matching.py and coco_ap.py.
 
 Legend: truth, pred are bool [H, W]; prob is float [H, W] in 0..1. All results lie in 0..1 but `ber` (0..100).
 """

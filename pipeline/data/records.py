@@ -136,7 +136,8 @@ class Instance:
     """One labelled thing (or, with `semantic`, one mask of a whole class) and all that is known of it.
 
     `human_id` is the id of the human annotation it stems from. `score` is the confidence of a machine label, None for
-    human ones. `pred_iou` and `stability` are SAM's own estimates; `quality` is the calibrated one.
+    human ones; `model` is the digest of the weights that made its mask. `pred_iou` and `stability` are SAM's own
+    estimates; `quality` is the calibrated one.
     `dropped` says why a later stage took it out; it stays in the record.
     """
 
@@ -156,6 +157,7 @@ class Instance:
     stability: float | None = None
     quality: float | None = None
     dropped: str | None = None
+    model: str | None = None
 
     def __post_init__(self) -> None:
         _check_meaning(self.class_id, self.phrase)

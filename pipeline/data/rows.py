@@ -67,6 +67,7 @@ class InstanceRow(TypedDict):
     stability: float | None
     quality: float | None
     dropped: str | None
+    model: str | None
 
 
 class RecordRow(TypedDict):
@@ -153,6 +154,7 @@ def _instance_row(instance: Instance) -> InstanceRow:
         "stability": _float(instance.stability),
         "quality": _float(instance.quality),
         "dropped": instance.dropped,
+        "model": instance.model,
     }
 
 
@@ -175,6 +177,7 @@ def _instance(row: InstanceRow) -> Instance:
         stability=row["stability"],
         quality=row["quality"],
         dropped=row["dropped"],
+        model=row["model"],
     )
 
 

@@ -48,7 +48,8 @@ class MaskShare:
 
     def __post_init__(self) -> None:
         if (self.fraction is None) == (self.shots is None):
-            raise BadInput(f"expected either masks or shots, found {self.fraction=}, {self.shots=}")
+            found = "neither" if self.shots is None else f"{self.fraction:.4g} and {self.shots}"
+            raise BadInput(f"expected masks or shots, not both, found {found}")
         if not 0 <= (self.fraction or 0) <= 1 or (self.shots or 0) < 0:
             raise BadInput(f"expected masks of 0% to 100% or shots of at least 0, found {self}")
 
@@ -97,7 +98,7 @@ def simulate(full: Record, kind: WeakKind, seed: int) -> Record:
 
     Masks become what the kind allows: a point (one uniformly random foreground pixel, drawn from seed, image id and
     human id alone), a tight box, or a tag; weak labels that are there already are kept up to the kind. Crowd regions,
-    proposals and, but for kind `instruction`, instructions are hidden.
+    proposals and, but for kind `instruction`, instructions are hidden; so are machine labels, which are no weak labels.
     """
     visible = replace(full, role=Role.WEAK, tags=None, instructions=(), instances=(), proposals=(), crowd=())
     full = replace(full, instances=tuple(i for i in full.instances if i.source is Source.HUMAN))
@@ -113,9 +114,9 @@ def simulate(full: Record, kind: WeakKind, seed: int) -> Record:
 
 
 def _tags(full: Record) -> tuple[int, ...] | None:
-    """Classes known present; None when nothing at all is known."""
+    """Classes known present; None when none is known and nobody says that there is none (phrases are no classes)."""
     classes = {i.class_id for i in full.instances if i.class_id is not None}
-    return None if full.tags is None and not full.instances else tuple(sorted(classes | set(full.tags or ())))
+    return None if full.tags is None and not classes else tuple(sorted(classes | set(full.tags or ())))
 
 
 def _localise(instance: Instance, image_id: int, kind: WeakKind, seed: int) -> Instance | None:
@@ -161,7 +162,7 @@ def lacks(record: Record, kind: WeakKind) -> str | None:
     if kind is WeakKind.INSTRUCTION:
         return None if record.instructions else "no instructions"
     if kind is WeakKind.CLASS:
-        return None if _tags(record) is not None else "neither tags nor annotations"
+        return None if _tags(record) is not None else "neither tags nor annotations with a class"
     if not things and record.tags is not None:
         return None if not record.tags else "tags, but no annotation"
     if kind is WeakKind.POINT:

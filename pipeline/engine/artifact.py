@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from pipeline.engine import files
 from pipeline.engine.context import Metrics
 from pipeline.engine.keys import digest_of
+from pipeline.engine.plan import TRUTH
 
 MANIFEST = "artifact.json"
 
@@ -19,7 +20,8 @@ class Artifact:
     """A committed artifact, or a part of one.
 
     `digest` is that of its files (paths and bytes), not of how they came about; `files` maps each path inside
-    `folder` to the sha256 of its bytes. `seconds`: wall time of the work that made it.
+    `folder` to the sha256 of its bytes. `seconds`: wall time of the work that made it. `truth`: its part of that name,
+    which lies elsewhere, so that no path leads from the other parts to it; None if it has none.
     """
 
     key: str
@@ -28,9 +30,12 @@ class Artifact:
     files: Mapping[str, str]
     metrics: Metrics
     seconds: float
+    truth: "Artifact | None" = None
 
     def part(self, name: str) -> "Artifact":
         """The artifact that is the subfolder `name` of this one; FileNotFoundError if it is not there."""
+        if name == TRUTH and self.truth is not None:
+            return self.truth
         prefix = f"{name}/"
         inside = {path.removeprefix(prefix): d for path, d in self.files.items() if path.startswith(prefix)}
         if not inside:
@@ -52,17 +57,22 @@ def _listing(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in found if path != folder / MANIFEST)
 
 
+def digests_of(folder: Path) -> dict[str, str]:
+    """sha256 of every file in a folder but its manifest, by path; empty if there is no such folder."""
+    return {name: files.file_digest(folder / name) for name in _listing(folder)}
+
+
 def lend(folder: Path) -> Artifact:
     """An artifact from anywhere on disk, as it is now: its digest is that of the files found in it."""
-    digests = {name: files.file_digest(folder / name) for name in _listing(folder)}
+    digests = digests_of(folder)
     return Artifact("", folder, content_digest(digests), digests, {}, 0.0)
 
 
 def write_manifest(
     folder: Path, key: str, *, stage: str, metrics: Metrics, seconds: float, about: dict[str, JsonValue]
 ) -> None:
-    """Write `artifact.json` for all that lies in `folder`; `about`: device, versions, settings."""
-    digests = {name: files.file_digest(folder / name) for name in _listing(folder)}
+    """Write `artifact.json` for all that lies in `folder`; `about`: device, versions, digests of the part `truth`."""
+    digests = digests_of(folder)
     body: dict[str, JsonValue] = {
         "key": key,
         "stage": stage,
@@ -76,16 +86,26 @@ def write_manifest(
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
-def read_artifact(folder: Path, key: str) -> Artifact | None:
-    """The artifact in `folder`, every byte checked; None if anything is missing, changed or too much."""
+def read_artifact(folder: Path, key: str, *, truth: Path) -> Artifact | None:
+    """The artifact in `folder`, every byte checked; None if anything is missing, changed or too much.
+
+    `truth`: where its part of that name lies, if it has one.
+    """
     try:
         body = json.loads((folder / MANIFEST).read_bytes())
     except (OSError, ValueError):
         return None
     if not isinstance(body, dict) or body.pop("digest", None) != digest_of(body) or body["key"] != key:
         return None
-    if _listing(folder) != sorted(body["files"]):
+    hidden = body.get(TRUTH, {})
+    if not _holds(folder, body["files"]) or (hidden and not _holds(truth, hidden)):
         return None
-    if any(files.file_digest(folder / name) != digest for name, digest in body["files"].items()):
-        return None
-    return Artifact(key, folder, body["content"], body["files"], body["metrics"], body["seconds"])
+    metrics, seconds = body["metrics"], body["seconds"]
+    part = Artifact(key, truth, content_digest(hidden), hidden, metrics, seconds) if hidden else None
+    return Artifact(key, folder, body["content"], body["files"], metrics, seconds, part)
+
+
+def _holds(folder: Path, digests: Mapping[str, str]) -> bool:
+    if _listing(folder) != sorted(digests):  # before any byte is read
+        return False
+    return all(files.file_digest(folder / name) == digest for name, digest in digests.items())

@@ -34,9 +34,9 @@ class TrainContext(WorkerContext):
     `workdir` survives a kill of the same job and is removed after its commit: checkpoints go there. `out` is
     the artifact's folder, empty at the start of every attempt. `progress(done, total, note)` feeds the
     display and the heartbeat. Once `should_stop()` is true: save a checkpoint, then raise `Stopped`.
-    `data_root` is the folder that relative paths of the user's files start from. `timings` maps the label of
-    every stage before this one to the machine seconds its results took when they were made; they never enter
-    a key.
+    `key` is the job's own. `data_root` is the folder that relative paths of the user's files start from; only
+    the stage that makes the data set is lent it. `timings` maps the label of every stage before this one to the
+    machine seconds its results took when they were made; for a stage with `reads_timings`, else empty.
     """
 
     seed: int
@@ -44,6 +44,7 @@ class TrainContext(WorkerContext):
     out: Path
     progress: Callable[[int, int, str], None]
     should_stop: Callable[[], bool]
+    key: str = ""
     data_root: Path = Path()
     timings: Mapping[str, float] = field(default_factory=dict)
     rank: int = 0

@@ -25,9 +25,13 @@ class Options:
 def drive(plan: RunPlan, options: Options, display: Display) -> bool:
     """Do a run or finish it; whether there was anything to do. A `RunFault` tells why it ended early."""
     folder = RunFolder(options.out)
+    suggestion = f"{options.out}-{config_digest(plan.resolved)[:8]}"
+    folder.check_config(
+        plan.resolved, suggestion
+    )  # before the lock: in a folder that is not ours not even that
     with StopSignal() as stop, folder.locked():
-        suggestion = f"{options.out}-{config_digest(plan.resolved)[:8]}"
-        folder.check_config(plan.resolved, suggestion)
+        folder.check_config(plan.resolved, suggestion)  # another run may have begun here meanwhile
+        folder.clean()
         store = Store(options.store)
         engine = LocalEngine(
             store,

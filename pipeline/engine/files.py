@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import time
 import uuid
@@ -11,6 +12,7 @@ from pathlib import Path
 from pipeline.engine.machine import host, process_is_gone
 
 TEMP = ".tmp-"
+OURS = re.compile(re.escape(TEMP) + r"(?P<host>[\w.]+)-(?P<pid>\d+)-[0-9a-f]{8}")
 FOREIGN_TEMP_SECONDS = 24 * 3600.0
 BLOCK = 1 << 20
 
@@ -22,16 +24,16 @@ def temp_name(folder: Path) -> Path:
 
 def is_leftover(path: Path) -> bool:
     """Whether a temp name belongs to a process that is gone (or, on another machine, is a day old)."""
-    owner = path.name.removeprefix(TEMP).rsplit("-", 2)
-    if len(owner) != 3 or not owner[1].isdigit():
+    owner = OURS.fullmatch(path.name)
+    if owner is None:
         return False
-    if owner[0] == host():
-        return process_is_gone(int(owner[1]))
+    if owner["host"] == host():
+        return process_is_gone(int(owner["pid"]))
     return time.time() - path.stat().st_mtime > FOREIGN_TEMP_SECONDS
 
 
 def clean_leftovers(folder: Path) -> int:
-    """Remove temp files and folders of processes that are gone; how many."""
+    """Remove what lies in `folder` under the temp name of a process that is gone; how many."""
     found = [path for path in folder.glob(TEMP + "*") if is_leftover(path)]
     for path in found:
         remove(path)
@@ -97,10 +99,13 @@ def file_digest(path: Path) -> str:
 
 
 def place(source: Path, target: Path) -> bool:
-    """Make `target` the same bytes as `source`, by hard link where possible; whether anything had to be done."""
-    if target.is_file() and (target.samefile(source) or _same_bytes(source, target)):
+    """Make `target` a copy of `source`; whether anything had to be done.
+
+    Never a link: whoever edits the copy in place must not change the source.
+    """
+    if target.is_file() and not target.samefile(source) and _same_bytes(source, target):
         return False
-    commit_file(target, lambda temp: _link_or_copy(source, temp))
+    commit_file(target, lambda temp: _copy(source, temp))
     return True
 
 
@@ -108,8 +113,5 @@ def _same_bytes(one: Path, other: Path) -> bool:
     return one.stat().st_size == other.stat().st_size and file_digest(one) == file_digest(other)
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)

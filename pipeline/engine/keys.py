@@ -1,18 +1,19 @@
 """Keys: a result is found by the sha256 of all that it depends on, and of nothing else.
 
-Never in a key: resources, workers, engine, paths, times. Floats and texts go in by their canonical JSON.
+Never in a key: resources, workers, engine, where the user's data and weights lie (their content is), times. Floats and
+texts go in by their canonical JSON.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from pydantic import JsonValue
 
 from pipeline.engine.plan import PlannedStage
 
-KEY_FORMAT = 1  # bump when what a unit or artifact file looks like changes
+KEY_FORMAT = 2  # bump when what a unit or artifact file looks like changes
 DTYPE = "float32"  # what stages compute in unless their own config says otherwise
 
 
@@ -44,7 +45,7 @@ def stage_digest(planned: PlannedStage, *, artifacts: Mapping[str, str], setting
             "format": KEY_FORMAT,
             "stage": planned.stage.name,
             "version": planned.stage.version,
-            "config": planned.config.model_dump(mode="json"),
+            "config": config_content(planned),
             "weights": dict(planned.weights),
             "artifacts": dict(artifacts),
             "ontology": setting.ontology_digest,
@@ -55,11 +56,48 @@ def stage_digest(planned: PlannedStage, *, artifacts: Mapping[str, str], setting
     )
 
 
+def config_content(planned: PlannedStage) -> JsonValue:
+    """A stage's settings without what is not in its keys."""
+    return _without(
+        planned.config.model_dump(mode="json"), planned.not_in_key | type(planned.config).not_in_key
+    )
+
+
+def _without(value: JsonValue, paths: Collection[str]) -> JsonValue:
+    if not isinstance(value, dict):
+        return value
+    inner = {
+        key: [path.partition(".")[2] for path in paths if path.partition(".")[0] == key] for key in value
+    }
+    return {key: _without(child, inner[key]) for key, child in value.items() if key not in paths}
+
+
 def unit_key(stage: str, bucket: str, inputs: str) -> str:
     """Key of one unit: the stage's digest, the bucket's name and the digest of its input rows."""
     return digest_of({"kind": "unit", "stage": stage, "bucket": bucket, "inputs": inputs})
 
 
-def job_key(stage: str, *, inputs: str, seed: int, identity: str) -> str:
-    """Recipe key of a job: its stage's digest, its input rows, the seed and what it reads from outside."""
-    return digest_of({"kind": "job", "stage": stage, "inputs": inputs, "seed": seed, "identity": identity})
+def key_with_losses(unit: str, lost: Mapping[int, str]) -> str:
+    """Key of a unit from which the engine had to leave out images (id -> reason).
+
+    An unreadable disk or a killed worker is no matter of content: under the unit's own key it would be kept for ever.
+    """
+    return digest_of({"kind": "unit with losses", "unit": unit, "lost": {str(i): r for i, r in lost.items()}})
+
+
+def job_key(
+    stage: str, *, inputs: str, seed: int, identity: str, timed: Mapping[str, str] | None = None
+) -> str:
+    """Recipe key of a job: its stage's digest, its input rows, the seed and what it reads from outside.
+
+    `timed`: label -> digest of the keys of the stages whose seconds it reads.
+    """
+    parts: JsonValue = {
+        "kind": "job",
+        "stage": stage,
+        "inputs": inputs,
+        "seed": seed,
+        "identity": identity,
+        "timed": dict(timed or {}),
+    }
+    return digest_of(parts)

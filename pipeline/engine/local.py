@@ -14,11 +14,20 @@ from typing import Protocol
 
 from pipeline.engine.artifact import Artifact
 from pipeline.engine.faults import BadPlan, Interrupted, StageFailed, Stalled
-from pipeline.engine.machine import Heartbeat, images_in_hand
+from pipeline.engine.machine import Heartbeat, images_in_hand, load_torch
 from pipeline.engine.process import Died, WorkerProcess
 from pipeline.engine.signals import StopSignal
 from pipeline.engine.store import Store
-from pipeline.engine.tasks import JobDone, JobTask, Progress, Report, UnitDone, UnitTask, WorkerFailed
+from pipeline.engine.tasks import (
+    Alive,
+    JobDone,
+    JobTask,
+    Progress,
+    Report,
+    UnitDone,
+    UnitTask,
+    WorkerFailed,
+)
 from pipeline.engine.worker import STOP, Bench
 
 POLL_SECONDS = 0.2
@@ -76,8 +85,8 @@ class LocalEngine:
         """Do the job; after a death it is tried again and goes on from its checkpoints."""
         self._progress = progress
         self._raise_if_stopped()
-        for _ in range(DEATHS_WITHOUT_IMAGE):
-            outcome = self._attempt(task)
+        for attempt in range(DEATHS_WITHOUT_IMAGE):
+            outcome = self._attempt(replace(task, attempt=attempt))
             if not isinstance(outcome, Died):
                 assert isinstance(outcome, JobDone)
                 return outcome.artifact
@@ -115,12 +124,14 @@ class LocalEngine:
 
     def _here(self, pickled: bytes) -> Report:
         if self._bench is None:
+            load_torch()  # so that the thread count of a task holds from the first one on
             beat = Heartbeat(self._heartbeat)
             self._bench = Bench(self._store, beat, progress=self._tell, should_stop=self._stop.is_set)
         return self._bench.do(pickled)
 
-    def _tell(self, progress: Progress) -> None:
-        self._progress(progress)
+    def _tell(self, report: Progress | Alive) -> None:
+        if isinstance(report, Progress):
+            self._progress(report)
 
     def _in_worker(self, pickled: bytes, label: str) -> Report | Died:
         if self._worker is None:
@@ -140,8 +151,8 @@ class LocalEngine:
                     self._stalled(label, pause)
                 continue
             last, longest = time.monotonic(), max(longest, pause)
-            if isinstance(report, Progress):
-                self._progress(report)
+            if isinstance(report, Progress | Alive):
+                self._tell(report)
                 continue
             if isinstance(report, Died):
                 self.close()

@@ -1,5 +1,7 @@
 """What the engine knows of the machine and its processes: who runs where, versions, threads, signs of life."""
 
+import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -54,6 +56,12 @@ def announce_threads(count: int) -> None:
     """
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(count)
+
+
+def load_torch() -> None:
+    """Import torch if it is installed, for a process that cannot announce threads: other code runs in it too."""
+    if importlib.util.find_spec("torch") is not None:
+        importlib.import_module("torch")
 
 
 def apply_threads(count: int) -> None:

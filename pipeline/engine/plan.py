@@ -19,7 +19,8 @@ LATER_FIELDS = frozenset({"proposals"})  # empty after ingest, until a stage add
 class PlannedStage:
     """A stage of a run; `label` is its name, with what it produces where a name comes more than once.
 
-    `weights`: digests of the model weights that its config names, by role; they enter its keys.
+    `weights`: digests of the model weights that its config names, by role; they enter its keys. `not_in_key`: dotted
+    paths in its config that do not: what those digests stand for, and what changes no result.
     """
 
     label: str
@@ -27,6 +28,7 @@ class PlannedStage:
     config: StageConfig
     resources: Resources
     weights: Mapping[str, str] = field(default_factory=dict)
+    not_in_key: frozenset[str] = frozenset()
 
     def build(self) -> Stage:
         """The stage; light, as nothing is read before `setup` or `run`."""
@@ -62,12 +64,12 @@ def label_stages(stages: Sequence[tuple[type[Stage], StageConfig]]) -> list[str]
     """A label for each stage, unique within the run."""
     names = [stage.name for stage, _ in stages]
     labels: list[str] = []
-    for stage, config in stages:
+    for number, (stage, config) in enumerate(stages):
         label = stage.name
         if names.count(label) > 1:
             built = stage(config)
             made = built.produces.rsplit(".", 1)[-1] if isinstance(built, JobStage) else ""
-            label = f"{label}:{made or labels.count(label) + 1}"
+            label = f"{label}:{made or names[:number].count(label) + 1}"
         while label in labels:
             label += "+"
         labels.append(label)

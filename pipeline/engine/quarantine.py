@@ -1,5 +1,6 @@
 """The count of bad images and annotations, against `max_bad`."""
 
+import json
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -9,7 +10,8 @@ from pipeline.engine.context import Metrics
 from pipeline.engine.faults import TooManyBad
 from pipeline.engine.units import RecordSet
 
-EXAMPLES = 100
+EXAMPLES = 100  # of each kind, kept for `run.json`
+TOLD = 5  # of them, in an error message
 
 
 class Quarantine:
@@ -20,12 +22,21 @@ class Quarantine:
         self._ingest: dict[str, int] = {}
         self._rows = 0
         self._reasons: dict[int, str] = {}
+        self._lines: dict[str, list[str]] = {"images": [], "annotations": []}
         self.examples: list[dict[str, JsonValue]] = []
 
-    def before(self, metrics: Metrics) -> None:
-        """Take over ingest's own count: images, bad_images, annotations, bad_annotations."""
+    def before(self, metrics: Metrics, *, label: str, listing: Path) -> None:
+        """Take over ingest's own count: images, bad_images, annotations, bad_annotations; and its list of them.
+
+        `listing`: a JSON file {"images": [{"entry", "reason"}], "annotations": [the same]}; it may be absent.
+        """
         names = ("images", "bad_images", "annotations", "bad_annotations")
         self._ingest = {name: int(metrics.get(name) or 0) for name in names}
+        found = json.loads(listing.read_text(encoding="utf-8")) if listing.exists() else {}
+        for what, lines in self._lines.items():
+            for bad in found.get(what, [])[:EXAMPLES]:
+                self.examples.append({"stage": label, "entry": bad["entry"], "reason": bad["reason"]})
+                lines.append(f"{bad['entry']}: {bad['reason']}")
 
     def count(self, label: str, records: RecordSet) -> int:
         """Count the records dropped by now; how many of them are new at this stage."""
@@ -37,8 +48,9 @@ class Quarantine:
                     continue
                 self._reasons[image_id] = reason
                 new += 1
-                if len(self.examples) < EXAMPLES:
+                if len(self._reasons) <= EXAMPLES:
                     self.examples.append({"stage": label, "image_id": image_id, "reason": reason})
+                    self._lines["images"].append(f"image {image_id}: {reason}")
         return new
 
     def check(self) -> None:
@@ -49,7 +61,7 @@ class Quarantine:
         )
         for what, bad, total in shares:
             if total and bad / total > self._max_bad:
-                reasons = "".join(f"\n  image {e['image_id']}: {e['reason']}" for e in self.examples[:5])
+                reasons = "".join(f"\n  {line}" for line in self._lines[what][:TOLD])
                 raise TooManyBad(
                     f"{bad} of {total} {what} are bad ({bad / total:.1%}); max_bad allows {self._max_bad:.1%}{reasons}"
                 )

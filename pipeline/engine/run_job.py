@@ -11,9 +11,10 @@ from pipeline.engine.context import Stopped, TrainContext
 from pipeline.engine.machine import versions
 from pipeline.engine.run_unit import Surroundings
 from pipeline.engine.stage import JobStage
-from pipeline.engine.tasks import JobDone, JobTask, Progress
+from pipeline.engine.tasks import Alive, JobDone, JobTask, Progress
 
 NOTE_EVERY_SECONDS = 2.0
+ALIVE_EVERY_SECONDS = 1.0
 SPENT = "seconds-spent"  # beside the checkpoints: what earlier, killed attempts took
 
 
@@ -31,6 +32,8 @@ def run_job(stage: JobStage, task: JobTask, around: Surroundings) -> JobDone:
         found = None if task.redo else store.find_artifact(key)
         if found is not None:
             return JobDone(found)
+        if task.redo and task.attempt == 0:
+            store.forget_work(key)
         clock = _Clock(store.workdir(key))
         metrics = stage.run(task.records, _context(task, around, clock, out))
         about: dict[str, JsonValue] = {"versions": dict(versions()), "device": task.stage.context.device}
@@ -59,6 +62,21 @@ class _Clock:
             files.commit_text(self._note, json.dumps(self.seconds()))
 
 
+class _Pulse:
+    """Asks whether to stop; that a job asks is a sign of life, also where it has no progress to tell."""
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+        self._told = time.monotonic()
+
+    def should_stop(self) -> bool:
+        now = time.monotonic()
+        if now - self._told > ALIVE_EVERY_SECONDS:
+            self._told = now
+            self._around.progress(Alive())
+        return self._around.should_stop()
+
+
 def _context(task: JobTask, around: Surroundings, clock: _Clock, out: Path) -> TrainContext:
     def progress(done: int, total: int, note: str) -> None:
         clock.tick()
@@ -74,7 +92,8 @@ def _context(task: JobTask, around: Surroundings, clock: _Clock, out: Path) -> T
         workdir=around.store.workdir(task.key),
         out=out,
         progress=progress,
-        should_stop=around.should_stop,
+        should_stop=_Pulse(around).should_stop,
+        key=task.key,
         data_root=task.data_root,
         timings=task.timings,
     )

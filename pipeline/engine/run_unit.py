@@ -17,10 +17,11 @@ from pipeline.data.errors import BadInput
 from pipeline.data.records import Record
 from pipeline.engine.context import Stopped
 from pipeline.engine.faults import StageFailed
+from pipeline.engine.keys import key_with_losses
 from pipeline.engine.machine import Heartbeat
 from pipeline.engine.stage import MapConfig, MapStage
 from pipeline.engine.store import Store, Timing
-from pipeline.engine.tasks import Progress, UnitDone, UnitTask
+from pipeline.engine.tasks import Alive, Progress, UnitDone, UnitTask
 from pipeline.engine.units import read_unit
 
 LOAD_THREADS = 2
@@ -34,7 +35,7 @@ class Surroundings:
 
     store: Store
     heartbeat: Heartbeat
-    progress: Callable[[Progress], None]
+    progress: Callable[[Progress | Alive], None]
     should_stop: Callable[[], bool]
 
 
@@ -58,22 +59,28 @@ class Call:
 
 
 def run_unit(stage: MapStage[object], task: UnitTask, around: Surroundings) -> UnitDone:
-    """Make one unit and commit it. StageFailed if the stage breaks its contract, Stopped when asked to stop."""
+    """Make one unit and commit it. StageFailed if the stage breaks its contract, Stopped when asked to stop.
+
+    A unit that lacks an image is committed under another key (`key_with_losses`), so that the next run tries again.
+    """
     start = time.perf_counter()
     around.heartbeat.begin(f"{task.stage.label} unit {task.source.bucket.name}")
     records = read_unit(task.source.parts, task.source.bucket)
     todo = [record for record in records if record.dropped is None and record.role in stage.roles]
     made: dict[int, Record] = {}
+    lost: dict[int, str] = {}
     for call in _calls(stage, todo, task, around):
         if around.should_stop():
             raise Stopped(f"{task.stage.label}: stopped within unit {task.source.bucket.name}")
         results = _run_call(stage, call, _batch_size(task))
         made.update((record.image_id, record) for record in results)
+        lost.update((i.record.image_id, i.bad) for i in call.images.values() if i.bad is not None)
         around.heartbeat.drop(record.image_id for record in results)
         around.progress(Progress(len(made), len(todo)))
     timing = Timing(time.perf_counter() - start, len(todo))
-    around.store.commit_unit(task.key, to_table([made.get(r.image_id, r) for r in records]), timing)
-    return UnitDone(task.key, timing.images, timing.seconds)
+    key = key_with_losses(task.key, lost) if lost else task.key
+    around.store.commit_unit(key, to_table([made.get(r.image_id, r) for r in records]), timing)
+    return UnitDone(task.key, key, timing.images, timing.seconds)
 
 
 def _batch_size(task: UnitTask) -> int:

@@ -1,9 +1,9 @@
-"""A run's folder: its resolved config, its log `run.json`, the keys of its results, its outputs, and its
-lock.
+"""A run's folder: its resolved config, its log, the keys of its results, its outputs, and its lock.
 
-config.yaml    the resolved config, every default filled in run.json       versions, seeds, data digest before
-work starts; then what each stage did keys/NN.txt    the keys of stage NN's results, one a line .lock
-who works here; .heartbeat.json: the images in hand
+config.yaml      the resolved config, every default filled in
+run.json         versions, seeds, data digest before work starts; then what each stage did
+keys/NN.txt      the keys of stage NN's results, one a line
+.lock            who works here; .heartbeat.json: the images in hand
 """
 
 import fcntl
@@ -89,8 +89,6 @@ class RunFolder:
             handle.truncate(0)
             handle.write(json.dumps({"pid": os.getpid(), "host": host()}))
             handle.flush()
-            for leftover in self.path.rglob(files.TEMP + "*"):  # the lock is ours, so no owner can be alive
-                files.remove(leftover)
             try:
                 yield
             finally:
@@ -106,7 +104,11 @@ class RunFolder:
         return f"process {found['pid']} on {found['host']}"
 
     def check_config(self, resolved: dict[str, JsonValue], suggestion: str) -> None:
-        """BadPlan if the folder holds a run with another config, or files that are no run's."""
+        """BadPlan if the folder holds a run with another config, or files that are no run's. Only reads."""
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise BadPlan((f"{self.path}: expected a folder, found a file; use --out {suggestion}",))
         path = self.path / CONFIG
         if not path.exists():
             strangers = sorted(p.name for p in self.path.iterdir() if not p.name.startswith("."))
@@ -125,6 +127,11 @@ class RunFolder:
                     f"{self.path}: holds a run with another config (differs in {named}); use --out {suggestion}",
                 )
             )
+
+    def clean(self) -> None:
+        """Remove what a killed run left half written in the folder itself; for after `check_config`."""
+        for folder in (self.path, self.path / "keys"):
+            files.clean_leftovers(folder)
 
     def read_log(self) -> RunLog | None:
         """The log as last written; None before the first run."""
@@ -162,7 +169,9 @@ class RunFolder:
             root = artifact / source
             found = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
             for path in found:
-                changed += files.place(path, self.path / target / path.relative_to(root))
+                place = self.path / target / path.relative_to(root)
+                files.clean_leftovers(place.parent)
+                changed += files.place(path, place)
         return changed
 
 

@@ -14,7 +14,7 @@ from pipeline.engine.artifact import Artifact, lend
 from pipeline.engine.context import WorkerContext
 from pipeline.engine.display import Display
 from pipeline.engine.faults import BadPlan, RunFault
-from pipeline.engine.keys import Setting, digest_of, job_key, stage_digest, unit_key
+from pipeline.engine.keys import Setting, config_content, digest_of, job_key, stage_digest, unit_key
 from pipeline.engine.local import Engine
 from pipeline.engine.plan import DATASET, PlannedStage, RunPlan, matching, prove
 from pipeline.engine.quarantine import Quarantine
@@ -38,6 +38,7 @@ class Known:
     ontology: Ontology = field(default_factory=lambda: Ontology(()))
     ontology_digest: str = ""
     timings: dict[str, float] = field(default_factory=dict)
+    timed: dict[str, str] = field(default_factory=dict)  # label -> digest of the keys its time is of
 
 
 class Runner:
@@ -104,15 +105,23 @@ class Runner:
         log = self._log.planned(number, keys, missing=len(missing))
         left = sum(unit.rows for _, unit in missing)
         self._display.begin(planned.label, units=len(keys), reused=len(keys) - len(missing), images=left)
-        self._make_units(self._task(planned, stage), missing)
-        timings = [self._store.unit_timing(key) for key in keys]
+        made = self._make_units(self._task(planned, stage), missing)
+        kept = [made.get(key, key) for key in keys]
+        if kept != keys:
+            self._display.note(
+                f"{planned.label}: images could not be read or ended the worker; the next run tries them again"
+            )
+        timings = [self._store.unit_timing(key) for key in kept]
         log.seconds, log.images = sum(t.seconds for t in timings), sum(t.images for t in timings)
-        parts = tuple(Part(u.bucket, self._store.unit_path(k)) for k, u in zip(keys, units, strict=True))
+        self._known.timed[planned.label] = digest_of(list(kept))
+        parts = tuple(Part(u.bucket, self._store.unit_path(k)) for k, u in zip(kept, units, strict=True))
         self._known.records = RecordSet(parts, self._known.records.rows)
         self._count_bad(planned.label, log)
 
-    def _make_units(self, task: StageTask, missing: list[tuple[str, UnitInput]]) -> None:
+    def _make_units(self, task: StageTask, missing: list[tuple[str, UnitInput]]) -> dict[str, str]:
+        """The keys under which the units were committed, by the keys they were planned with."""
         seen = 0
+        made: dict[str, str] = {}
 
         def advance(progress: Progress) -> None:
             nonlocal seen
@@ -122,16 +131,20 @@ class Runner:
 
         for done in self._engine.run_units((UnitTask(task, key, unit) for key, unit in missing), advance):
             self._display.advance(units=1, images=max(0, done.images - seen))
+            made[done.key] = done.made
             seen = 0
+        return made
 
     # Jobs
 
     def _job(self, number: int, planned: PlannedStage, stage: JobStage) -> None:
         inputs, count = digest_records(self._known.records, stage.roles)
         identity = stage.identity(self._plan.data_root)
-        key = job_key(self._digest(planned, stage), inputs=inputs, seed=self._plan.seed, identity=identity)
+        timed = self._known.timed if stage.reads_timings else {}
+        shared = self._digest(planned, stage)
+        key = job_key(shared, inputs=inputs, seed=self._plan.seed, identity=identity, timed=timed)
         if number == 0:
-            self._log.start(digest_of([identity, planned.config.model_dump(mode="json")]))
+            self._log.start(digest_of([identity, config_content(planned)]))
         artifact = None if self._fresh else self._store.find_artifact(key)
         log = self._log.planned(number, [key], missing=int(artifact is None))
         self._display.begin(planned.label, units=1, reused=int(artifact is not None), images=count)
@@ -140,6 +153,7 @@ class Runner:
             artifact = self._engine.run_job(self._job_task(planned, stage, key, stream), self._tell_job)
             self._display.advance(units=1)
         log.seconds, log.images, log.metrics = artifact.seconds, count, dict(artifact.metrics)
+        self._known.timed[planned.label] = key
         self._take_in(stage, artifact)
         self._log.published(self._folder.publish(artifact.folder, stage.publishes))
         if stage.parts:
@@ -151,8 +165,8 @@ class Runner:
             key=key,
             records=stream,
             seed=self._plan.seed,
-            data_root=self._plan.data_root,
-            timings=dict(self._known.timings),
+            data_root=self._plan.data_root if DATASET in stage.parts else Path(),
+            timings=dict(self._known.timings) if stage.reads_timings else {},
             redo=self._fresh,
         )
 
@@ -167,7 +181,8 @@ class Runner:
             self._known.records = RecordSet.of_folder(dataset.folder / "records")
             self._known.ontology = read_ontology(dataset.folder / "ontology.json")
             self._known.ontology_digest = dataset.files["ontology.json"]
-            self._quarantine.before(artifact.metrics)
+            listing = dataset.folder / "quarantine.json"
+            self._quarantine.before(artifact.metrics, label=stage.name, listing=listing)
             self._log.records_digest(digest_records(self._known.records, frozenset(Role))[0])
 
     # Both

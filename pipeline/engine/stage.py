@@ -36,9 +36,13 @@ class Resources(BaseModel):
 
 
 class StageConfig(BaseModel):
-    """Base of every stage's settings: unknown keys are refused, all of it enters the stage's keys."""
+    """Base of every stage's settings: unknown keys are refused.
+
+    All of it enters the stage's keys but `not_in_key`: dotted paths of what changes no result.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    not_in_key: ClassVar[frozenset[str]] = frozenset()
 
 
 class MapConfig(StageConfig):
@@ -96,12 +100,14 @@ class JobStage(Stage):
     """All records of `roles` in, one artifact folder named `produces` out.
 
     `parts`: subfolders of the artifact that later stages use by their own names, in place of the whole.
-    `publishes`: files or folders of the artifact -> their place in the run folder.
+    `publishes`: files or folders of the artifact -> their place in the run folder. `reads_timings`: it is lent
+    `context.timings`, and its key tells which results those are of.
     """
 
     produces: str
     parts: tuple[str, ...] = ()
     publishes: Mapping[str, str] = {}
+    reads_timings: ClassVar[bool] = False
 
     def identity(self, data_root: Path) -> str:  # noqa: ARG002
         """Digest of what the job reads from outside the store (a user's files); part of its key."""

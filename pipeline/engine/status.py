@@ -50,7 +50,7 @@ def read_status(path: Path) -> RunStatus:
     log = folder.read_log()
     if log is None:
         raise BadPlan((f"{path}: expected a run folder with a {LOG}, found none",))
-    store = Store(Path(log.store))
+    store = Store(Path(log.store), look_only=True)
     stages = []
     for number, stage in enumerate(log.stages):
         keys = folder.read_keys(number) or []
@@ -81,19 +81,22 @@ def read_status(path: Path) -> RunStatus:
     )
 
 
-def find_results(path: Path, stage: str) -> dict[str, Path]:
-    """The artifact folders that a run's jobs of one stage left, by label; BadPlan if it is no run folder."""
+def find_results(path: Path, stage: str, *, part: str | None = None) -> dict[str, Path]:
+    """The artifact folders (or a part of them) that a run's jobs of one stage left, by label.
+
+    BadPlan if it is no run folder.
+    """
     folder = RunFolder(path)
     log = folder.read_log()
     if log is None:
         raise BadPlan((f"{path}: expected a run folder with a {LOG}, found none",))
-    store = Store(Path(log.store))
+    store = Store(Path(log.store), look_only=True)
     found = {}
     for number, entry in enumerate(log.stages):
         for key in folder.read_keys(number) or []:
             artifact = store.find_artifact(key) if entry.label.split(":")[0] == stage else None
             if artifact is not None:
-                found[entry.label] = artifact.folder
+                found[entry.label] = artifact.part(part).folder if part else artifact.folder
     return found
 
 

@@ -1,9 +1,10 @@
 """The store: results found by key, shared by all runs, each either whole or not there.
 
 units/<aa>/<key>.parquet    one unit's records; <key>.json beside it: digest of the file, time it took
-artifacts/<key>/            a job's files and `artifact.json`, which lists their digests work/<key>/
-a job's checkpoints while it is not finished; locks/<key>: who works on it now tmp/
-what is being written; named after its owner, cleaned when that is gone
+artifacts/<key>/            a job's files and `artifact.json`, which lists their digests
+truth/<key>/                the part `truth` of that artifact, out of the sight of whoever is lent the rest
+work/<key>/                 a job's checkpoints while it is not finished; locks/<key>: who works on it now
+tmp/                        what is being written; named after its owner, cleaned when that is gone
 
 A damaged file counts as missing; `damaged` remembers what was found so.
 """
@@ -22,8 +23,9 @@ import pyarrow as pa
 from pydantic import JsonValue
 
 from pipeline.engine import files, parquet
-from pipeline.engine.artifact import MANIFEST, Artifact, read_artifact, write_manifest
+from pipeline.engine.artifact import MANIFEST, Artifact, digests_of, read_artifact, write_manifest
 from pipeline.engine.context import Metrics
+from pipeline.engine.plan import TRUTH
 
 LOCK_SECONDS = 0.2  # between two looks at a lock
 
@@ -38,14 +40,20 @@ class Timing:
 
 @dataclass
 class Store:
-    """A folder of results; safe for concurrent runs. Construction makes the folders and clears leftovers."""
+    """A folder of results; safe for concurrent runs. Construction makes the folders and clears leftovers.
+
+    `look_only`: construction touches nothing, and nothing may be committed.
+    """
 
     root: Path
     damaged: list[Path] = field(default_factory=list)
+    look_only: bool = False
 
     def __post_init__(self) -> None:
         self.root = self.root.resolve()
-        for name in ("units", "artifacts", "work", "locks", "tmp"):
+        if self.look_only:
+            return
+        for name in ("units", "artifacts", TRUTH, "work", "locks", "tmp"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
         files.clean_leftovers(self.root / "tmp")
 
@@ -102,12 +110,16 @@ class Store:
         """Where the artifact of that recipe key is or will be."""
         return self.root / "artifacts" / key
 
+    def truth_folder(self, key: str) -> Path:
+        """Where the part `truth` of that artifact is or will be."""
+        return self.root / TRUTH / key
+
     def find_artifact(self, key: str) -> Artifact | None:
         """The committed artifact of a recipe key; None if it is missing or any of its files is damaged."""
         folder = self.artifact_folder(key)
         if not folder.exists():
             return None
-        artifact = read_artifact(folder, key)
+        artifact = read_artifact(folder, key, truth=self.truth_folder(key))
         if artifact is None:
             self.damaged.append(folder)
         return artifact
@@ -133,22 +145,26 @@ class Store:
         about: dict[str, JsonValue],
     ) -> Artifact:
         """Move a filled scratch folder in place of a missing or outdated artifact of that key."""
+        truth = folder / TRUTH
+        about = {**about, TRUTH: dict(digests_of(truth))}
+        if truth.is_dir():
+            self._move_in(truth, self.truth_folder(key))
         write_manifest(folder, key, stage=stage, metrics=metrics, seconds=seconds, about=about)
-        files.sync_tree(folder)
         target = self.artifact_folder(key)
-        if target.exists():
-            self._set_aside(target)
-        os.rename(folder, target)
-        files.sync(target.parent)
-        artifact = read_artifact(target, key)
+        self._move_in(folder, target)
+        artifact = self.find_artifact(key)
         if artifact is None:
             raise OSError(f"{target / MANIFEST}: just written, yet reads back damaged")
         return artifact
 
-    def _set_aside(self, folder: Path) -> None:
-        old = files.temp_name(self.root / "tmp")
-        os.rename(folder, old)
-        files.remove(old)
+    def _move_in(self, folder: Path, target: Path) -> None:
+        files.sync_tree(folder)
+        if target.exists():
+            old = files.temp_name(self.root / "tmp")
+            os.rename(target, old)
+            files.remove(old)
+        os.rename(folder, target)
+        files.sync(target.parent)
 
     # Jobs at work
 

@@ -49,7 +49,10 @@ class UnitTask:
 
 @dataclass(frozen=True)
 class JobTask:
-    """One job to do. `redo`: even if the store has its artifact."""
+    """One job to do. `redo`: even if the store has its artifact, and without the checkpoints of earlier runs.
+
+    `attempt`: 0, and more after deaths of the worker in this run, whose checkpoints stay good.
+    """
 
     stage: StageTask
     key: str
@@ -58,6 +61,12 @@ class JobTask:
     data_root: Path
     timings: Mapping[str, float]
     redo: bool = False
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
+class Alive:
+    """The work in hand goes on; there is nothing new to show."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +80,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class UnitDone:
-    """A unit is committed: `images` were worked on in `seconds`."""
+    """A unit is committed as `made`: its own `key`, or another if images had to be left out.
+
+    `images` were worked on in `seconds`.
+    """
 
     key: str
+    made: str
     images: int
     seconds: float
 
@@ -93,4 +106,4 @@ class WorkerFailed:
     text: str
 
 
-Report = Progress | UnitDone | JobDone | WorkerFailed
+Report = Alive | Progress | UnitDone | JobDone | WorkerFailed

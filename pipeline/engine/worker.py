@@ -22,7 +22,7 @@ from pipeline.engine.run_job import run_job
 from pipeline.engine.run_unit import Surroundings, run_unit
 from pipeline.engine.stage import MapStage
 from pipeline.engine.store import Store
-from pipeline.engine.tasks import JobTask, Progress, Report, StageTask, UnitTask, WorkerFailed
+from pipeline.engine.tasks import Alive, JobTask, Progress, Report, StageTask, UnitTask, WorkerFailed
 
 STOP = b"stop"
 ORPHANED = 75  # exit status when the driver is gone
@@ -36,7 +36,7 @@ class Bench:
         store: Store,
         heartbeat: Heartbeat,
         *,
-        progress: Callable[[Progress], None],
+        progress: Callable[[Progress | Alive], None],
         should_stop: Callable[[], bool],
     ) -> None:
         self._around = Surroundings(store, heartbeat, progress, should_stop)

@@ -104,7 +104,7 @@ class GateVariant(Document):
 
 
 class GateFile(RootModel[dict[str, GateVariant]]):
-    """gate.json: variant (`box`, `point`, `point_box`) -> decision."""
+    """gate.json: variant (`box`, `point`, `point_box`, `plain_box`) -> decision."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -131,12 +131,16 @@ class CostRow(Document):
 
 
 class CostFile(Document):
-    """cost.json: the bill in annotation time, and the machine's time beside it."""
+    """cost.json: the bill in annotation time, and the machine's time beside it.
+
+    `classes` (K), `instances_per_image` (n) and `classes_per_image` (c) are null when there was nothing to count; then
+    no row has a price.
+    """
 
     counts_from: str
-    classes: int
-    instances_per_image: float
-    classes_per_image: float
+    classes: int | None
+    instances_per_image: float | None
+    classes_per_image: float | None
     images: int
     human_masked_images: int
     masked_fraction: float
@@ -171,6 +175,7 @@ class Case(Document):
 
     image_id: int
     uri: str
+    sha256: str
     why: str
     miou: float | None
     truth: list[CaseMask]

@@ -1,12 +1,12 @@
 """Strips of the report: one photo several times, each time with other masks on it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.images import read_upright
+from pipeline.data.photos import read_unchanged
 from pipeline.report.documents import Case, CaseMask
 from pipeline.report.overlay import data_uri, draw
 from pipeline.report.page import Picture, Strip
@@ -30,8 +30,8 @@ def _caption(who: str, masks: Sequence[CaseMask]) -> str:
 
 
 def case_strip(case: Case, images_root: Path) -> Strip:
-    """Photo, truth, pseudo-masks and each student side by side; BadInput if the photo cannot be read."""
-    image = read_upright(images_root / case.uri).image
+    """Photo, truth, pseudo-masks and each student side by side; BadInput if the photo is unreadable or another now."""
+    image = read_unchanged(images_root / case.uri, case.sha256)
     pictures = [
         picture(image, "photo"),
         picture(image, _caption("hidden truth", case.truth), case.truth),
@@ -42,7 +42,8 @@ def case_strip(case: Case, images_root: Path) -> Strip:
     return Strip(f"{case.uri} ({case.why}{miou})", tuple(pictures))
 
 
-def doubt_strip(uri: str, image: Image, mask: CaseMask, *, trust: float) -> Strip:
-    """One doubtful mask on its photo (h, w, 3) uint8."""
+def doubt_strip(uri: str, image: Image, mask: CaseMask, *, estimates: Mapping[str, float]) -> Strip:
+    """One doubtful mask on its photo (h, w, 3) uint8, with what is estimated of its quality by name."""
     pictures = (picture(image, "photo"), picture(image, _caption("pseudo-mask", [mask]), [mask]))
-    return Strip(f"{uri}: {mask.label}, trust {trust:.2f}", pictures)
+    numbers = "".join(f", {name} {value:.2f}" for name, value in estimates.items())
+    return Strip(f"{uri}: {mask.label}{numbers}", pictures)

@@ -106,11 +106,11 @@ def gate(decisions: GateFile) -> Section:
 
 def bill(cost: CostFile) -> Section:
     """Annotation time by kind of label."""
-    notes = (
-        f"{cost.images} images, {cost.human_masked_images} of them with human masks. "
-        f"{cost.instances_per_image:.2f} objects and {cost.classes_per_image:.2f} of {cost.classes} classes an image "
-        f"({cost.counts_from}).",
-    )
+    counted = cost.counts_from
+    if cost.instances_per_image is not None and cost.classes_per_image is not None:
+        means = f"{cost.instances_per_image:.2f} objects and {cost.classes_per_image:.2f} of {cost.classes} classes"
+        counted = f"{means} an image ({counted})"
+    notes = (f"{cost.images} images, {cost.human_masked_images} of them with human masks; {counted}.",)
     rows = tuple(
         (
             row.kind,

@@ -61,6 +61,7 @@ def draw_case(
     return Case(
         image_id=found.image_id,
         uri=found.uri,
+        sha256=found.sha256,
         why=choice.why,
         miou=choice.miou,
         truth=_masks(truth.instances, ontology),

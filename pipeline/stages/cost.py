@@ -3,9 +3,8 @@
 from collections import Counter
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pipeline.data.cost import PRESETS, CostModel, Units, measure
 from pipeline.data.records import Role, WeakKind
@@ -40,11 +39,12 @@ class CostConfig(StageConfig):
     hourly_rate: float | None = Field(None, ge=0)
     units: UnitSeconds = Field(default_factory=UnitSeconds)
 
-    @model_validator(mode="after")
-    def _preset_exists(self) -> Self:
-        if self.preset is not None and self.preset not in PRESETS:
-            raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, found {self.preset!r}")
-        return self
+    @field_validator("preset")
+    @classmethod
+    def _preset_exists(cls, preset: str | None) -> str | None:
+        if preset is not None and preset not in PRESETS:
+            raise ValueError(f"expected one of {', '.join(PRESETS)}")
+        return preset
 
 
 class Cost(JobStage):
@@ -57,13 +57,14 @@ class Cost(JobStage):
     uses = ("dataset",)
     produces = "cost"
     publishes = MappingProxyType({"cost.json": "cost.json", "cost.txt": "cost.txt"})
+    reads_timings = True
 
     def __init__(self, config: StageConfig) -> None:
         assert isinstance(config, CostConfig)
         self.config = config
 
     def run(self, data: Records, context: TrainContext) -> Metrics:
-        """Count and price; BadInput when there is no label to count n and c on."""
+        """Count and price; without a label to count n and c on, the bill has no prices and says why."""
         kind = parse_kind(SummaryFile.read(context.artifacts["dataset"] / "summary.json").weak)
         masked, weak = 0, Counter[WeakKind]()
         for record in data:
@@ -85,12 +86,10 @@ class Cost(JobStage):
         run = next(row for row in bill.rows if row.kind == THIS_RUN)
         return {"hours": run.hours, "saving": run.saving}
 
-    def _model(self, data: Records, kind: WeakKind, *, classes: int) -> CostModel:
+    def _model(self, data: Records, kind: WeakKind, *, classes: int) -> CostModel | None:
         if self.config.preset is not None:
             base = PRESETS[self.config.preset]
             return replace(base, units=self.config.units.over(base.units))
         units = self.config.units.over(Units())
-        counted = list(human_counts(data, kind))
-        if any(record.instances for record in counted):
-            return measure(counted, classes=classes, units=units)
-        return measure((r for r in data if r.dropped is None), classes=classes, units=units)
+        counted = measure(human_counts(data, kind), classes=classes, units=units)
+        return counted or measure((r for r in data if r.dropped is None), classes=classes, units=units)

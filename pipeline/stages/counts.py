@@ -33,10 +33,10 @@ def human_counts(data: Records, kind: WeakKind) -> Iterator[Record]:
         if record.dropped is not None:
             continue
         if record.role is Role.WEAK:
-            if kind not in LOCALISED or record.tags is None:
-                continue
             labels = [i for i in record.instances if i.human_id is not None]
-            if set(record.tags) - {i.class_id for i in labels}:
+            if kind not in LOCALISED or (record.tags is None and not labels):
+                continue
+            if set(record.tags or ()) - {i.class_id for i in labels}:
                 continue  # a class that is known present, but not where: objects are missing
         else:
             labels = [i for i in record.instances if i.source is Source.HUMAN]

@@ -1,17 +1,16 @@
 """Stage `evaluate`: the only one that may see hidden truth. Scores pseudo-masks and students, picks cases to draw."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from pydantic import Field
 
-from pipeline.data.records import Record, Role
+from pipeline.data.records import Role
 from pipeline.engine.stage import JobStage, Metrics, Records, StageConfig, TrainContext
 from pipeline.report.documents import CasesFile, MetricsFile, PseudoQuality, StudentScore, SummaryFile
 from pipeline.stages.cases import choose, draw_case
 from pipeline.stages.scoring import pseudo_quality, student_score
 from pipeline.stages.truth import Compared
+from pipeline.stages.watched import Watched
 from students import catalog
 from students.protocols import Student
 
@@ -25,25 +24,11 @@ class EvaluateConfig(StageConfig):
     typical: int = Field(4, ge=0, le=50)
 
 
-@dataclass(frozen=True)
-class OfRole:
-    """The records of one role, lazy and re-iterable."""
-
-    records: Records
-    role: Role
-
-    def __iter__(self) -> Iterator[Record]:
-        return (record for record in self.records if record.role is self.role)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
 class Evaluate(JobStage):
     """Writes metrics.json and cases.json."""
 
     name = "evaluate"
-    version = 1
+    version = 2
     Config = EvaluateConfig
     uses = ("dataset", "truth")
     may_use = (f"{STUDENT}*",)
@@ -58,7 +43,7 @@ class Evaluate(JobStage):
         """Score everything there is to score; what cannot be scored is null."""
         summary = SummaryFile.read(context.artifacts["dataset"] / "summary.json")
         students = _students(context)
-        pairs = Compared(data, context.artifacts["truth"])
+        pairs = Compared(Watched(data, context, "pseudo-masks"), context.artifacts["truth"])
         pseudo = pseudo_quality(pairs, ontology=context.ontology, semantic=summary.semantic)
         scores = self._scores(students, data, context, semantic=summary.semantic)
         metrics = MetricsFile(
@@ -77,10 +62,9 @@ class Evaluate(JobStage):
         self, students: dict[str, Student], data: Records, context: TrainContext, *, semantic: bool
     ) -> dict[str, StudentScore]:
         scores = {}
-        for done, (name, student) in enumerate(students.items(), start=1):
-            val = OfRole(data, Role.VAL)
+        for name, student in students.items():
+            val = (r for r in Watched(data, context, f"student {name}") if r.role is Role.VAL)
             scores[name] = student_score(student, val, context, semantic=semantic)
-            context.progress(done, len(students), "students")
         return scores
 
     def _cases(
@@ -93,9 +77,10 @@ class Evaluate(JobStage):
     ) -> None:
         chosen = choose(pairs, worst=self.config.worst, typical=self.config.typical, semantic=semantic)
         root, ontology = context.images_root, context.ontology
-        cases = [
-            draw_case(choice, students=students, images_root=root, ontology=ontology) for choice in chosen
-        ]
+        cases = []
+        for done, choice in enumerate(chosen, start=1):
+            cases.append(draw_case(choice, students=students, images_root=root, ontology=ontology))
+            context.progress(done, len(chosen), "cases to draw")
         CasesFile(cases=cases).write(context.out / "cases.json")
 
 

@@ -1,6 +1,5 @@
 """Stage `export`: human masks and pseudo-masks as COCO files that any trainer reads (the design's section 5)."""
 
-import hashlib
 from collections.abc import Iterator
 from types import MappingProxyType
 
@@ -18,12 +17,14 @@ class ExportConfig(StageConfig):
 
 
 class Export(JobStage):
-    """`coco/train.json`: all images to train on; `coco/val.json`: human truth, crowd regions included."""
+    """`coco/train.json`: all images to train on; `coco/val.json`: human truth, crowd regions included.
+
+    Masks that this run made carry its key as `pseudo.run`: the digest of all that the export was made from and with.
+    """
 
     name = "export"
-    version = 1
+    version = 2
     Config = ExportConfig
-    may_use = ("teacher",)
     produces = "export"
     publishes = MappingProxyType({"coco": "export/coco"})
 
@@ -33,11 +34,10 @@ class Export(JobStage):
 
     def run(self, data: Records, context: TrainContext) -> Metrics:
         """Write both files, one record in memory at a time; images in quarantine are left out."""
-        model = _model_digest(context)
         folder = context.out / "coco"
         train_info: Info = {"description": "omnimask: human masks and pseudo-masks", "seed": context.seed}
         val_info: Info = {"description": "omnimask: human masks for scoring", "seed": context.seed}
-        train = CocoWriter(folder / "train.json", context.ontology, info=train_info, model=model)
+        train = CocoWriter(folder / "train.json", context.ontology, info=train_info, run=context.key)
         val = CocoWriter(folder / "val.json", context.ontology, info=val_info, crowd=True)
         images = {"train": 0, "val": 0}
         with train, val:
@@ -52,15 +52,3 @@ class Export(JobStage):
 
 def _usable(data: Records) -> Iterator[Record]:
     return (record for record in data if record.dropped is None)
-
-
-def _model_digest(context: TrainContext) -> str | None:
-    """Digest of the tuned teacher, over its files' names and bytes; None when the run has none."""
-    folder = context.artifacts.get("teacher")
-    if folder is None:
-        return None
-    total = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "artifact.json"):
-        total.update(f"{path.relative_to(folder).as_posix()}\n".encode())
-        total.update(hashlib.sha256(path.read_bytes()).digest())
-    return total.hexdigest()

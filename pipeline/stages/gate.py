@@ -18,7 +18,6 @@ from pipeline.stages.samples import read_sample
 from pipeline.stages.stopping import heed_stop
 from teachers.catalog import ModelSpec
 from teachers.gating import GatedTeacher
-from teachers.settings import VARIANTS
 
 Method = Literal["reserved", "cross-fitting"]
 
@@ -87,7 +86,7 @@ class Gate(JobStage):
         teacher = self._load(folder, context)
         tallies = {variant: Tally() for variant in teacher.tuned_variants}
         if teacher.zero_shot_reason is not None:
-            gate = GateFile({variant: untuned(teacher.zero_shot_reason) for variant in VARIANTS})
+            gate = GateFile({variant: untuned(teacher.zero_shot_reason) for variant in teacher.variants})
         elif teacher.folds:
             for fold in teacher.folds:
                 held_out = [r for r in data if r.role is Role.HUMAN_MASKED and r.image_id in fold.held_out]

@@ -4,9 +4,10 @@ import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Self
+from types import MappingProxyType
+from typing import Annotated, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Ontology, Record, WeakKind
@@ -17,32 +18,64 @@ from pipeline.report.documents import SummaryFile
 from pipeline.stages.intake import Intake, Setting
 from pipeline.stages.sources import (
     CocoData,
+    FolderData,
     Split,
     ToyworldData,
     coco_splits,
+    folder_digest,
+    list_folder,
     render_toyworld,
     source_digest,
 )
 from pipeline.stages.stopping import heed_stop
 from pipeline.stages.truth import TruthWriter
 
+ALL = "all"
+
 
 class IngestConfig(StageConfig):
-    """The run's own `data`, `weak`, `masks` or `shots`, and `seed`."""
+    """The run's own `data`, `weak`, `masks` or `shots`, and `seed`.
 
-    data: Annotated[ToyworldData | CocoData, Field(discriminator="source")]
+    `masks: all` takes every image whose objects all have masks and leaves the others out: for training on masks alone.
+    """
+
+    # The job's identity holds the digests of what lies there.
+    not_in_key: ClassVar[frozenset[str]] = frozenset(
+        {"data.json", "data.images", "data.val_json", "data.val_images"}
+    )
+    data: Annotated[ToyworldData | CocoData | FolderData, Field(discriminator="source")]
     weak: str = WeakKind.POINT.value
     masks: str | None = None
-    shots: int | None = Field(None, ge=0)
+    shots: int | None = Field(None, ge=0, validate_default=True)
     seed: int = 0
 
-    @model_validator(mode="after")
-    def _is_possible(self) -> Self:
-        self.setting()
-        if self.kind is WeakKind.INSTRUCTION:
-            kinds = ", ".join(kind for kind in WeakKind if kind is not WeakKind.INSTRUCTION)
-            raise ValueError(f"weak: no teacher reads an instruction yet; expected one of {kinds}")
-        return self
+    # Field by field, not on the whole: so that every problem of a config is told, not only the first.
+    @field_validator("weak")
+    @classmethod
+    def _is_a_kind(cls, weak: str) -> str:
+        kinds = [kind.value for kind in WeakKind if kind is not WeakKind.INSTRUCTION]
+        if weak not in kinds:
+            why = "no teacher reads an instruction yet; " if weak == WeakKind.INSTRUCTION else ""
+            raise ValueError(f"{why}expected one of {', '.join(kinds)}")
+        return weak
+
+    @field_validator("masks")
+    @classmethod
+    def _is_a_share(cls, masks: str | None) -> str | None:
+        try:
+            if masks not in (None, ALL):
+                parse_masks(masks)
+        except BadInput:
+            raise ValueError(f"expected a percentage from 0% to 100%, or {ALL}") from None
+        return masks
+
+    @field_validator("shots")
+    @classmethod
+    def _instead_of_masks(cls, shots: int | None, others: ValidationInfo) -> int | None:
+        asked = others.data.get("masks", "given, but wrong") is not None
+        if asked == (shots is not None):
+            raise ValueError("expected masks or shots, not both" if asked else "expected masks or shots")
+        return shots
 
     @property
     def kind(self) -> WeakKind:
@@ -50,20 +83,22 @@ class IngestConfig(StageConfig):
         return parse_kind(self.weak)
 
     def setting(self) -> Setting:
-        """What is simulated; BadInput unless exactly one of masks and shots is given."""
-        fraction = None if self.masks is None else parse_masks(self.masks)
+        """What is simulated."""
+        fraction = None if self.masks is None else 1.0 if self.masks == ALL else parse_masks(self.masks)
         semantic = isinstance(self.data, CocoData) and self.data.masks == "semantic"
-        return Setting(self.kind, MaskShare(fraction, self.shots), self.seed, semantic)
+        share = MaskShare(fraction, self.shots)
+        return Setting(self.kind, share, self.seed, semantic, masked_only=self.masks == ALL)
 
 
 class Ingest(JobStage):
     """Makes `dataset` (records, classes, summary, quarantine, toyworld's pictures) and `truth` (what was hidden)."""
 
     name = "ingest"
-    version = 1
+    version = 2
     Config = IngestConfig
     produces = "ingest"
     parts = ("dataset", "truth")
+    publishes = MappingProxyType({"dataset/quarantine.json": "quarantine.json"})
 
     def __init__(self, config: StageConfig) -> None:
         assert isinstance(config, IngestConfig)
@@ -72,14 +107,18 @@ class Ingest(JobStage):
     def identity(self, data_root: Path) -> str:
         """Digest of the user's JSON files and of every image's bytes; the toy world is all in the config."""
         data = self.config.data
-        return "" if isinstance(data, ToyworldData) else source_digest(coco_splits(data, data_root))
+        if isinstance(data, ToyworldData):
+            return ""
+        if isinstance(data, FolderData):
+            return folder_digest(data_root / data.images)
+        return source_digest(coco_splits(data, data_root))
 
     def run(self, data: Records, context: TrainContext) -> Metrics:  # noqa: ARG002
         """Take everything in; BadInput for a file that is not usable or holds no label of the weak kind."""
         dataset, truth = context.out / "dataset", context.out / "truth"
         splits = self._splits(context, dataset)
         with (
-            Intake(splits, self.config.setting(), partial(heed_stop, context)) as intake,
+            Intake(splits, self.config.setting(), partial(_sign_of_life, context, "photos")) as intake,
             TruthWriter(truth) as hidden,
         ):
             count = write_records(dataset / "records", _visible(intake, hidden, context))
@@ -100,7 +139,14 @@ class Ingest(JobStage):
         data = self.config.data
         if isinstance(data, CocoData):
             return coco_splits(data, context.data_root)
-        return render_toyworld(data, scratch=context.workdir / "toyworld", images=dataset / "images")
+        if isinstance(data, FolderData):
+            return [list_folder(data, context.data_root, scratch=context.workdir)]
+        return render_toyworld(
+            data,
+            scratch=context.workdir / "toyworld",
+            images=dataset / "images",
+            told=partial(_sign_of_life, context, "scenes"),
+        )
 
     def _summary(self, intake: Intake) -> SummaryFile:
         return SummaryFile(
@@ -114,6 +160,12 @@ class Ingest(JobStage):
             semantic=self.config.setting().semantic,
             notes=intake.notes,
         )
+
+
+def _sign_of_life(context: TrainContext, what: str) -> None:
+    """Between photos or scenes: long work is not stalled work."""
+    heed_stop(context)
+    context.progress(0, 0, what)
 
 
 def _visible(intake: Intake, hidden: TruthWriter, context: TrainContext) -> Iterator[Record]:

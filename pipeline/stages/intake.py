@@ -22,12 +22,16 @@ AHEAD = 256  # photos read between two looks at the wish to stop
 
 @dataclass(frozen=True)
 class Setting:
-    """What is simulated: the weak kind, the share of human masks, the seed; whether masks are whole classes."""
+    """What is simulated: the weak kind, the share of human masks, the seed; whether masks are whole classes.
+
+    `masked_only`: images of which not every object has a mask, a human's or an export's, are left out.
+    """
 
     kind: WeakKind
     share: MaskShare
     seed: int
     semantic: bool
+    masked_only: bool = False
 
 
 @dataclass
@@ -52,9 +56,16 @@ class Intake:
         self._files: list[CocoFile] = []
 
     def __enter__(self) -> "Intake":
+        problems = []
         for split in self.splits:
-            file = CocoFile(split.json_file, semantic=self.setting.semantic)
-            self._files.append(self._stack.enter_context(file))
+            try:
+                file = CocoFile(split.json_file, semantic=self.setting.semantic)
+                self._files.append(self._stack.enter_context(file))
+            except BadInput as error:
+                problems.append(str(error))
+        if problems:
+            self._stack.close()
+            raise BadInput("\n".join(problems))
         self._check_classes()
         return self
 
@@ -77,9 +88,33 @@ class Intake:
             photos = self._photos(split, file)
             if split.name == "val":
                 shift = self._shift()
-                yield from ((self._moved(r, shift, split), None) for r in self._val(split, file, photos))
+                yield from (
+                    (replace(r, image_id=r.image_id + shift), None) for r in self._val(split, file, photos)
+                )
             else:
                 yield from self._train(split, file, photos)
+
+    def listed(self) -> list[list[str]]:
+        """The file names of the images that each split lists."""
+        return [[image.file_name for image in file.images] for file in self._files]
+
+    def check(self) -> None:
+        """BadInput for what ends `records` however good the photos are, reading as few annotations as that takes."""
+        split, file, setting = self.splits[0], self._files[0], self.setting
+
+        def read(image: ImageEntry) -> Record:
+            return file.record(image, sha256="", split=split.name, role=Role.WEAK)[0]
+
+        candidates = set(file.mask_candidates(unread=True))
+        others = [image for image in file.images if image.id not in candidates]
+        if setting.masked_only:
+            if not candidates and not any(_is_masked(i, read(i)) for i in others):
+                raise BadInput(f"{split.json_file}: expected an image with masks, found none")
+        elif setting.share.count(len(file.images)) > len(candidates):
+            machine = {image.id for image in others if _has_machine_masks(read(image))}
+            asked = {image.id for image in file.images} - machine - file.damaged
+            assign_roles(asked, setting.share, seed=setting.seed, maskable=candidates - file.damaged)
+        check_supports(map(read, file.images), setting.kind, source=str(split.json_file))
 
     def quarantine(self) -> QuarantineFile:
         """What was left out so far, with reasons."""
@@ -131,7 +166,19 @@ class Intake:
         candidates = set(file.mask_candidates()) & photos.keys()
         read = partial(self._record, split, file, photos)
         machine = {i.id for i in usable if i.id not in candidates and _has_machine_masks(read(i, Role.WEAK))}
-        asked = photos.keys() - machine
+        # Masks are asked of the others; an image that lost an annotation has no full labels, so it does not count.
+        asked = photos.keys() - machine - file.damaged
+        if setting.masked_only:
+            masked = [
+                i
+                for i in usable
+                if i.id in candidates or (i.id not in file.damaged and _is_masked(i, read(i, Role.WEAK)))
+            ]
+            if left := len(usable) - len(masked):
+                self.notes.append(
+                    f"{left} of {len(usable)} train images were left out: not all of their objects have masks"
+                )
+            usable, asked = masked, candidates
         roles = assign_roles(
             asked, setting.share, seed=setting.seed, maskable=candidates, last=file.empty_images()
         )
@@ -141,18 +188,29 @@ class Intake:
             role = roles.get(image.id, Role.WEAK)
             self.roles[role] = self.roles.get(role, 0) + 1
             full = read(image, role)
-            if role is Role.WEAK and image.id not in machine:
-                labels = tuple(i for i in full.instances if i.source is Source.HUMAN)
-                visible = simulate(replace(full, instances=labels), setting.kind, setting.seed)
-                yield visible, full if image.id in candidates else None
+            if role is Role.WEAK:
+                visible = simulate(full, setting.kind, setting.seed)
+                given = tuple(i for i in full.instances if i.source is not Source.HUMAN)
+                yield (
+                    replace(visible, instances=visible.instances + given),
+                    full if image.id in candidates else None,
+                )
             else:
                 yield full, None
 
     def _val(self, split: Split, file: CocoFile, photos: dict[int, Photo]) -> Iterator[Record]:
+        lost = 0
         for image in file.images:
-            if image.id in photos:
-                self.roles[Role.VAL] = self.roles.get(Role.VAL, 0) + 1
-                yield self._record(split, file, photos, image, Role.VAL)
+            if image.id not in photos:
+                continue
+            record = self._record(split, file, photos, image, Role.VAL)
+            if image.id in file.damaged and not record.instances:
+                lost += 1  # not empty: what it shows is not known
+                continue
+            self.roles[Role.VAL] = self.roles.get(Role.VAL, 0) + 1
+            yield record
+        if lost:
+            self.notes.append(f"{lost} val images are not scored: none of their annotations is usable")
 
     def _record(
         self, split: Split, file: CocoFile, photos: dict[int, Photo], image: ImageEntry, role: Role
@@ -165,7 +223,8 @@ class Intake:
             self.bad_annotations[f"{split.name} {finding.section}[{finding.index}] {finding.field}"] = str(
                 finding
             )
-        return record
+        uri = f"{split.prefix}/{record.uri}" if split.prefix else record.uri
+        return replace(record, uri=uri)
 
     def _shift(self) -> int:
         """What to add to the val ids so that no two images of the run share one; 0 if they don't anyway."""
@@ -176,11 +235,12 @@ class Intake:
         self.notes.append(f"val image ids overlap the train ids: {shift} was added to each")
         return shift
 
-    def _moved(self, record: Record, shift: int, split: Split) -> Record:
-        uri = f"{split.prefix}/{record.uri}" if split.prefix else record.uri
-        return replace(record, image_id=record.image_id + shift, uri=uri)
-
 
 def _has_machine_masks(record: Record) -> bool:
-    """Whether the file (say, our own export) holds pseudo-masks for the image already: they are used as given."""
+    """Whether the file (say, our own export) holds pseudo-masks for the image already: no human mask is asked of it."""
     return any(i.source is not Source.HUMAN and i.rle is not None for i in record.instances)
+
+
+def _is_masked(image: ImageEntry, record: Record) -> bool:
+    """Whether every object that is listed has a mask; an image without any must come from our own export."""
+    return bool(record.instances or image.exported) and all(i.rle is not None for i in record.instances)

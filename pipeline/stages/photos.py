@@ -20,7 +20,7 @@ class Photo:
 def look_at(split: Split, image: ImageEntry) -> Photo | str:
     """The photo, read and decoded in full, or why it cannot be used."""
     try:
-        data = read_bytes(inside(split, image.file_name))
+        data = read_bytes(inside(split.images, image.file_name))
         header = decode_upright(data, image.file_name).header
         annotation_orientation(header, image.height, image.width, where=f"image {image.file_name}")
     except BadInput as error:

@@ -35,7 +35,7 @@ class PseudoLabel(MapStage[Sample]):
     """
 
     name = "pseudo_label"
-    version = 1
+    version = 2
     Config = PseudoLabelConfig
     needs = frozenset({"instances", "tags"})
     adds = frozenset({"instances"})

@@ -1,11 +1,14 @@
 """Stage `report`: the run on one page, for a person who looks before reading."""
 
-import heapq
+from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field
+from scipy.stats import rankdata
 
 from pipeline.data.records import Instance, Record, Role, Source
 from pipeline.engine.stage import JobStage, Metrics, Records, StageConfig, TrainContext
@@ -24,6 +27,10 @@ from pipeline.report.page import Page, Section, Strip, render
 from pipeline.report.pictures import case_strip, doubt_strip
 from pipeline.stages.cases import instance_name
 from pipeline.stages.samples import read_sample
+from pipeline.stages.watched import Watched
+
+UNKNOWN = float("nan")
+ESTIMATES = ("quality", "predicted IoU", "stability")
 
 
 class ReportConfig(StageConfig):
@@ -37,13 +44,14 @@ class Report(JobStage):
     """Draws what evaluate, gate, cost and ingest left; whatever did not run is left out."""
 
     name = "report"
-    version = 1
+    version = 2
     Config = ReportConfig
     uses = ("dataset",)
     may_use = ("metrics", "cost", "gate")
     roles = frozenset({Role.WEAK})
     produces = "report"
     publishes = MappingProxyType({"index.html": "report/index.html"})
+    reads_timings = True
 
     def __init__(self, config: StageConfig) -> None:
         assert isinstance(config, ReportConfig)
@@ -85,12 +93,12 @@ class Report(JobStage):
             yield sections.gate(GateFile.read(folders["gate"] / "gate.json"))
         yield self._doubtful(data, context)
         if metrics is not None:
-            yield _cases(folders, context.images_root)
+            yield _cases(folders, context)
         if context.timings:
             yield sections.times(context.timings)
         later = [
             Quarantined(entry=f"image {record.image_id} ({record.uri})", reason=record.dropped)
-            for record in data
+            for record in Watched(data, context, "quarantine")
             if record.dropped is not None
         ]
         if summary.notes:
@@ -98,30 +106,63 @@ class Report(JobStage):
         yield sections.quarantine(QuarantineFile.read(folders["dataset"] / "quarantine.json"), later)
 
     def _doubtful(self, data: Records, context: TrainContext) -> Section:
-        found = heapq.nsmallest(self.config.doubtful, _trust(data), key=lambda item: item[:3])
-        strips = []
-        for trust, _, _, record, instance in found:
-            mask = CaseMask.of(instance, instance_name(instance, context.ontology))
-            image = read_sample(record, context.images_root).image
-            strips.append(doubt_strip(record.uri, image, mask, trust=trust))
+        trust = mask_trust(Watched(data, context, "pseudo-masks"))
+        worst = np.argsort(trust, kind="stable")[: self.config.doubtful]  # NaN, no estimate, comes last
+        chosen = {int(index): rank for rank, index in enumerate(worst) if not np.isnan(trust[index])}
+        strips: dict[int, Strip] = {}
+        for index, (record, instance) in enumerate(_pseudo_masks(Watched(data, context, "doubtful masks"))):
+            if index in chosen:
+                mask = CaseMask.of(instance, instance_name(instance, context.ontology))
+                image = read_sample(record, context.images_root).image
+                strips[chosen[index]] = doubt_strip(record.uri, image, mask, estimates=_estimates(instance))
         notes = () if strips else ("No pseudo-mask has an estimate of its own quality.",)
-        return Section("The most doubtful pseudo-masks first", notes, strips=tuple(strips))
+        drawn = tuple(strips[rank] for rank in sorted(strips))
+        return Section("The most doubtful pseudo-masks first", notes, strips=drawn)
 
 
-def _trust(data: Records) -> Iterator[tuple[float, int, int, Record, Instance]]:
-    """(lowest of the mask's own estimates, image id, rank, record, instance) of every kept pseudo-mask."""
+def mask_trust(data: Records) -> npt.NDArray[np.float64]:
+    """Trust [n] in (0, 1] in the pseudo-masks of `data` in their order; NaN for one without any estimate.
+
+    The mean, over the estimates that a mask has, of its rank among all masks: the estimates have scales of their own,
+    and many masks may share the lowest value of one.
+    """
+    columns = {name: array("d") for name in ESTIMATES}
+    for _, instance in _pseudo_masks(data):
+        known = _estimates(instance)
+        for name, column in columns.items():
+            column.append(known.get(name, UNKNOWN))
+    ranks = [_share_below(np.array(column)) for column in columns.values()]
+    count = np.sum([~np.isnan(column) for column in ranks], axis=0)
+    return np.where(count, np.nansum(ranks, axis=0) / np.maximum(count, 1), UNKNOWN)
+
+
+def _estimates(instance: Instance) -> dict[str, float]:
+    """What is known of a pseudo-mask's quality, each 0..1, by its name for readers."""
+    values = (instance.quality, instance.pred_iou, instance.stability)
+    return {name: value for name, value in zip(ESTIMATES, values, strict=True) if value is not None}
+
+
+def _share_below(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Share of the known values that are not above each; equal values share their mean rank, NaN stays."""
+    ranks = np.full(len(values), UNKNOWN)
+    known = ~np.isnan(values)
+    ranks[known] = rankdata(values[known]) / max(int(known.sum()), 1)
+    return ranks
+
+
+def _pseudo_masks(data: Records) -> Iterator[tuple[Record, Instance]]:
+    """Every kept pseudo-mask with its record."""
     for record in data:
-        if record.dropped is not None:
-            continue
-        for rank, instance in enumerate(record.instances):
-            known = [v for v in (instance.quality, instance.pred_iou, instance.stability) if v is not None]
-            kept = instance.source is Source.TEACHER and instance.dropped is None and instance.rle is not None
-            if kept and known:
-                yield min(known), record.image_id, rank, record, instance
+        for instance in record.instances if record.dropped is None else ():
+            if instance.source is Source.TEACHER and instance.dropped is None and instance.rle is not None:
+                yield record, instance
 
 
-def _cases(folders: Mapping[str, Path], images_root: Path) -> Section:
+def _cases(folders: Mapping[str, Path], context: TrainContext) -> Section:
     cases = CasesFile.read(folders["metrics"] / "cases.json").cases
-    strips: list[Strip] = [case_strip(case, images_root) for case in cases]
+    strips: list[Strip] = []
+    for done, case in enumerate(cases, start=1):
+        strips.append(case_strip(case, context.images_root))
+        context.progress(done, len(cases), "cases drawn")
     notes = () if strips else ("There was no hidden truth to compare with.",)
     return Section("Truth, pseudo-masks and students", notes, strips=tuple(strips))

@@ -1,17 +1,18 @@
 """Scores of a run: pseudo-masks against hidden truth, students against the val images' human masks."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from pipeline.data import masks
 from pipeline.data.coco import CocoWriter
-from pipeline.data.coco_ap import Detection, coco_ap, detections
-from pipeline.data.matching import matched_miou
+from pipeline.data.coco_ap import Detection, detections
+from pipeline.data.metrics import coco_ap, dice, iou, matched_miou
 from pipeline.data.records import RLE, Instance, Ontology, Record, Source
-from pipeline.engine.stage import Records, TrainContext
+from pipeline.engine.stage import TrainContext
 from pipeline.report.documents import PseudoQuality, StudentScore
 from pipeline.stages.samples import read_batches
-from pipeline.stages.stopping import heed_stop
 from students.protocols import Student
+from teachers.protocols import Sample
 
 SURE = 0.5  # score from which a student's mask counts as foreground of a semantic set
 BATCH = 4
@@ -71,8 +72,8 @@ def _foreground_quality(pairs: Iterable[Pair], dropped: int) -> PseudoQuality:
         false_positives=None,
         by_class={},
         by_origin={},
-        foreground_iou=_mean([iou for iou, _ in overlaps]),
-        foreground_dice=_mean([dice for _, dice in overlaps]),
+        foreground_iou=_mean([first for first, _ in overlaps]),
+        foreground_dice=_mean([second for _, second in overlaps]),
     )
 
 
@@ -86,31 +87,52 @@ def overlap(truth: Sequence[RLE], found: Sequence[RLE]) -> tuple[float, float]:
     if not truth or not found:
         same = float(not truth and not found)
         return same, same
-    iou = float(masks.iou_matrix([masks.union(truth)], [masks.union(found)])[0, 0])
-    return iou, 2 * iou / (1 + iou)
+    real, drawn = masks.decode(masks.union(truth)), masks.decode(masks.union(found))
+    return iou(real, drawn), dice(real, drawn)
 
 
-def student_score(student: Student, val: Records, context: TrainContext, *, semantic: bool) -> StudentScore:
-    """COCO AP of a student on the val records; foreground overlap for semantic sets. Stopped when asked to stop."""
-    usable = [record for record in val if record.dropped is None]
-    found: list[Detection] = []
-    pairs: list[tuple[float, float]] = []
-    for samples in read_batches(usable, context.images_root, size=BATCH):
-        heed_stop(context)
-        for sample, instances in zip(samples, student.predict(samples), strict=True):
-            if semantic:
-                sure = [i for i in instances if (i.score or 0.0) >= SURE]
-                pairs.append(overlap(kept_masks(sample.record.instances), kept_masks(sure)))
-            else:
-                found += detections(sample.record, instances)
+def student_score(
+    student: Student, val: Iterable[Record], context: TrainContext, *, semantic: bool
+) -> StudentScore:
+    """COCO AP of a student on the val records; foreground overlap for semantic sets."""
+    batches = read_batches(val, context.images_root, size=BATCH)
     if semantic:
-        iou, dice = _mean([iou for iou, _ in pairs]), _mean([dice for _, dice in pairs])
-        return StudentScore(images=len(usable), foreground_iou=iou, foreground_dice=dice)
-    path = context.workdir / "val.json"
-    with CocoWriter(path, context.ontology, info={}, crowd=True) as writer:
-        for record in usable:
-            writer.add(record)
-    return StudentScore(images=len(usable), **coco_ap(path, found))
+        return _foreground_score(student, batches)
+    images, scores = student_ap(
+        student, batches, ontology=context.ontology, path=context.workdir / "val.json"
+    )
+    return StudentScore(images=images, **scores)
+
+
+def student_ap(
+    student: Student, batches: Iterable[Sequence[Sample]], *, ontology: Ontology, path: Path
+) -> tuple[int, dict[str, float | None]]:
+    """(images, COCO AP of a student on them); the samples' records, by ascending id, are the truth.
+
+    It is written to `path` on the way, so that no more than a batch of it is held.
+    """
+    images = 0
+    found: list[Detection] = []
+    with CocoWriter(path, ontology, info={}, crowd=True) as writer:
+        for samples in batches:
+            for sample, instances in zip(samples, student.predict(samples), strict=True):
+                writer.add(sample.record)
+                found += detections(sample.record, instances)
+                images += 1
+    return images, coco_ap(path, found)
+
+
+def _foreground_score(student: Student, batches: Iterable[Sequence[Sample]]) -> StudentScore:
+    overlaps = []
+    for samples in batches:
+        for sample, instances in zip(samples, student.predict(samples), strict=True):
+            sure = [i for i in instances if (i.score or 0.0) >= SURE]
+            overlaps.append(overlap(kept_masks(sample.record.instances), kept_masks(sure)))
+    return StudentScore(
+        images=len(overlaps),
+        foreground_iou=_mean([first for first, _ in overlaps]),
+        foreground_dice=_mean([second for _, second in overlaps]),
+    )
 
 
 def _mean(values: Sequence[float]) -> float | None:

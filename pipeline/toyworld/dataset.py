@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,10 +40,18 @@ class Extras:
     relations: tuple[tuple[int, str, int], ...]
 
 
-def write_dataset(folder: Path, *, world: str = "demo", seed: int = 0, splits: Mapping[str, int]) -> None:
+def write_dataset(
+    folder: Path,
+    *,
+    world: str = "demo",
+    seed: int = 0,
+    splits: Mapping[str, int],
+    told: Callable[[], None] = lambda: None,
+) -> None:
     """Write `splits[name]` scenes of each split; a larger split begins with the scenes of a smaller one.
 
     Only objects with a class and at least 16 visible pixels are annotated. Every file is written whole or not at all.
+    `told` is called before each scene and may end the work by an exception.
     Raises ValueError for an unknown world, a negative seed, or a split with a bad name or size.
     """
     categories: list[Json] = [
@@ -56,6 +64,7 @@ def write_dataset(folder: Path, *, world: str = "demo", seed: int = 0, splits: M
         images: list[Json] = []
         annotations: list[Json] = []
         for index in indices:
+            told()
             scene = render(world, seed, index)
             image_id = index + 1
             first = len(annotations) + 1

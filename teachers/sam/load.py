@@ -17,7 +17,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from pipeline.data.errors import BadInput
-from teachers.identity import file_sha256
+from teachers.identity import SAM_PICKLES, official_sha256, weights_digest
 from teachers.sam.attention import use_fast_attention
 from teachers.tiny import listing
 from teachers.tiny import sam as tiny_sam
@@ -26,11 +26,6 @@ from teachers.tiny.weights import load_weights
 Variant = Literal["tiny", "vit_b", "vit_l", "vit_h"]
 AttentionKind = Literal["fast", "official"]
 
-OFFICIAL_SHA256 = {  # of sam_vit_*.pth as published with segment-anything
-    "vit_b": "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-    "vit_l": "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-    "vit_h": "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-}
 BUILDERS: dict[str, Callable[[], Sam]] = {
     "tiny": tiny_sam.build_tiny_sam,
     "vit_b": build_sam_vit_b,
@@ -52,7 +47,7 @@ def load_sam(
     missing or damaged file, a digest that is not the expected one, or tensors that don't fit the variant.
     """
     if checkpoint is not None:
-        weights = _read(checkpoint, sha256 or OFFICIAL_SHA256.get(variant), given=sha256 is not None)
+        weights = _read(checkpoint, sha256 or official_sha256(variant, checkpoint))
     elif variant == "tiny":
         weights = load_weights(listing.SAM)
     else:
@@ -64,28 +59,15 @@ def load_sam(
     return sam.requires_grad_(False).eval()
 
 
-def _read(path: Path, expected: str | None, *, given: bool) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise BadInput(f"checkpoint {path}: no such file")
-    pickled = path.suffix in (".pt", ".pth")
-    if not pickled and path.suffix != ".safetensors":
-        raise BadInput(f"checkpoint {path}: expected a .safetensors, .pth or .pt file")
-    if pickled or given:
-        _check_digest(path, expected)
+def _read(path: Path, expected: str | None) -> dict[str, Tensor]:
+    weights_digest(path, pickles=SAM_PICKLES, expected=expected)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        return weights
     except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
         raise BadInput(f"checkpoint {path}: not readable as weights: {error}") from error
-
-
-def _check_digest(path: Path, expected: str | None) -> None:
-    if expected is None:
-        raise BadInput(
-            f"checkpoint {path}: a .pth or .pt file needs its sha256 in the settings; safetensors do not"
-        )
-    found = file_sha256(path)
-    if found != expected.lower():
-        raise BadInput(f"checkpoint {path}: its sha256 is {found}, expected {expected}")
 
 
 def _fill(sam: Sam, weights: dict[str, Tensor], path: Path, variant: str) -> None:

@@ -1,4 +1,4 @@
-"""The embedded SAM: segment-anything's own classes at a size that a CPU trains in half an hour.
+"""The embedded SAM: segment-anything's own classes at a size that a CPU trains in hours.
 
 Shapes: image (B, 3, 256, 256), embedding (B, 128, 32, 32), low-res logits (P, 4, 128, 128). The grid is fine because
 two thirds of toyworld's objects are under 32 pixels.
@@ -27,7 +27,7 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 
 
 def build_tiny_sam() -> Sam:
-    """A randomly initialised tiny SAM: 2.4 M parameters, windowed and global attention, 1 + 3 mask outputs."""
+    """A randomly initialised tiny SAM: 2.3 M parameters, windowed and global attention, 1 + 3 mask outputs."""
     grid = IMAGE_SIZE // PATCH_SIZE
     encoder = ImageEncoderViT(
         img_size=IMAGE_SIZE,

@@ -1,4 +1,4 @@
-"""The embedded CLIP: open_clip's own classes at a size that a CPU trains in five minutes, reading names byte by byte.
+"""The embedded CLIP: open_clip's own classes at a size that a CPU trains in minutes, reading names byte by byte.
 
 Shapes: names -> tokens (K, 32) int64 -> (K, 64); crops (B, 3, 64, 64) -> (B, 64). The image tower is a plain
 vision transformer, so that CLIP Surgery finds in it what it finds in the real ones.

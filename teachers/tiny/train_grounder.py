@@ -1,4 +1,4 @@
-"""Trains the tiny grounder on boxes and names of toyworld's demo classes; about 20 minutes on 2 cores, resumable.
+"""Trains the tiny grounder on boxes and names of toyworld's demo classes, resumable (time: weights/weights.json).
 
 The embedded text tower (train_text) is frozen and must have been exported before.
 

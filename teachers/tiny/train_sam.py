@@ -1,4 +1,4 @@
-"""Pretrains the tiny SAM on the pretrain world; about 40 minutes on 2 cores, resumable.
+"""Pretrains the tiny SAM on the pretrain world, resumable (time: weights/weights.json).
 
 python -m teachers.tiny.train_sam --workdir W --steps 2400
 python -m teachers.tiny.train_sam --workdir W --evaluate        # one JSON line on unseen scenes of the demo world

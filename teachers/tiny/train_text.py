@@ -1,4 +1,4 @@
-"""Trains the tiny CLIP on crops and names of toyworld's demo classes; about 5 minutes on 2 cores, resumable.
+"""Trains the tiny CLIP on crops and names of toyworld's demo classes, resumable (times: weights/weights.json).
 
 python -m teachers.tiny.train_text --workdir W
 python -m teachers.tiny.train_text --workdir W --evaluate    # one JSON line on scenes of other seeds

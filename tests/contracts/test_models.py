@@ -1,5 +1,6 @@
 """Every catalog entry that can be built offline, through its protocol: order, meaning, determinism, neighbours."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,7 +122,8 @@ def lesson(folder: Path) -> tuple[Stream, TrainContext]:
         (folder / f"{index}.jpg").write_bytes(scene.jpeg)
         things = [o for o in scene.objects if o.class_id is not None]
         found = tuple(Instance(Source.HUMAN, o.class_id, rle=masks.encode(o.mask)) for o in things)
-        human = Record(index, f"{index}.jpg", "0" * 64, 256, 256, "train", Role.HUMAN_MASKED, instances=found)
+        digest = hashlib.sha256(scene.jpeg).hexdigest()
+        human = Record(index, f"{index}.jpg", digest, 256, 256, "train", Role.HUMAN_MASKED, instances=found)
         records.append(human)
     for name in ("work", "out"):
         (folder / name).mkdir()

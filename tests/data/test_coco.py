@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from pipeline.data import masks
+from pipeline.data import arrow, masks
 from pipeline.data.coco import CocoFile, read_records
 from pipeline.data.errors import BadInput
 from pipeline.data.images import Header
@@ -69,14 +69,14 @@ def test_a_plain_instance(tmp_path: Path) -> None:
 
 
 def test_sections_in_any_order_and_ids_in_any_order(tmp_path: Path) -> None:
-    images = tuple({**IMAGE, "id": i} for i in (9, -2, 0))
-    things = [{**THING, "id": n, "image_id": i} for n, i in ((5, 0), (3, 9), (1, 0), (2, -2))]
+    images = tuple({**IMAGE, "id": i} for i in (9, 2, 0))
+    things = [{**THING, "id": n, "image_id": i} for n, i in ((5, 0), (3, 9), (1, 0), (2, 2))]
     content = dataset(*things, images=images)
     for order in (content, dict(reversed(content.items()))):
         records, findings = load(tmp_path, order)
         assert findings == []
-        assert [r.image_id for r in records] == [-2, 0, 9]
-        assert [[i.human_id for i in r.instances] for r in records] == [[2], [5, 1], [3]]
+        assert [r.image_id for r in records] == [0, 2, 9]
+        assert [[i.human_id for i in r.instances] for r in records] == [[5, 1], [2], [3]]
 
 
 def test_the_ontology_is_as_given(tmp_path: Path) -> None:
@@ -181,11 +181,14 @@ HUGE = 10**30
         ({"category_id": None}, "category_id: expected an integer, found None"),
         ({"phrase": "x"}, "phrase: expected a phrase or a category_id, found both"),
         ({"phrase": " ", "category_id": None}, "phrase: expected text, found ' '"),
+        ({"phrase": "a \ud800", "category_id": None}, r"phrase: expected text, found 'a \ud800'"),
         ({"iscrowd": 2}, "iscrowd: expected 0 or 1, found 2"),
         ({"iscrowd": "0"}, "iscrowd: expected 0 or 1, found '0'"),
         ({"segmentation": [[1, 2, 3, 4]]}, "segmentation: segmentation[0]: a polygon needs"),
         ({"segmentation": {"size": [8, 6], "counts": "x"}}, "segmentation.size: expected the image's [6, 8]"),
         ({"segmentation": "mask.png"}, "segmentation: expected polygons or an RLE"),
+        ({"segmentation": {"size": "\ud800", "counts": "x"}}, r"expected the image's [6, 8], found '\ud800'"),
+        ({"segmentation": {"size": [6, 8], "counts": ["\ud800"]}}, r"of 0 to 48, found '\ud800'"),
         (
             {"segmentation": [[1, 1, 1, 1, 1, 1]]},
             "expected a mask with at least one pixel, found an empty one",
@@ -225,6 +228,7 @@ def test_a_bad_annotation_leaves_its_neighbours_alone(
     assert len(findings) == 1
     assert finding in findings[0]
     assert findings[0].startswith("annotations[0]")
+    assert findings[0].encode()
     instances = (*records[0].instances, *records[0].crowd)
     assert [i.human_id for i in instances] == [11]
 
@@ -233,8 +237,11 @@ def test_a_bad_annotation_leaves_its_neighbours_alone(
     ("image", "finding"),
     [
         (5, "images[0]: entry: expected an object, found 5"),
-        (without(IMAGE, "id"), "images[0]: id: expected an integer, found nothing"),
-        ({**IMAGE, "id": "4"}, "id: expected an integer, found '4'"),
+        (without(IMAGE, "id"), "images[0]: id: expected an integer of at least 0, found nothing"),
+        ({**IMAGE, "id": "4"}, "id: expected an integer of at least 0, found '4'"),
+        ({**IMAGE, "id": -2}, "images[0] (id -2): id: expected an integer of at least 0, found -2"),
+        ({**IMAGE, "file_name": "\udc80.jpg"}, r"file_name: expected text, found '\udc80.jpg'"),
+        ({**IMAGE, "instructions": ["find it", "\ud83d"]}, "instructions: expected a list of texts, found"),
         (without(IMAGE, "file_name"), "images[0] (id 4): file_name: expected text, found nothing"),
         ({**IMAGE, "file_name": "../x.jpg"}, "file_name: expected a path inside the image folder"),
         ({**IMAGE, "file_name": "/etc/x.jpg"}, "file_name: expected a path inside the image folder"),
@@ -260,7 +267,9 @@ def test_a_bad_image_leaves_its_neighbours_alone(tmp_path: Path, image: object, 
     ("category", "finding"),
     [
         ({"id": 3}, "categories[2] (id 3): name: expected text, found nothing"),
-        ({"id": "x", "name": "x"}, "categories[2]: id: expected an integer, found 'x'"),
+        ({"id": "x", "name": "x"}, "categories[2]: id: expected an integer of at least 0, found 'x'"),
+        ({"id": -1, "name": "x"}, "categories[2] (id -1): id: expected an integer of at least 0, found -1"),
+        ({"id": 5, "name": "\ud800"}, r"categories[2] (id 5): name: expected text, found '\ud800'"),
         (
             {"id": 3, "name": "again"},
             "categories[2] (id 3): id: expected an id of its own, found 3 a second time",
@@ -352,6 +361,49 @@ def test_which_images_have_masks(tmp_path: Path) -> None:
     machine = {**things[0], "pseudo": {"source": "teacher"}}
     with CocoFile(write(tmp_path, dataset(machine, images=images[:1]))) as pseudo:
         assert pseudo.mask_candidates() == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "hurt"),
+    [
+        ({"segmentation": [[1, 2, 3, 4]]}, {2}),
+        ({"category_id": 99}, {2}),
+        ({"iscrowd": 2}, {2}),
+        ({"iscrowd": 1, "segmentation": "x"}, {2}),
+        ({"id": 1}, {2}),
+        ({"id": None}, {2}),
+        ({"image_id": "2"}, set()),  # nobody knows which image it was for: no image counts as empty
+    ],
+    ids=["polygon", "class", "iscrowd", "crowd region", "id twice", "no id", "no image"],
+)
+def test_an_image_that_lost_an_annotation_is_neither_full_nor_empty(
+    tmp_path: Path, change: dict[str, object], hurt: set[int]
+) -> None:
+    images = tuple({**IMAGE, "id": i} for i in (1, 2, 3))
+    things = [{**THING, "id": 1, "image_id": 1}, {**THING, "id": 2, "image_id": 2, **change}]
+    with CocoFile(write(tmp_path, dataset(*things, images=images))) as file:
+        empty = () if not hurt else (3,)
+        assert (file.damaged, file.mask_candidates()) == (hurt, (1, *empty))
+        assert set(file.empty_images()) == {1, 2, 3} - {1} - hurt
+        tags = [file.record(i, sha256="", split="t", role=Role.WEAK)[0].tags for i in file.images]
+        assert tags == [None, None, () if hurt else None]
+
+
+def test_text_that_utf_8_cannot_hold_never_gets_into_a_record(tmp_path: Path) -> None:
+    region = {**masks_of(SQUARE), "reason": "\ud800"}
+    classes = [{**CLASSES[0], "supercategory": "\ud800"}]
+    content = dataset(images=({**IMAGE, "pseudo": {"ignore": [region]}},), categories=classes)
+    with CocoFile(write(tmp_path, content)) as file:
+        record, findings = file.record(file.images[0], sha256="", split="t", role=Role.WEAK)
+        assert file.ontology.categories[0].supercategory is None
+    assert findings == ()
+    assert record.instances[0].dropped == "ignored by the export"
+    assert arrow.to_bytes([record])
+
+
+def masks_of(polygons: list[list[int]]) -> dict[str, object]:
+    rle = masks.rle_from_coco(polygons, 6, 8, where="x")
+    return {"size": list(rle.size), "counts": rle.counts}
 
 
 def test_read_records_takes_faultless_files_only(tmp_path: Path) -> None:

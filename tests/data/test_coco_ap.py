@@ -114,7 +114,22 @@ RESULT: Detection = {
     ("change", "message"),
     [
         ({"image_id": 2}, r"results\[1\].image_id: expected the id of a true image, found 2"),
-        ({"score": float("nan")}, r"results\[1\].score"),
+        ({"image_id": [1]}, r"results\[1\].image_id: expected an integer of at least 0, found \[1\]"),
+        ({"image_id": None}, r"results\[1\].image_id: expected an integer"),
+        ({"image_id": True}, r"results\[1\].image_id: expected an integer"),
+        ({"category_id": "a"}, r"results\[1\].category_id: expected an integer of at least 0, found 'a'"),
+        ({"category_id": -1}, r"results\[1\].category_id"),
+        ({"category_id": 1.5}, r"results\[1\].category_id"),
+        ({"score": float("nan")}, r"results\[1\].score: expected a finite number, found nan"),
+        ({"score": "x"}, r"results\[1\].score: expected a finite number, found 'x'"),
+        ({"score": None}, r"results\[1\].score"),
+        ({"score": True}, r"results\[1\].score"),
+        ({"score": 10**400}, r"results\[1\].score: expected a finite number, found a huge integer"),
+        ({"segmentation": None}, r"results\[1\].segmentation: expected polygons or an RLE"),
+        (
+            {"segmentation": [["x"] * 6]},
+            r"results\[1\].segmentation\[0\]: polygon coordinates must be numbers",
+        ),
         (
             {"segmentation": {"size": [HEIGHT, WIDTH], "counts": "m3"}},
             r"results\[1\].segmentation.counts: RLE runs",
@@ -125,7 +140,23 @@ RESULT: Detection = {
 def test_bad_results_never_reach_native_code(change: dict[str, object], message: str) -> None:
     truth, _ = random_set(0)
     with pytest.raises(BadInput, match=message):
-        coco_ap(truth, [RESULT, {**RESULT, **change}])  # type: ignore[list-item, typeddict-item]
+        coco_ap(truth, [RESULT, {**RESULT, **change}])
+
+
+@pytest.mark.parametrize("result", [None, 3, [RESULT], {}])
+def test_a_result_is_an_object(result: object) -> None:
+    truth, _ = random_set(0)
+    with pytest.raises(
+        BadInput, match=r"results\[0\].(entry: expected an object|image_id: .* found nothing)"
+    ):
+        coco_ap(truth, [result])
+
+
+def test_results_of_unknown_classes_count_for_nothing() -> None:
+    truth, results = random_set(0)
+    assert coco_ap(truth, [*results, {**RESULT, "category_id": 2**63 - 1, "score": 1}]) == coco_ap(
+        truth, results
+    )
 
 
 def test_detections_of_a_record() -> None:

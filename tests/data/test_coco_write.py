@@ -52,6 +52,7 @@ MACHINE = Instance(
     score=0.45,
     pred_iou=0.9,
     stability=0.8,
+    model="m",
 )
 PHRASE = replace(MACHINE, class_id=None, phrase="a dog on the left", prompt=None, match=None)
 NAMED = replace(PHRASE, phrase="red hat ")
@@ -72,14 +73,14 @@ def record(number: int, *instances: Instance, **fields: object) -> Record:
 
 
 RECORDS = [
-    record(-3, HUMAN, crowd=(CROWD,), role=Role.HUMAN_MASKED),
+    record(3, HUMAN, crowd=(CROWD,), role=Role.HUMAN_MASKED),
     record(5),
     record(9, MACHINE, PHRASE, NAMED, DROPPED, HUMAN, tags=(7,), instructions=("find hats",)),
 ]
 
 
 def written(path: Path, **settings: object) -> dict[str, list[dict[str, object]]]:
-    with CocoWriter(path, ONTOLOGY, info={"name": "t"}, run="r", model="m", **settings) as writer:  # type: ignore[arg-type]
+    with CocoWriter(path, ONTOLOGY, info={"name": "t"}, run="r", **settings) as writer:  # type: ignore[arg-type]
         for item in RECORDS:
             writer.add(item)
     assert writer.left_out == 1  # the phrase that no category is named after
@@ -94,10 +95,10 @@ def test_every_rule_of_the_format(tmp_path: Path) -> None:
         {"id": 2, "name": "dog", "supercategory": "animal"},
     ]
     assert [(i["id"], i["file_name"], i["width"], i["height"]) for i in data["images"]] == [
-        (n, f"ü {n}.jpg", 11, 9) for n in (-3, 5, 9)
+        (n, f"ü {n}.jpg", 11, 9) for n in (3, 5, 9)
     ]
     assert [(a["id"], a["image_id"], a["category_id"]) for a in data["annotations"]] == [
-        (1, -3, 2),
+        (1, 3, 2),
         (2, 9, 7),
         (3, 9, 7),
         (4, 9, 2),
@@ -127,6 +128,7 @@ def test_what_goes_under_pseudo(tmp_path: Path) -> None:
         "model": "m",
     }
     assert named["phrase"] == "red hat "  # type: ignore[index]
+    assert ("run" in named, named["model"]) == (False, "m")  # type: ignore[index,operator]  # without a prompt: not made here
     assert data["images"][0]["pseudo"] == {"role": "human_masked"}
     ignore = {"size": [9, 11], "counts": DROPPED.rle.counts, "reason": DROPPED.dropped}  # type: ignore[union-attr]
     assert data["images"][2]["pseudo"] == {"role": "weak", "ignore": [ignore]}
@@ -136,7 +138,7 @@ def test_what_goes_under_pseudo(tmp_path: Path) -> None:
 def test_crowd_only_when_asked(tmp_path: Path) -> None:
     data = written(tmp_path / "val.json", crowd=True)
     crowd = [entry for entry in data["annotations"] if entry["iscrowd"]]
-    assert [(entry["id"], entry["image_id"]) for entry in crowd] == [(2, -3)]
+    assert [(entry["id"], entry["image_id"]) for entry in crowd] == [(2, 3)]
 
 
 def test_pycocotools_loads_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,6 +159,7 @@ def test_reading_it_back(tmp_path: Path) -> None:
     machine, named, human, ignored = records[2].instances
     assert (machine.source, machine.score, machine.rle) == (Source.TEACHER, 0.45, MACHINE.rle)
     assert (named.class_id, human.source) == (7, Source.HUMAN)
+    assert (machine.model, human.model) == ("m", None)
     assert (ignored.dropped, ignored.rle) == (DROPPED.dropped, DROPPED.rle)
     assert (records[2].tags, records[2].instructions) == ((7,), ("find hats",))
 

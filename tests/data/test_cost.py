@@ -50,6 +50,9 @@ def test_totals() -> None:
     assert round(coco.total(118_287, 0.01, WeakKind.POINT) / 3.6e6, 1) == 3.1
     assert coco.total(10, 0.5, WeakKind.NONE) == pytest.approx(5 * coco.per_image(MASK))
     assert coco.saving_factor(0, WeakKind.NONE) == float("inf")
+    assert coco.saving(10, coco.total(10, 0.1, WeakKind.BOX)) == pytest.approx(
+        coco.saving_factor(0.1, WeakKind.BOX)
+    )
     assert coco.saving_factor(1, WeakKind.INSTRUCTION) == 1  # no weak image, so no unit time is needed
 
 
@@ -75,7 +78,6 @@ def test_units_are_the_users() -> None:
         (lambda: CostModel(3, 1, 2), "one instance per present class"),
         (lambda: PRESETS["coco"].total(-1, 0, WeakKind.BOX), "images >= 0"),
         (lambda: PRESETS["coco"].total(1, 1.5, WeakKind.BOX), "fraction 0..1"),
-        (lambda: measure([], classes=3), "expected instances to measure"),
     ],
 )
 def test_bad_settings(act, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -96,6 +98,7 @@ def test_measured_on_human_masks() -> None:
         record(Role.VAL, 5, 5, 5),
     ]
     model = measure(records, classes=9, units=Units(box=1))
+    assert model is not None
     assert (model.K, model.n, model.c, model.basis, model.units.box) == (9, 1.5, 1, "measured", 1)
 
 
@@ -106,4 +109,13 @@ def test_estimated_on_pseudo_masks_without_human_ones() -> None:
         record(Role.VAL, 5, 5, 5),
     ]
     model = measure(records, classes=9)
+    assert model is not None
     assert (model.n, model.c, model.basis) == (1, 1, "estimated")
+    # Human-masked images without a single object say nothing of the others.
+    assert measure([record(Role.HUMAN_MASKED), *records], classes=9) == model
+
+
+def test_nothing_to_measure() -> None:
+    assert measure([], classes=3) is None
+    assert measure([record(Role.HUMAN_MASKED), record(Role.WEAK), record(Role.VAL, 5)], classes=3) is None
+    assert measure([record(Role.HUMAN_MASKED, 1)], classes=0) is None

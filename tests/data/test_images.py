@@ -113,6 +113,22 @@ def test_content_counts_not_the_name(tmp_path: Path) -> None:
 
 
 PNG = encoded(Image.fromarray(SCENE), "PNG")
+
+
+def with_broken_stream(orientation: int | None = None) -> bytes:
+    """A PNG with right checksums whose zlib stream turns to nonsense after half of the rows."""
+    rows = b"".join(b"\0" + row.tobytes() for row in SCENE)
+    packer = zlib.compressobj()
+    pixels = packer.compress(rows[: len(rows) // 2]) + packer.flush(zlib.Z_FULL_FLUSH) + b"\xff" * 8
+    exif = Image.Exif()
+    exif[0x0112] = orientation or 1
+    chunks = ((b"eXIf", exif.tobytes()[6:]) if orientation else None, (b"IDAT", pixels), (b"IEND", b""))
+    return PNG[:33] + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in filter(None, chunks)
+    )
+
+
 NOISE = encoded(Image.fromarray(np.tile(SCENE, (20, 20, 1))), "JPEG")
 
 
@@ -128,6 +144,8 @@ NOISE = encoded(Image.fromarray(np.tile(SCENE, (20, 20, 1))), "JPEG")
         (encoded(Image.fromarray(SCENE), "PPM"), "expected a readable JPEG, PNG, WEBP, TIFF, BMP"),
         (PNG[:20], "broken"),
         (PNG[: len(PNG) * 2 // 3], "PNG cannot be decoded"),
+        (with_broken_stream(), "PNG cannot be decoded: broken data stream"),
+        (with_broken_stream(6), "PNG cannot be decoded: broken data stream"),
         (NOISE[: len(NOISE) // 2], "JPEG cannot be decoded: .* truncated"),
         (encoded(Image.fromarray(SCENE), "JPEG")[:-90], "broken header: Truncated"),
         (encoded(Image.fromarray(SCENE), "BMP")[:100], "BMP cannot be decoded"),
@@ -136,7 +154,7 @@ NOISE = encoded(Image.fromarray(np.tile(SCENE, (20, 20, 1))), "JPEG")
         (encoded(Image.fromarray(GRAY.astype(np.float32)), "TIFF"), "found floating point"),
         (encoded(Image.fromarray(GRAY.astype(np.int32) * 10**6), "TIFF"), "found 32-bit up to"),
     ],
-    ids=range(15),
+    ids=range(17),
 )
 def test_bad_files(data: bytes, message: str) -> None:
     with pytest.raises(BadInput, match=message) as caught:
@@ -197,7 +215,9 @@ def test_real_odd_images(real_data: Path) -> None:
     folder = real_data / "odd-images"
     for entry in json.loads((folder / "index.json").read_text()):
         path = folder / "images" / entry["file"]
-        if not entry["pillow_decodes"] or entry["format"] == "GIF":
+        # Pillow "decodes" a PNG with a broken stream when its EXIF was asked for first: half of it stays black.
+        broken = not entry["pillow_decodes"] or "unreadable" in str(entry["exif_orientation"])
+        if broken or entry["format"] == "GIF":
             with pytest.raises(BadInput, match="image"):
                 read_upright(path)
             continue

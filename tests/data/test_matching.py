@@ -1,9 +1,12 @@
+import gc
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pipeline.data import masks
+from pipeline.data.matching import Pair
 from pipeline.data.metrics import matched_miou
 from pipeline.data.records import Instance, Origin, Prompt, Record, Role, Source
 
@@ -81,6 +84,18 @@ def test_means_by_instance_image_class_and_origin() -> None:
     assert scores.by_class == {1: pytest.approx(0.75), 2: 0.0}
     assert scores.by_origin == {"dino": pytest.approx(0.5), "sam": pytest.approx(1.0)}
     assert (scores.truths, scores.pseudos, scores.misses, scores.false_positives) == (3, 3, 1, 1)
+
+
+def test_masks_are_let_go_image_by_image() -> None:
+    alive = []
+
+    def stream() -> Iterator[Record]:
+        for number in range(50):
+            yield record(thing(0, 10), number=number)
+        alive.append(sum(type(thing) is Pair for thing in gc.get_objects()))
+
+    assert matched_miou(stream(), stream()).truths == 50
+    assert max(alive) <= 2
 
 
 def test_records_must_be_of_one_image() -> None:

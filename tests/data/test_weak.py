@@ -79,9 +79,17 @@ def test_share_counts(share: MaskShare, images: int, count: int) -> None:
     assert share.count(images) == count
 
 
-@pytest.mark.parametrize("fields", [{}, {"fraction": 0.1, "shots": 3}, {"fraction": 1.1}, {"shots": -1}])
-def test_bad_shares(fields: dict[str, float]) -> None:
-    with pytest.raises(BadInput):
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "expected masks or shots, not both, found neither$"),
+        ({"fraction": 0.1, "shots": 3}, "expected masks or shots, not both, found 0.1 and 3$"),
+        ({"fraction": 1.1}, "masks of 0% to 100%"),
+        ({"shots": -1}, "shots of at least 0"),
+    ],
+)
+def test_bad_shares(fields: dict[str, float], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
         MaskShare(**fields)  # type: ignore[arg-type]
 
 
@@ -271,6 +279,18 @@ def test_given_weak_labels_are_kept_up_to_the_kind(
     assert visible.tags == (None if kind is WeakKind.NONE else shown)
 
 
+PHRASED = human(6, None, phrase="a red hat", box_xyxy=(1, 1, 5, 5))
+
+
+@pytest.mark.parametrize("kind", [WeakKind.CLASS, WeakKind.POINT, WeakKind.BOX])
+def test_phrases_alone_do_not_say_that_there_is_no_class(kind: WeakKind) -> None:
+    visible = simulate(record(PHRASED), kind, 0)
+    assert visible.tags is None
+    assert len(visible.instances) == (kind is WeakKind.BOX)
+    assert simulate(record(PHRASED, tags=()), kind, 0).tags == ()
+    assert simulate(record(PHRASED, BOXED), kind, 0).tags == (3,)
+
+
 def test_given_points_win_over_drawn_ones() -> None:
     both = replace(POINTED, rle=masks.encode(block(8, 8, 9, 9)))
     assert simulate(record(both), WeakKind.POINT, 0).instances[0].points == POINTED.points
@@ -296,6 +316,7 @@ def test_points_need_a_human_id() -> None:
         (record(POINTED), {"none", "class", "point+class"}),
         (record(OFF), {"none", "class"}),
         (record(BOXED), {"none", "class", "box+class"}),
+        (record(PHRASED), {"none", "box+class"}),
         (FULL, {"none", "class", "point+class", "box+class", "instruction"}),
     ],
 )

@@ -40,6 +40,7 @@ class FakeIngestConfig(StageConfig):
     images: int = 40
     extra: tuple[int, ...] = ()
     bad_annotations: int = 0
+    bad_images: int = 0
 
 
 class FakeIngest(JobStage):
@@ -48,6 +49,7 @@ class FakeIngest(JobStage):
     Config = FakeIngestConfig
     produces = "ingest"
     parts = ("dataset", "truth")
+    publishes: ClassVar = {"dataset/quarantine.json": "quarantine.json"}
 
     def __init__(self, config: StageConfig) -> None:
         assert isinstance(config, FakeIngestConfig)
@@ -64,8 +66,14 @@ class FakeIngest(JobStage):
             (dataset / "images" / f"{image_id}.txt").write_text(str(image_id))
         (context.out / "truth").mkdir()
         (context.out / "truth" / "secret.txt").write_text("hidden")
-        bad = self.config.bad_annotations
-        return {"images": len(ids), "bad_images": 0, "annotations": 100, "bad_annotations": bad}
+        bad, broken = self.config.bad_annotations, self.config.bad_images
+        listing = {
+            "images": [{"entry": f"image {i}", "reason": "cut short"} for i in range(broken)],
+            "annotations": [{"entry": f"annotations[{i}]", "reason": "no mask"} for i in range(bad)],
+        }
+        (dataset / "quarantine.json").write_text(json.dumps(listing))
+        count = len(ids) + broken
+        return {"images": count, "bad_images": broken, "annotations": 100, "bad_annotations": bad}
 
 
 class FakeMapConfig(MapConfig):
@@ -104,7 +112,7 @@ class FakePropose(MapStage[tuple[Record, int]]):
     def load(self, record: Record) -> tuple[Record, int]:
         if record.image_id in self.config.deadly_load:
             os.kill(os.getpid(), signal.SIGKILL)
-        if record.image_id in self.config.unreadable:
+        if record.image_id in self.config.unreadable or not (self.root / record.uri).exists():
             raise BadInput(f"image {self.root / record.uri}: cannot be read")
         return record, int((self.root / record.uri).read_text())
 
@@ -164,6 +172,7 @@ class FakeTrainConfig(StageConfig):
     crash_at: int | None = None
     repeat: bool = False  # crash at this step and all later ones
     model: str = ""
+    calls: str = ""  # a file that gets a line for every step
 
 
 class FakeTrain(JobStage):
@@ -187,6 +196,9 @@ class FakeTrain(JobStage):
                 raise Stopped("stopped")
             step += 1
             checkpoint.write_text(str(step))
+            if self.config.calls:
+                with open(self.config.calls, "a") as file:
+                    file.write(f"{step}\n")
             context.progress(step, self.config.steps, "steps")
             time.sleep(self.config.delay)
             crash = self.config.crash_at
@@ -230,6 +242,32 @@ class Thief(FakeExport):
 
     name = "export"
     uses = ("truth",)
+
+
+class Bill(FakeExport):
+    """Tells the seconds of the stages before it."""
+
+    name = "cost"
+    produces = "cost"
+    reads_timings = True
+    publishes: ClassVar = {"table.json": "cost.json"}
+
+    def run(self, data: Records, context: TrainContext) -> Metrics:  # noqa: ARG002
+        (context.out / "table.json").write_text(json.dumps(dict(context.timings)))
+        return {}
+
+
+class Threads(FakeExport):
+    """Tells how many threads torch has, which it imports as late as a stage can."""
+
+    name = "threads"
+    publishes: ClassVar = {"table.json": "threads.json"}
+
+    def run(self, data: Records, context: TrainContext) -> Metrics:  # noqa: ARG002
+        import torch
+
+        (context.out / "table.json").write_text(json.dumps(torch.get_num_threads()))
+        return {}
 
 
 class Evaluate(FakeExport):

@@ -47,15 +47,32 @@ def test_resources_and_labels_are_not():
     assert digest(planned) == digest()
 
 
+class Nested(FakeMapConfig):
+    model: dict[str, str | dict[str, int]]
+
+
+def nested(name="a", path=1, rank=2):
+    settings = {"name": name, "settings": {"path": path, "rank": rank}}
+    unkeyed = frozenset({"model.name", "model.settings.path"})
+    return replace(PLANNED, config=Nested(model=settings), not_in_key=unkeyed)
+
+
+def test_what_changes_no_result_is_not():
+    assert digest(nested(name="b", path=3)) == digest(nested())
+    assert digest(nested(rank=3)) != digest(nested())
+
+
 @pytest.mark.parametrize("key", ["stage", "bucket", "inputs"])
 def test_unit_keys_differ(key):
     parts = {"stage": "s", "bucket": "b", "inputs": "i"}
     assert unit_key(**parts) != unit_key(**{**parts, key: "x"})
 
 
-@pytest.mark.parametrize(("key", "value"), [("inputs", "x"), ("seed", 1), ("identity", "x")])
+@pytest.mark.parametrize(
+    ("key", "value"), [("inputs", "x"), ("seed", 1), ("identity", "x"), ("timed", {"propose": "x"})]
+)
 def test_job_keys_differ(key, value):
-    parts = {"inputs": "i", "seed": 0, "identity": ""}
+    parts = {"inputs": "i", "seed": 0, "identity": "", "timed": {"propose": "t"}}
     assert job_key("s", **parts) != job_key("s", **{**parts, key: value})
 
 

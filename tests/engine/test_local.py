@@ -20,12 +20,16 @@ from engine_fakes import (
     make_plan,
 )
 
-from pipeline.engine import local
+from pipeline.engine import local, run_job
 from pipeline.engine.display import Silent
 from pipeline.engine.drive import Options, drive
 from pipeline.engine.faults import StageFailed, Stalled
+from pipeline.engine.machine import Heartbeat
+from pipeline.engine.run_unit import Surroundings
 from pipeline.engine.rundir import RunFolder
 from pipeline.engine.stage import StageConfig
+from pipeline.engine.store import Store
+from pipeline.engine.tasks import Alive
 
 DRIVER = Path(__file__).with_name("engine_driver.py")
 PATIENCE = 60.0
@@ -41,8 +45,8 @@ def short(*, propose=None, train=None):
     )
 
 
-def run(plan, tmp_path, name="run", workers=1):
-    drive(plan, Options(tmp_path / name, tmp_path / f"{name}-store", workers), Silent())
+def run(plan, tmp_path, name="run", **options):
+    drive(plan, Options(tmp_path / name, tmp_path / f"{name}-store", **options), Silent())
     return json.loads((tmp_path / name / "run.json").read_text())
 
 
@@ -94,9 +98,38 @@ def test_a_worker_killed_by_chance_costs_no_image(tmp_path):
     assert units(tmp_path, "run") == units(tmp_path, "calm")
 
 
-def test_a_job_that_crashes_goes_on_from_its_checkpoint(tmp_path):
-    log = run(short(train=FakeTrainConfig(steps=5, crash_at=3)), tmp_path)
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_job_that_crashes_goes_on_from_its_checkpoint(tmp_path, fresh):
+    log = run(short(train=FakeTrainConfig(steps=5, crash_at=3)), tmp_path, fresh=fresh)
     assert log["stages"][1]["metrics"] == {"steps": 5}
+
+
+def test_threads_are_set_also_without_a_worker(tmp_path):
+    code = """
+import sys
+from pathlib import Path
+from engine_fakes import FakeIngest, FakeIngestConfig, Threads, make_plan
+from pipeline.engine.display import Silent
+from pipeline.engine.drive import Options, drive
+from pipeline.engine.stage import StageConfig
+
+assert "torch" not in sys.modules
+stages = (FakeIngest, FakeIngestConfig(images=1)), (Threads, StageConfig())
+drive(make_plan(*stages, torch_threads=3), Options(Path("run"), Path("store"), workers=0), Silent())
+"""
+    paths = [str(DRIVER.parent), str(Path(local.__file__).parents[2])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    assert json.loads((tmp_path / "run" / "threads.json").read_text()) == 3
+
+
+def test_a_job_that_asks_whether_to_stop_is_alive(monkeypatch, tmp_path):
+    monkeypatch.setattr(run_job, "ALIVE_EVERY_SECONDS", -1.0)
+    told = []
+    around = Surroundings(Store(tmp_path), Heartbeat(tmp_path / "beat"), told.append, lambda: False)
+    pulse = run_job._Pulse(around)
+    assert [pulse.should_stop(), pulse.should_stop()] == [False, False]
+    assert told == [Alive(), Alive()]
 
 
 @pytest.mark.parametrize(

@@ -88,3 +88,5 @@ def test_labels_are_unique():
         INGEST, (FakeTrain, FakeTrainConfig(model="a")), (FakeTrain, FakeTrainConfig(model="b")), PROPOSE
     )
     assert [p.label for p in plan.stages] == ["ingest", "finetune_teacher:a", "finetune_teacher:b", "propose"]
+    plan = make_plan(INGEST, PROPOSE, LABEL, PROPOSE, PROPOSE)
+    assert [p.label for p in plan.stages[1:]] == ["propose:1", "pseudo_label", "propose:2", "propose:3"]

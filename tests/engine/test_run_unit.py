@@ -37,10 +37,12 @@ def world(tmp_path):
         store = Store(tmp_path / f"{number}-store")
         around = Surroundings(store, Heartbeat(tmp_path / "beat"), lambda _: None, should_stop)
         key = "00" * 32
-        run_unit(stage, UnitTask(task, key, unit, frozenset(suspects), frozenset(poison)), around)
+        done = run_unit(stage, UnitTask(task, key, unit, frozenset(suspects), frozenset(poison)), around)
+        assert done.key == key
+        assert store.has_unit(key) is not (bool(poison) or bool(settings.get("unreadable")))
         (part,) = plan_units(RecordSet.of_folder(tmp_path / f"{number}-in"), len(records))
         assert [r.image_id for r in read_unit(part.parts, part.bucket)] == sorted(r.image_id for r in records)
-        path = store.unit_path(key)
+        path = store.unit_path(done.made)
         made = from_table(parquet.read(path))
         return made, [json.loads(line) for line in calls.read_text().splitlines()], path.read_bytes()
 

@@ -1,14 +1,20 @@
 import json
+import pickle
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
 from engine_fakes import (
+    Bill,
     Evaluate,
     FakeExport,
     FakeIngest,
     FakeIngestConfig,
+    FakeLabel,
     FakeMapConfig,
     FakePropose,
     FakeTrain,
@@ -18,12 +24,16 @@ from engine_fakes import (
     make_plan,
 )
 
+from pipeline.engine import files
 from pipeline.engine.display import Silent
 from pipeline.engine.drive import Options, drive
 from pipeline.engine.faults import BadPlan, FolderBusy, StageFailed, TooManyBad
+from pipeline.engine.machine import host
 from pipeline.engine.rundir import RunFolder
 from pipeline.engine.stage import StageConfig
-from pipeline.engine.status import read_status
+from pipeline.engine.status import find_results, read_status
+from pipeline.engine.tasks import JobTask
+from pipeline.engine.worker import Bench
 
 
 class Listener(Silent):
@@ -116,8 +126,31 @@ def test_another_config_is_refused_naming_the_folder_to_use(go, tmp_path):
 def test_a_folder_of_the_users_is_refused(go, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("mine")
+    hidden = tmp_path / "run" / ".tmp-precious"
+    hidden.mkdir()
+    (hidden / "thesis.txt").write_text("mine")
+    before = snapshot(tmp_path / "run")
     with pytest.raises(BadPlan, match=r"not a run folder, yet it holds thesis\.txt"):
         go(chain())
+    assert snapshot(tmp_path / "run") == before
+
+
+def test_only_what_a_killed_run_left_is_cleaned(go, tmp_path):
+    go(chain())
+    run = tmp_path / "run"
+    theirs = [run / ".tmp-precious", run / "keys" / ".tmp-notes-1999-old", run / "mine" / dead_temp_name()]
+    ours = [folder / dead_temp_name() for folder in (run, run / "keys", run / "export" / "coco")]
+    for folder in (*theirs, *ours):
+        folder.mkdir(parents=True)
+    go(chain())
+    assert [folder.exists() for folder in (*theirs, *ours)] == [True] * 3 + [False] * 3
+
+
+def dead_temp_name():
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
+    return f"{files.TEMP}{host()}-{int(gone.stdout)}-0123abcd"
 
 
 def test_units_of_equal_input_are_shared_between_runs(go):
@@ -162,6 +195,21 @@ def test_fresh_redoes_all(go, tmp_path):
     assert (tmp_path / "run" / "export" / "coco" / "train.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("left", ["4", "rubbish"])
+def test_fresh_starts_from_nothing(go, tmp_path, left):
+    steps = tmp_path / "steps"
+    plan = chain(train=FakeTrainConfig(calls=str(steps)))
+    go(plan)
+    (key,) = RunFolder(tmp_path / "run").read_keys(1)
+    work = tmp_path / "store" / "work" / key
+    work.mkdir()
+    (work / "step").write_text(left)
+    steps.unlink()
+    go(plan, fresh=True)
+    assert steps.read_text().split() == ["1", "2", "3", "4", "5"]
+    assert not work.exists()
+
+
 @pytest.mark.parametrize("unit_size", [5, 40])
 def test_the_outcome_does_not_depend_on_the_cut(go, tmp_path, unit_size):
     settings = FakeMapConfig(unit_size=unit_size, batch_size=3)
@@ -178,13 +226,44 @@ def test_the_outcome_does_not_depend_on_the_cut(go, tmp_path, unit_size):
             {"propose": FakeMapConfig(unreadable=(1, 2, 3))},
             r"3 of 40 images are bad \(7.5%\); max_bad allows 5.0%",
         ),
-        ({"ingest": FakeIngestConfig(bad_annotations=6)}, r"6 of 100 annotations are bad \(6.0%\)"),
+        (
+            {"ingest": FakeIngestConfig(bad_annotations=6, bad_images=1)},
+            r"6 of 100 annotations are bad \(6.0%\)[^\n]*\n  annotations\[0\]: no mask\n",
+        ),
+        ({"ingest": FakeIngestConfig(bad_images=4)}, r"4 of 44 images are bad .*\n  image 0: cut short\n"),
     ],
 )
 def test_too_many_bad_ones_end_the_run(go, tmp_path, changes, message):
     with pytest.raises(TooManyBad, match=message):
         go(replace(chain(**changes), max_bad=0.05))
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "ended: TooManyBad"
+
+
+def test_what_ingest_left_out_is_named_in_the_run_folder(go, tmp_path):
+    with pytest.raises(TooManyBad):
+        go(replace(chain(ingest=FakeIngestConfig(bad_images=9)), max_bad=0.05))
+    listing = json.loads((tmp_path / "run" / "quarantine.json").read_text())
+    log = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert len(listing["images"]) == len(log["quarantine"]) == 9
+    assert log["quarantine"][0] == {"stage": "ingest", "entry": "image 0", "reason": "cut short"}
+
+
+def test_an_image_that_could_not_be_read_is_tried_again_by_the_next_run(go, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for image_id in range(1, 41):
+        (photos / f"{image_id}.txt").write_text(str(image_id))
+    plan = replace(chain(), images=photos)
+    (photos / "7.txt").rename(tmp_path / "away")
+    _, _, notes = go(plan)
+    assert notes == ["propose: images could not be read or ended the worker; the next run tries them again"]
+    log = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert [found["image_id"] for found in log["quarantine"]] == [7]
+    assert [s.redo for s in read_status(tmp_path / "run").stages] == [0, 0, 1, 0, 0]
+    (tmp_path / "away").rename(photos / "7.txt")
+    assert go(plan)[:2] == (True, NOTHING | {"propose": 1, "pseudo_label": 1, "export": 1})
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["quarantine"] == []
+    assert go(plan)[:2] == (False, NOTHING)
 
 
 def test_a_few_bad_ones_are_counted_and_go_on(go, tmp_path):
@@ -204,6 +283,45 @@ def test_only_evaluate_sees_the_truth(go, tmp_path):
     assert not list((tmp_path / "store" / "artifacts").iterdir())
     go(make_plan((FakeIngest, FakeIngestConfig()), (Evaluate, StageConfig())), out="scored")
     assert json.loads((tmp_path / "scored" / "metrics.json").read_text()) == {"uses": ["truth"]}
+
+
+def test_no_path_leads_to_the_truth(go, tmp_path, monkeypatch):
+    """Neither a path that a stage is lent nor its parent has a truth below it, but for evaluate (and ingest)."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "labels.json").write_text("hidden")
+    seen = {}
+    do = Bench.do
+
+    def watched(bench, pickled):
+        task = pickle.loads(pickled)
+        context = task.stage.context
+        lent = [*context.artifacts.values(), context.images_root]
+        if isinstance(task, JobTask):
+            lent += [tmp_path / "store" / name / "one" for name in ("work", "tmp")]
+            lent += [task.data_root / "labels.json"] if task.data_root != Path() else []
+        below = (path for one in lent for path in one.parent.rglob("*") if path.is_file())
+        seen[task.stage.label] = any(b"hidden" in path.read_bytes() for path in below)
+        return do(bench, pickled)
+
+    monkeypatch.setattr(Bench, "do", watched)
+    maps = [(FakePropose, FakeMapConfig()), (FakeLabel, FakeMapConfig())]
+    jobs = [(FakeTrain, FakeTrainConfig()), (FakeExport, StageConfig()), (Evaluate, StageConfig())]
+    go(replace(make_plan((FakeIngest, FakeIngestConfig()), *maps, *jobs), data_root=data))
+    assert seen == dict.fromkeys(seen, False) | {"ingest": True, "evaluate": True}
+    assert len(seen) == 6
+    truth = find_results(tmp_path / "run", "ingest", part="truth")["ingest"]
+    assert (truth / "secret.txt").read_text() == "hidden"
+
+
+def test_status_writes_nothing(go, tmp_path):
+    go(chain())
+    shutil.rmtree(tmp_path / "store" / "locks")
+    left = tmp_path / "store" / "tmp" / dead_temp_name()
+    left.write_text("half")
+    read_status(tmp_path / "run")
+    assert left.exists()
+    assert not (tmp_path / "store" / "locks").exists()
 
 
 def test_a_failing_stage_fails_the_run_and_keeps_what_is_done(go, tmp_path):
@@ -236,6 +354,17 @@ def test_timings_are_those_of_the_work_even_when_it_is_reused(go, tmp_path):
     assert [s["seconds"] for s in one] == [s["seconds"] for s in other]
     assert other[1]["seconds"] >= 0.1
     assert [s["made"] for s in other] == [0, 0, 0]
+
+
+def test_a_bill_is_for_the_work_of_its_own_run(go, tmp_path):
+    for name, settings in (("a", FakeTrainConfig()), ("b", FakeTrainConfig(steps=6, delay=0.02))):
+        go(
+            make_plan((FakeIngest, FakeIngestConfig()), (FakeTrain, settings), (Bill, StageConfig())),
+            out=name,
+        )
+        stages = json.loads((tmp_path / name / "run.json").read_text())["stages"]
+        told = json.loads((tmp_path / name / "cost.json").read_text())
+        assert told == {stage["label"]: stage["seconds"] for stage in stages[:2]}
 
 
 def test_resources_may_change_in_a_folder(go):

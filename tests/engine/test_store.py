@@ -103,6 +103,21 @@ def test_an_artifact_is_found_with_its_parts(store):
         found.part("none")
 
 
+def test_truth_lies_apart_and_is_checked_with_the_rest(store):
+    with store.scratch_folder() as folder:
+        for name in ("dataset", "truth"):
+            (folder / name).mkdir()
+            (folder / name / "file").write_text(name)
+        made = store.commit_artifact(KEY, folder, stage="ingest", metrics={}, seconds=1.0, about={})
+    assert store.find_artifact(KEY) == made
+    assert {p.name for p in made.folder.iterdir()} == {"dataset", "artifact.json"}
+    truth = made.part("truth")
+    assert (truth.folder / "file").read_text() == "truth"
+    assert not truth.folder.is_relative_to(made.folder.parent)
+    (truth.folder / "file").write_text("other")
+    assert store.find_artifact(KEY) is None
+
+
 def test_an_artifact_digest_is_that_of_its_files(store):
     first = commit_artifact(store).digest
     assert commit_artifact(store).digest == first
@@ -157,10 +172,17 @@ def test_leftovers_of_dead_processes_are_cleaned_and_no_others(store):
     foreign = temp / f"{files.TEMP}elsewhere-1-0123abcd"
     foreign.write_text("fresh")
     old = temp / f"{files.TEMP}elsewhere-2-0123abcd"
-    old.write_text("old")
-    os.utime(old, (0, 0))
+    not_ours = temp / f"{files.TEMP}thesis-2-final"
+    for path in (old, not_ours):
+        path.write_text("old")
+        os.utime(path, (0, 0))
     Store(store.root)
-    assert set(temp.iterdir()) == {mine, foreign}
+    assert set(temp.iterdir()) == {mine, foreign, not_ours}
+
+
+def test_looking_touches_nothing(tmp_path):
+    assert not Store(tmp_path / "none", look_only=True).has_unit(KEY)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
@@ -182,11 +204,13 @@ def test_placing_a_file_twice_does_nothing(tmp_path):
     source.write_text("bytes")
     assert files.place(source, target)
     assert not files.place(source, target)
-    target.unlink()
-    target.write_text("bytes")  # a copy is as good as a link
-    assert not files.place(source, target)
-    target.write_text("other")
+    target.write_text("other")  # in place, as an editor may do it
+    assert source.read_text() == "bytes"
     assert files.place(source, target)
+    target.unlink()
+    os.link(source, target)  # what is one file with its source does not stay so
+    assert files.place(source, target)
+    assert not target.samefile(source)
     assert target.read_text() == "bytes"
     assert [p.name for p in target.parent.iterdir()] == ["target"]
 

@@ -1,14 +1,20 @@
 """The page: self-contained, escaped, readable in both colour schemes; pictures are data: URIs and nothing else."""
 
+import hashlib
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from pipeline.data import masks
+from pipeline.data.errors import BadInput
+from pipeline.report.documents import Case
 from pipeline.report.overlay import MAX_SIDE, data_uri, draw
 from pipeline.report.page import Fact, Page, Picture, Section, Strip, Table, render
+from pipeline.report.pictures import case_strip
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror="x()">\'"{{7*7}} &amp; ../..'
 PIXEL = data_uri(np.zeros((2, 3, 3), np.uint8))
@@ -94,3 +100,21 @@ def test_drawing_shrinks_and_colours_the_mask_alone(size: tuple[int, int]) -> No
     if size[1] > 1:
         assert np.array_equal(drawn[:, -1], np.full_like(drawn[:, -1], 100))
     assert np.array_equal(draw(image, []), np.full_like(drawn, 100))
+
+
+def test_a_case_is_drawn_on_the_photo_of_ingest_alone(tmp_path: Path) -> None:
+    PIL.Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(tmp_path / "a.png")
+    case = Case(
+        image_id=1,
+        uri="a.png",
+        sha256=hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest(),
+        why="worst",
+        miou=0.5,
+        truth=[],
+        pseudo=[],
+        students={},
+    )
+    assert len(case_strip(case, tmp_path).pictures) == 3
+    PIL.Image.fromarray(np.full((4, 6, 3), 9, np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(BadInput, match="changed since ingest"):
+        case_strip(case, tmp_path)

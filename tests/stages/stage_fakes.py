@@ -138,6 +138,7 @@ class FakeTeacher:
 
     chosen: dict[str, str] = field(default_factory=dict)
     fitted: list[int] = field(default_factory=list)
+    variants: tuple[str, ...] = ("box", "point", "point_box")
     tuned_variants: tuple[str, ...] = ("box", "point")
 
     def select(self, choices: dict[str, str]) -> None:

@@ -5,11 +5,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stage_fakes import SIZE, box_rle, boxed, human, point, record, write_images
+import yaml
+from stage_fakes import (
+    SIZE,
+    annotation,
+    box_rle,
+    boxed,
+    human,
+    point,
+    record,
+    write_coco,
+    write_images,
+)
 
-from benchmarks.baselines import disc, ellipse, grabcut, mean_areas
+from benchmarks.baselines import Run, baselines, disc, ellipse, grabcut, mean_areas
 from benchmarks.kinds import checks
+from pipeline.config import Request, load_plan
 from pipeline.data.records import Instance, Role
+from pipeline.engine.display import Silent
+from pipeline.engine.drive import Options, drive
 
 GOOD = {
     "none": 0.1,
@@ -57,6 +71,27 @@ def test_grabcut_stays_in_the_box(tmp_path: Path) -> None:
     outside = np.ones(SIZE, bool)
     outside[2:10, 4:12] = False
     assert not mask[outside].any()
+
+
+def test_a_finished_run_is_scored_against_its_hidden_truth(tmp_path: Path) -> None:
+    """Of three images with an object that fills its box, two were simulated weakly."""
+    rle = box_rle(2, 2, 14, 10)
+    images: list[dict[str, object]] = [{"id": n, "file_name": f"{n}.png"} for n in (1, 2, 3)]
+    write_coco(tmp_path, "truth", images, [annotation(n, n, rle) for n in (1, 2, 3)])
+    config = {
+        "name": "small",
+        "data": {"source": "coco", "json": "truth.json", "images": "images"},
+        "weak": "box+class",
+        "shots": 1,
+        "device": "cpu",
+        "stages": [{"filter": {}}],
+    }
+    (tmp_path / "stages.yaml").write_text(yaml.safe_dump(config))
+    plan = load_plan(Request(tmp_path / "stages.yaml", data_root=tmp_path))
+    drive(plan, Options(tmp_path / "run", tmp_path / "store", workers=0), Silent())
+    found = baselines(Run.open(tmp_path / "run"))
+    assert set(found) == {"ellipse", "grabcut"}
+    assert found["ellipse"] == pytest.approx(math.pi / 4, abs=0.06)
 
 
 def test_a_disc_needs_masks() -> None:

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from stage_fakes import Stream, box_rle, boxed, context, human, point, record, teacher
+from stage_fakes import ONTOLOGY, Stream, box_rle, boxed, context, human, point, record, teacher
 
 from pipeline.data.cost import PRESETS, CostModel, Units
-from pipeline.data.errors import BadInput
-from pipeline.data.records import Instance, Record, Role, WeakKind
+from pipeline.data.records import Category, Instance, Ontology, Record, Role, WeakKind
+from pipeline.problems import explain
+from pipeline.report import sections
 from pipeline.report.bill import bill_text, make_bill
 from pipeline.report.documents import CostFile, SummaryFile
 from pipeline.stages.cost import Cost, CostConfig
@@ -34,10 +35,13 @@ def summary(folder: Path, weak: str) -> dict[str, Path]:
     return {"dataset": dataset}
 
 
-def cost(folder: Path, records: list[Record], weak: str, **config: object) -> CostFile:
+def cost(
+    folder: Path, records: list[Record], weak: str, *, ontology: Ontology = ONTOLOGY, **config: object
+) -> CostFile:
     settings = CostConfig.model_validate(config)
+    artifacts = summary(folder, weak)
     Cost(settings).run(
-        Stream(records), context(folder, artifacts=summary(folder, weak), timings={"gate": 2.0})
+        Stream(records), context(folder, artifacts=artifacts, timings={"gate": 2.0}, ontology=ontology)
     )
     return CostFile.read(folder / "out" / "cost.json")
 
@@ -138,12 +142,57 @@ def test_units_and_preset_win(tmp_path: Path) -> None:
     assert bill.units["mask"] == Units().mask
 
 
-def test_nothing_to_count_on(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="expected instances to measure"):
-        cost(tmp_path, [record(1)], "none")
+@pytest.mark.parametrize(
+    ("records", "classes", "basis"),
+    [
+        ([record(1)], ONTOLOGY.categories, "no object"),
+        ([masked(1), record(2)], ONTOLOGY.categories, "no object"),
+        ([masked(1, human(MASK, None, phrase="a hat"))], (), "no object"),
+        ([masked(1), record(2, instances=(teacher(MASK),))], ONTOLOGY.categories, "estimated"),
+    ],
+    ids=["nothing at all", "empty images", "no class", "pseudo-masks beside empty images"],
+)
+def test_a_bill_never_ends_a_run(
+    tmp_path: Path, records: list[Record], classes: tuple[Category, ...], basis: str
+) -> None:
+    bill = cost(tmp_path, records, "none", ontology=Ontology(classes))
+    assert bill.counts_from.startswith(basis)
+    text = bill_text(bill)
+    shown = sections.bill(bill)
+    if basis == "estimated":
+        assert bill.instances_per_image == 1
+        return
+    assert (bill.classes, bill.instances_per_image, bill.images) == (None, None, len(records))
+    assert all((row.hours, row.saving, row.seconds_per_image) == (None, None, None) for row in bill.rows)
+    assert all(row.note == bill.counts_from for row in bill.rows)
+    assert "n=-, c=- (no object of a class to count)" in text
+    assert "no object of a class to count" in shown.notes[0]
+    assert sections.facts(SummaryFile.read(tmp_path / "dataset" / "summary.json"), None, bill)
+
+
+def test_mixed_kinds_are_priced_one_by_one() -> None:
+    model = CostModel(3, 2.0, 1.0)
+    weak = {WeakKind.POINT: 2, WeakKind.NONE: 1, WeakKind.BOX: 0}
+    run = make_bill(model, masked=1, weak=weak).rows[0]
+    assert run.hours == pytest.approx((160 + 2 * 5.3) / 3600)
+    assert run.seconds_per_image == pytest.approx(2 * 5.3 / 3)
+    assert run.saving == pytest.approx(640 / (160 + 2 * 5.3))
+    assert run.note == "1 with masks, point+class on 2 and none on 1"
+    alone = make_bill(model, masked=2, weak={WeakKind.INSTRUCTION: 0}).rows[0]
+    assert (alone.seconds_per_image, alone.saving, alone.note) == (None, 1, "2 with masks, masks only")
 
 
 @pytest.mark.parametrize("bad", [{"preset": "voc"}, {"units": {"bocks": 1}}, {"hourly_rate": -1}])
 def test_a_bad_config_is_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         CostConfig.model_validate(bad)
+
+
+def test_all_that_is_wrong_with_a_config_is_told_at_once() -> None:
+    with pytest.raises(ValidationError) as caught:
+        CostConfig.model_validate({"preset": "toyworld", "units": {"boxx": 1}})
+    lines = explain(caught.value, CostConfig, "cost")
+    assert lines == [
+        "cost.preset: expected one of coco, ade20k, cityscapes, found 'toyworld'",
+        "cost.units.boxx: unknown key, did you mean 'box'?",
+    ]

@@ -1,9 +1,12 @@
 """Evaluate, train_student and report: numbers that can be worked out by hand, and files that hang together."""
 
+import gc
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from stage_fakes import (
     FakeStudent,
@@ -21,10 +24,11 @@ from pipeline.engine.stage import Stopped
 from pipeline.report.documents import CasesFile, QuarantineFile, SummaryFile
 from pipeline.stages import evaluate, train_student
 from pipeline.stages.evaluate import Evaluate, EvaluateConfig
-from pipeline.stages.report import Report, ReportConfig
+from pipeline.stages.report import Report, ReportConfig, mask_trust
 from pipeline.stages.scoring import overlap
 from pipeline.stages.truth import TruthWriter, read_truth
 from teachers.catalog import ModelSpec
+from teachers.protocols import Sample
 
 LEFT, RIGHT, ALL = box_rle(0, 0, 8, 8), box_rle(8, 0, 16, 8), box_rle(0, 0, 16, 8)
 TOP = box_rle(0, 0, 8, 4)
@@ -150,6 +154,42 @@ def test_cases_are_the_worst_and_the_typical(tmp_path: Path) -> None:
     assert [m.label for m in cases[0].truth] == ["car"]
 
 
+def test_every_image_is_a_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage that is silent for minutes is taken for stalled and killed."""
+    monkeypatch.setattr(evaluate.catalog, "load_artifact", lambda *_, **__: FakeStudent({}))
+    told: list[tuple[int, int, str]] = []
+    found = [weak(i, teacher(LEFT)) for i in (1, 2)] + [record(9, Role.VAL, instances=(human(LEFT),))]
+    truth = [full(i, human(LEFT)) for i in (1, 2)]
+    run(tmp_path, found, truth, students=("a",), progress=lambda *state: told.append(state))
+    assert told.index((2, 3, "pseudo-masks")) < told.index((0, 3, "student a"))
+    assert {state for state in told if state[2] == "student a"} == {(i, 3, "student a") for i in range(3)}
+    assert told[-2:] == [(1, 2, "cases to draw"), (2, 2, "cases to draw")]
+
+
+def test_val_records_are_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+
+    def records_alive() -> int:
+        return sum(type(thing) is Record for thing in gc.get_objects())
+
+    class Counting(FakeStudent):
+        def predict(self, batch: Sequence[Sample]) -> list[list[Instance]]:
+            held.append(records_alive())
+            return super().predict(batch)
+
+    class Fresh(Stream):
+        def __iter__(self) -> Iterator[Record]:
+            return (record(i, Role.VAL, instances=(human(LEFT),)) for i in range(1, 41))
+
+    monkeypatch.setattr(evaluate.catalog, "load_artifact", lambda *_, **__: Counting({}))
+    assert run(tmp_path, list(Fresh([])), [], students=("a",))["students"]["a"]["images"] == 40
+    artifacts = {"dataset": tmp_path / "dataset", "truth": tmp_path / "truth", "student.a": tmp_path}
+    held.clear()
+    before = records_alive()
+    Evaluate(EvaluateConfig()).run(Fresh(range(40)), context(tmp_path, artifacts=artifacts))
+    assert max(held) - before < 10
+
+
 def test_evaluate_stops_between_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate.catalog, "load_artifact", lambda *_, **__: FakeStudent({}))
     val = record(9, Role.VAL, instances=(human(LEFT),))
@@ -189,10 +229,26 @@ def test_a_report_of_a_whole_run(tmp_path: Path) -> None:
     assert "&lt;script&gt;" in html
     assert "val image ids &lt;i&gt;overlap" in html
     assert "image &lt;i&gt;4&lt;/i&gt;: truncated" in html
-    assert html.index("trust 0.10") < html.index("trust 0.20")
+    assert html.index("predicted IoU 0.10, stability 0.90") < html.index("predicted IoU 0.20, stability 0.90")
     assert html.count("data:image/webp") == 2 * 3 + 2 * 2
     for heading in ("Pseudo-masks against hidden truth", "Stage times", "Quarantine", "doubtful"):
         assert heading in html
+
+
+def test_trust_ranks_masks_by_all_that_is_known_of_them() -> None:
+    """Four masks share the lowest stability; the doubtful one among them is the one SAM itself doubts."""
+    known = [(0.9, 0.0), (0.1, 0.0), (0.8, 0.0), (0.7, 0.0), (0.2, 0.5), (0.95, 0.9)]
+    shown = [teacher(TOP, pred_iou=p, stability=s) for p, s in known]
+    others = [teacher(TOP), human(LEFT), teacher(TOP, dropped="x", pred_iou=0.0), teacher(None, pred_iou=0.0)]
+    data = Stream([weak(1, *shown[:3]), weak(2, *others, *shown[3:]), weak(3, shown[0], dropped="bad")])
+    trust = mask_trust(data)
+    assert len(trust) == 7
+    assert np.isnan(trust[3])  # nothing is known of it
+    assert np.delete(trust, 3) == pytest.approx(
+        [(5 + 2.5) / 12, (1 + 2.5) / 12, (4 + 2.5) / 12, (3 + 2.5) / 12, (2 + 5) / 12, 1]
+    )
+    assert mask_trust(Stream([weak(1, teacher(TOP, quality=0.3))])).tolist() == [1]
+    assert len(mask_trust(Stream([]))) == 0
 
 
 def test_a_report_with_nothing_but_ingest(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Export: plain pycocotools loads it, and every rule of the export holds."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from pycocotools.coco import COCO
 from stage_fakes import ONTOLOGY, Stream, box_rle, context, human, record, teacher
 
 from pipeline.data import masks
-from pipeline.data.records import Record, Role
+from pipeline.data.records import Instance, Record, Role, Source
 from pipeline.stages.export import Export, ExportConfig
 
 TRUE, FOUND, SPARE = box_rle(2, 2, 10, 10), box_rle(4, 5, 9, 20), box_rle(0, 0, 3, 3)
@@ -69,14 +70,19 @@ def test_crowd_stays_out_of_training_and_in_scoring(folder: Path) -> None:
     assert [entry["iscrowd"] for entry in val] == [0, 1]
 
 
-def test_the_teachers_digest_goes_with_its_masks_and_follows_its_weights(tmp_path: Path) -> None:
-    seen = []
-    for weights in (b"a", b"a", b"b"):
-        artifact = tmp_path / "teacher"
-        artifact.mkdir(exist_ok=True)
-        (artifact / "box.safetensors").write_bytes(weights)
-        Export(ExportConfig()).run(Stream(some_records()), context(tmp_path, artifacts={"teacher": artifact}))
-        entries = json.loads((tmp_path / "out" / "coco" / "train.json").read_text())["annotations"]
-        seen.append(entries[1]["pseudo"]["model"])
-        assert "model" not in entries[0]["pseudo"]
-    assert seen[0] == seen[1] != seen[2]
+def test_a_mask_tells_its_weights_and_the_run_that_made_it(tmp_path: Path) -> None:
+    made = teacher(FOUND, 9, model="of this run")
+    taken_over = Instance(Source.TEACHER, class_id=9, rle=SPARE, score=0.5, model="of another run")
+    unknown = replace(taken_over, model=None)
+    items = [
+        record(1, Role.HUMAN_MASKED, instances=(human(TRUE, 3, 5),)),
+        record(2, instances=(made, taken_over, unknown)),
+    ]
+    Export(ExportConfig()).run(Stream(items), context(tmp_path, key="recipe"))
+    entries = json.loads((tmp_path / "out" / "coco" / "train.json").read_text())["annotations"]
+    assert [(e["pseudo"].get("run"), e["pseudo"].get("model")) for e in entries] == [
+        (None, None),
+        ("recipe", "of this run"),
+        (None, "of another run"),
+        (None, None),
+    ]

@@ -15,6 +15,7 @@ from pipeline.data.records import RLE, Record, Role, Source, WeakKind
 from pipeline.engine.stage import Stopped
 from pipeline.engine.streams import RecordStream
 from pipeline.engine.units import RecordSet
+from pipeline.problems import explain
 from pipeline.stages.ingest import Ingest, IngestConfig
 from pipeline.stages.truth import read_truth
 
@@ -185,6 +186,26 @@ def test_a_bad_annotation_is_counted_and_left_out(tmp_path: Path) -> None:
     assert (summary["annotations"], summary["bad_annotations"], summary["bad_images"]) == (6, 2, 0)
 
 
+@pytest.mark.parametrize("change", [{"iscrowd": 2}, {"segmentation": [[1, 2, 3, 4]]}])
+def test_an_image_that_lost_its_annotation_does_not_count_as_empty(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    make_set(tmp_path)
+    content = json.loads((tmp_path / "train.json").read_text())
+    content["annotations"][1] |= change
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    shutil.copy(tmp_path / "train.json", tmp_path / "val.json")
+    records = ingest(tmp_path, config(data=COCO | {"val_json": "val.json"}, masks="100%", weak="class"))
+    train = {r.image_id: r for r in records if r.role is not Role.VAL}
+    assert [i for i, r in train.items() if r.role is Role.HUMAN_MASKED] == [1, 3, 4, 5, 6]  # the whole ones
+    assert (train[2].role, train[2].tags, train[2].instances) == (Role.WEAK, None, ())
+    assert list(read_truth(tmp_path / "run" / "out" / "truth")) == []
+    assert len([r for r in records if r.role is Role.VAL]) == 5
+    summary = read(tmp_path, "summary.json")
+    assert "1 val images are not scored" in str(summary["notes"])
+    assert summary["bad_annotations"] == 2
+
+
 def test_identity_changes_with_json_and_pixels_and_nothing_else(tmp_path: Path) -> None:
     make_set(tmp_path)
     stage = Ingest(config())
@@ -202,9 +223,9 @@ def test_identity_changes_with_json_and_pixels_and_nothing_else(tmp_path: Path) 
         ({"weak": "instruction"}, "no teacher reads an instruction"),
         ({"weak": "boxes"}, "expected one of none, class"),
         ({"masks": "ten"}, "expected a percentage"),
-        ({"shots": 3}, "either masks or shots"),
-        ({"masks": None}, "either masks or shots"),
-        ({"data": {"source": "folder"}}, "toyworld"),
+        ({"shots": 3}, "expected masks or shots, not both"),
+        ({"masks": None}, "expected masks or shots"),
+        ({"data": {"source": "files"}}, "toyworld"),
         ({"data": COCO | {"jsn": "x"}}, "jsn"),
         ({"data": {"source": "toyworld", "train": 0}}, "greater than or equal to 1"),
     ],
@@ -212,6 +233,17 @@ def test_identity_changes_with_json_and_pixels_and_nothing_else(tmp_path: Path) 
 def test_a_bad_config_is_refused(more: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         config(**more)
+
+
+def test_all_that_is_wrong_with_a_config_is_told_at_once() -> None:
+    with pytest.raises(ValidationError) as caught:
+        config(weak="foo", masks="200%", shots=3, data={"source": "toyworld", "train": 0})
+    assert explain(caught.value, IngestConfig, "") == [
+        "data.train: Input should be greater than or equal to 1, found 0",
+        "weak: expected one of none, class, point+class, box+class, found 'foo'",
+        "masks: expected a percentage from 0% to 100%, or all, found '200%'",
+        "shots: expected masks or shots, not both, found 3",
+    ]
 
 
 def test_config_survives_the_way_to_the_worker() -> None:
@@ -249,6 +281,18 @@ def test_pseudo_masks_of_an_export_are_used_as_given(tmp_path: Path) -> None:
     assert list(read_truth(tmp_path / "run" / "out" / "truth")) == []
 
 
+def test_a_human_mask_beside_a_machine_one_is_hidden_as_any_other(tmp_path: Path) -> None:
+    made = annotation(1, 1, box_rle(2, 2, 10, 10)) | {"score": 0.5, "pseudo": {"source": "teacher"}}
+    write_coco(
+        tmp_path, "train", [{"id": 1, "file_name": "1.png"}], [made, annotation(2, 1, box_rle(0, 0, 4, 4), 7)]
+    )
+    (item,) = ingest(tmp_path, config(masks="0%"))
+    mine, machine = item.instances
+    assert (mine.source, mine.class_id, mine.rle, len(mine.points)) == (Source.HUMAN, 7, None, 1)
+    assert (machine.source, machine.rle, machine.score) == (Source.TEACHER, box_rle(2, 2, 10, 10), 0.5)
+    assert item.tags == (7,)
+
+
 def test_semantic_sets_say_so(tmp_path: Path) -> None:
     make_set(tmp_path)
     records = ingest(tmp_path, config(data=COCO | {"masks": "semantic"}))
@@ -281,6 +325,16 @@ def test_a_smaller_share_lies_within_a_larger_one(tmp_path: Path) -> None:
         shares[masks] = {r.image_id for r in records if r.role is not Role.WEAK}
     assert shares["20%"] < shares["60%"]
     assert WeakKind.POINT in {i.weak_kind for r in records for i in r.instances}
+
+
+def test_reading_photos_counts_as_a_sign_of_life(tmp_path: Path) -> None:
+    make_set(tmp_path)
+    told: list[str] = []
+    place = context(
+        tmp_path / "run", data_root=tmp_path, progress=lambda _done, _total, note: told.append(note)
+    )
+    Ingest(config()).run([], place)
+    assert told == ["photos"] + ["images"] * 6
 
 
 def test_ingest_stops_when_asked(tmp_path: Path) -> None:

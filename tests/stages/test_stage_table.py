@@ -40,7 +40,14 @@ def test_truth_is_a_part_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["stages.yaml", "configs/kinds.yaml", "configs/kinds-zero-shot.yaml", "configs/penn-fudan.yaml"]
+    "path",
+    [
+        "stages.yaml",
+        "configs/kinds.yaml",
+        "configs/kinds-zero-shot.yaml",
+        "configs/penn-fudan.yaml",
+        "configs/coco-vit-b.yaml",
+    ],
 )
 def test_committed_configs_name_stages_that_exist(path: str) -> None:
     with open(path, encoding="utf-8") as handle:

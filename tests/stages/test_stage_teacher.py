@@ -1,7 +1,7 @@
 """The stages around a teacher, on doubles: what reaches the model, what becomes of its answers."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -34,30 +34,31 @@ MASK = box_rle(2, 2, 10, 10)
 
 
 @pytest.mark.parametrize(
-    ("labels", "tags", "score", "expected"),
+    ("labels", "tags", "expected"),
     [
-        ((), None, None, {3: 0.3, 7: 0.3, 9: 0.3}),
-        ((), (7,), None, {7: 0.3}),
-        ((), (), None, {}),
-        ((point(1, 1, 7),), (7,), None, {7: 0.1}),
-        ((point(1, 1, 7),), (3, 7), None, {3: 0.3, 7: 0.1}),
-        ((point(1, 1, 7),), None, None, {7: 0.1}),
-        ((boxed((0, 0, 4, 4)),), (3,), None, {}),
-        ((boxed((0, 0, 4, 4)),), None, None, {}),
-        ((boxed((0, 0, 4, 4)), point(1, 1, 9, 2)), (3, 7, 9), None, {7: 0.3, 9: 0.1}),
-        ((point(1, 1, 7),), (3, 7), 0.25, {3: 0.25, 7: 0.25}),
+        ((), None, [3, 7, 9]),
+        ((), (7,), [7]),
+        ((), (), []),
+        ((point(1, 1, 7),), (7,), [7]),
+        ((point(1, 1, 7),), (3, 7), [3, 7]),
+        ((point(1, 1, 7),), None, [7]),
+        ((boxed((0, 0, 4, 4)),), (3,), []),
+        ((boxed((0, 0, 4, 4)),), None, []),
+        ((boxed((0, 0, 4, 4)), point(1, 1, 9, 2)), (3, 7, 9), [7, 9]),
+        ((replace(boxed((0, 0, 4, 4)), source=Source.TEACHER, rle=MASK),), None, []),
+        ((replace(boxed((0, 0, 4, 4)), source=Source.TEACHER, rle=MASK),), (3, 7), [7]),
     ],
 )
 def test_which_classes_are_looked_for(
-    labels: tuple, tags: tuple[int, ...] | None, score: float | None, expected: dict[int, float]
+    labels: tuple, tags: tuple[int, ...] | None, expected: list[int]
 ) -> None:
-    assert wanted(record(instances=labels, tags=tags), ONTOLOGY, score) == expected
+    assert wanted(record(instances=labels, tags=tags), ONTOLOGY) == expected
 
 
 def test_propose_keeps_what_is_sure_enough_and_reads_no_needless_photo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake = FakeProposer({3: 0.2, 7: 0.2, 9: 0.31})
+    fake = FakeProposer({3: 0.09, 7: 0.1, 9: 0.31})
     monkeypatch.setattr(propose, "load_proposer", lambda *_: fake)
     items = [
         record(1, tags=(3, 7, 9), instances=(point(1, 1, 7),)),

@@ -43,7 +43,7 @@ def make_context(tmp_path: Path, images: Path) -> MakeContext:
             seed=seed,
             workdir=tmp_path / name / "work",
             out=tmp_path / name / "out",
-            progress=lambda step, _total, _note: done.append(step),
+            progress=lambda step, _total, note: done.append(step) if note.startswith("loss") else None,
             should_stop=lambda: len(done) == stop_after,
         )
 

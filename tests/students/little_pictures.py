@@ -7,6 +7,7 @@ from PIL import Image
 
 from pipeline.data.masks import encode
 from pipeline.data.records import Category, Instance, Ontology, Record, Role, Source
+from pipeline.engine.files import file_digest
 
 ONTOLOGY = Ontology((Category(3, "disc"), Category(7, "bar")))
 HEIGHT, WIDTH = 96, 128
@@ -31,7 +32,7 @@ def draw(index: int, folder: Path) -> Record:
     return Record(
         image_id=index,
         uri=f"{index}.png",
-        sha256="0" * 64,
+        sha256=file_digest(folder / f"{index}.png"),
         width=WIDTH,
         height=HEIGHT,
         split="train",

@@ -35,7 +35,7 @@ def artifact(images, make_context):
 
 def test_names_and_a_new_student():
     assert catalog.names() == ("mask2former",)
-    student = load(spec(variant="r50", steps=7))
+    student = load(spec(variant="r50", steps=7, from_scratch=True))
     assert isinstance(student, Mask2Former)
     assert (student.recipe.steps, student.recipe.size) == (7, 1024)
 
@@ -53,6 +53,7 @@ def test_an_artifact_is_opened_with_its_own_classes(artifact):
         (spec(use="zzz"), "models.student.use: no student 'zzz'; nearest: mask2former"),
         (spec(variant="r51"), r"models\.student\.variant: Input should be"),
         (spec(queries=3), r"models\.student\.queries: Extra"),
+        (spec(variant="swin_t"), r"models\.student\.weights: Value error, swin_t needs the safetensors file"),
     ],
 )
 def test_what_the_catalog_does_not_know_is_refused(wanted, message):

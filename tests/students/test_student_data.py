@@ -10,7 +10,7 @@ from little_pictures import HEIGHT, ONTOLOGY, WIDTH, draw
 from pipeline.data.errors import BadInput
 from pipeline.data.masks import decode, encode
 from pipeline.data.records import Instance, Source
-from students.pool import Loader, write_pool
+from students.pool import Loader, RecordPool, write_pool
 from students.targets import collate, labels_of, load_example
 from students.window import PADDING, Window, canvas_image, canvas_masks, fitted_window, random_window
 
@@ -71,6 +71,14 @@ def test_mirror_and_cut_move_image_masks_and_ignore_regions_alike(images):
         assert (seen ^ colour).sum() < 0.1 * seen.sum()
 
 
+def test_another_photo_than_that_of_ingest_is_refused(images):
+    record = draw(2, images)
+    draw(3, images)
+    (images / "3.png").replace(images / "2.png")
+    with pytest.raises(BadInput, match="changed since ingest"):
+        example_of(record, images)
+
+
 def test_targets_out_of_the_window_are_left_out(images):
     window = Window((HEIGHT, WIDTH), (HEIGHT, WIDTH), top=0, left=70, height=HEIGHT, width=58, mirror=False)
     example = example_of(draw(3, images), images, window=window)
@@ -109,24 +117,32 @@ def test_collate_puts_targets_one_after_the_other(images):
     assert batch.ignore.shape == (3, WIDTH, WIDTH)
 
 
+def pool_of(records, folder, *, filter_empty=True, progress=lambda *_: None) -> RecordPool:
+    return write_pool(
+        records, folder / "pool", class_index=INDEX, filter_empty=filter_empty, progress=progress
+    )
+
+
+def test_every_image_is_a_sign_of_life_while_the_pool_is_written(images, tmp_path):
+    told = []
+    records = [replace(draw(index, images), dropped="broken" if index == 2 else None) for index in (1, 2, 3)]
+    pool_of(records, tmp_path, progress=lambda done, total, _note: told.append((done, total)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
 @pytest.mark.parametrize(("filter_empty", "ids"), [(True, [1, 3]), (False, [1, 2, 3])])
 def test_pool_leaves_out_what_teaches_nothing(images, tmp_path, filter_empty, ids):
     records = [draw(index, images) for index in (1, 2, 3, 4)]
     records[1] = replace(records[1], instances=())
     records[3] = replace(records[3], dropped="unreadable")
-    pool = write_pool(records, tmp_path / "pool", class_index=INDEX, filter_empty=filter_empty)
+    pool = pool_of(records, tmp_path, filter_empty=filter_empty)
     assert [pool[i].image_id for i in range(len(pool))] == ids
     assert pool[0] == records[0]
 
 
 def test_pool_gives_any_record_of_many(images, tmp_path):
     first = draw(1, images)
-    pool = write_pool(
-        [replace(first, image_id=i) for i in range(150)],
-        tmp_path / "pool",
-        class_index=INDEX,
-        filter_empty=True,
-    )
+    pool = pool_of([replace(first, image_id=i) for i in range(150)], tmp_path)
     assert [pool[i].image_id for i in (149, 0, 63, 64, 128)] == [149, 0, 63, 64, 128]
 
 
@@ -142,9 +158,7 @@ def test_pool_gives_any_record_of_many(images, tmp_path):
 )
 def test_data_that_teaches_nothing_or_other_classes_is_refused(images, tmp_path, change, message):
     with pytest.raises(BadInput, match=message):
-        write_pool(
-            [replace(draw(1, images), **change)], tmp_path / "pool", class_index=INDEX, filter_empty=True
-        )
+        pool_of([replace(draw(1, images), **change)], tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +175,7 @@ def test_images_that_are_missing_or_differ_are_named(images, change, message):
 
 def test_every_image_once_an_epoch_and_the_same_from_any_step(images, tmp_path):
     records = [draw(index, images) for index in range(1, 6)]
-    pool = write_pool(records, tmp_path / "pool", class_index=INDEX, filter_empty=True)
+    pool = pool_of(records, tmp_path)
     loader = Loader(pool, images, INDEX, size=64, scale=(0.5, 1.5), batch=3, seed=4)
     drawn = [index for step in range(5) for index in loader.indices(step)]
     assert [Counter(drawn[i : i + 5]) for i in (0, 5, 10)] == [Counter(range(5))] * 3
@@ -175,7 +189,7 @@ def test_every_image_once_an_epoch_and_the_same_from_any_step(images, tmp_path):
 
 
 def test_an_image_looks_different_every_time(images, tmp_path):
-    pool = write_pool([draw(1, images)], tmp_path / "pool", class_index=INDEX, filter_empty=True)
+    pool = pool_of([draw(1, images)], tmp_path)
     loader = Loader(pool, images, INDEX, size=64, scale=(0.5, 1.5), batch=2, seed=0)
     seen = [image.tobytes() for batch in loader.batches(0, 3, threads=1) for image in batch.pixels.numpy()]
     assert len(set(seen)) == 6

@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 import torch
 from little_pictures import HEIGHT, ONTOLOGY, WIDTH, draw
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pipeline.data.errors import BadInput
 from pipeline.data.images import read_upright
-from pipeline.data.masks import area, decode, iou_matrix, tight_box
+from pipeline.data.masks import area, decode, encode, iou_matrix, tight_box
 from pipeline.data.records import Category, Ontology, Source
 from pipeline.engine.stage import Stopped
 from students.architecture import build
+from students.card import Card, write_card
 from students.inference import to_instances
 from students.mask2former import Mask2Former, open_artifact
 from students.settings import RECIPES, TINY, Mask2FormerSettings
@@ -80,6 +82,29 @@ def test_the_same_bits_after_a_stop_and_from_the_same_seed(images, make_context)
     assert (whole.out / "loss.json").read_bytes() != (other.out / "loss.json").read_bytes()
 
 
+def test_states_are_saved_as_often_as_asked_and_that_changes_no_bit(images, make_context):
+    """A killed training goes on from a state saved at another rhythm, and its artifact does not tell the rhythm."""
+
+    class Killed(Exception):
+        """Stands for a kill: no chance to save."""
+
+    def kill(step, _total, note):
+        if note.startswith("loss") and step == 2:
+            raise Killed
+
+    records = [draw(index, images) for index in (1, 2, 3)]
+    killed = make_context("killed")
+    with pytest.raises(Killed):
+        student(steps=3, batch_size=2, checkpoint_every=1).fit(records, replace(killed, progress=kill))
+    with safe_open(killed.workdir / CHECKPOINT, "pt") as file:
+        assert len(json.loads(file.metadata()["losses"])) == 1
+    student(steps=3, batch_size=2, checkpoint_every=3).fit(records, killed)
+    whole = make_context("whole")
+    student(steps=3, batch_size=2).fit(records, whole)
+    for name in ("model.safetensors", "student.json", "loss.json"):
+        assert (whole.out / name).read_bytes() == (killed.out / name).read_bytes()
+
+
 def test_a_checkpoint_of_other_settings_is_refused(images, make_context):
     context = make_context("run", stop_after=1)
     with pytest.raises(Stopped):
@@ -122,6 +147,27 @@ def test_instances_lie_where_the_logits_say_at_the_images_size(shape):
     assert best.box_xyxy == tight_box(best.rle)
     probability = torch.tensor([0.0, 5.0, 0.0]).softmax(0)[1].item()
     assert 0.95 * probability < best.score < probability
+
+
+def test_a_score_is_the_mean_probability_within_the_mask():
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(4, 16, 16)
+    logits[2] = -1.0  # finds nothing
+    window = fitted_window((50, 64), 64)
+    classes = torch.eye(5)[:4] * 9
+    found = to_instances(classes, logits, window=window, size=64, class_ids=(10, 11, 12, 13))
+    assert len(found) == 3 * 4
+    probabilities = classes.softmax(-1)
+    scaled = torch.nn.functional.interpolate(logits[None], (64, 64), mode="bilinear", align_corners=False)[
+        :, :, : window.height, : window.width
+    ]
+    scaled = torch.nn.functional.interpolate(scaled, (50, 64), mode="bilinear", align_corners=False)[0]
+    for query in (0, 1, 3):
+        inside = scaled[query] > 0
+        best = max((i for i in found if i.class_id == 10 + query), key=lambda i: i.score)
+        assert best.rle == encode(inside.numpy())
+        mean = scaled[query].double().sigmoid()[inside].mean()
+        assert best.score == pytest.approx(float(probabilities[query, query] * mean), abs=1e-7)
 
 
 def test_at_most_a_hundred_detections_best_first():
@@ -212,6 +258,12 @@ def test_broken_artifacts_are_refused(images, make_context, damage, message):
     damage(context.out)
     with pytest.raises(BadInput, match=message):
         open_artifact(context.out, device="cpu")
+
+
+def test_an_artifact_of_a_pretrained_backbone_opens_without_its_file(tmp_path):
+    save_file(build("r50", 2).state_dict(), tmp_path / "model.safetensors")
+    write_card(Card(use="mask2former", settings={"variant": "r50"}, categories=ONTOLOGY.categories), tmp_path)
+    assert open_artifact(tmp_path, device="cpu").recipe.size == 1024
 
 
 def test_bad_records_are_refused(images, make_context):

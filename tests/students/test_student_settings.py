@@ -75,14 +75,14 @@ def test_architecture_of_the_paper(variant):
 
 @pytest.mark.parametrize("variant", ["r50", "swin_t"])
 def test_training_of_the_paper(variant):
-    recipe = Mask2FormerSettings(variant=variant).recipe()
+    recipe = Mask2FormerSettings(variant=variant, weights="backbone.safetensors").recipe()
     assert recipe == PAPER
     assert {name: getattr(recipe, name) for name in TRAINING} == TRAINING
 
 
 @pytest.mark.parametrize(("steps", "drops"), [(184375, (163889, 177546)), (368750, (327778, 355093))])
 def test_learning_rate_drops(steps, drops):
-    recipe = Mask2FormerSettings(variant="r50", steps=steps).recipe()
+    recipe = Mask2FormerSettings(variant="r50", from_scratch=True, steps=steps).recipe()
     # The official second drop is at 355092: 26/27 of 368750 is 355092.6.
     assert drop_steps(recipe) == drops
     rates = [learning_rate(recipe, step) for step in (0, drops[0] - 1, drops[0], drops[1])]
@@ -152,6 +152,10 @@ def test_bf16_keeps_the_pixel_decoder_and_the_results_in_float32():
         ({"steps": 0}, "steps"),
         ({"lr": -1.0}, "lr"),
         ({"queries": 9}, "queries"),
+        ({"checkpoint_every": 0}, "checkpoint_every"),
+        ({"variant": "r50"}, "weights\n.*r50 needs .* pretrained backbone; `from_scratch: true`"),
+        ({"variant": "swin_t", "weights": None}, "weights\n.*swin_t needs"),
+        ({"variant": "r50", "weights": "x", "from_scratch": True}, "weights\n.*found both"),
     ],
 )
 def test_bad_settings_are_refused_by_name(settings, named):

@@ -8,6 +8,9 @@ import pytest
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Box, Match, Origin, Point, Prompt
 from teachers.refine import refine
+from teachers.settings import PAPER_ALPHA, PAPER_BETA, PAPER_TAU
+
+PAPER = {"alpha": PAPER_ALPHA, "beta": PAPER_BETA, "tau": PAPER_TAU}
 
 NAN: Box = (float("nan"),) * 4
 BOX: Box = (10, 10, 30, 30)
@@ -69,85 +72,71 @@ def test_against_all_assignments(seed: int) -> None:
         found(tuple(map(float, box)), float(score), int(rng.integers(1, 3)))
         for box, score in zip(boxes, scores, strict=True)
     ]
-    out = refine(points, own, classes=classes, proposals=proposals)
+    out = refine(points, own, classes=classes, proposals=proposals, **PAPER)
     sure = [index for index, proposal in enumerate(proposals) if proposal.score >= 0.1]
-    matched = [match for match in out.matches if match.cost is not None]
+    matched = [match for match in out if match.cost is not None]
     assert len(matched) == min(len(sure), p)
     if sure:
         table = costs(points, own, classes, [proposals[index] for index in sure])
         assert sum(match.cost for match in matched) == pytest.approx(least_cost(table))
-    taken = [match.proposal for match in out.matches if match.proposal is not None]
+    taken = [match.proposal for match in out if match.proposal is not None]
     assert len(set(taken)) == len(taken)
-    for j, match in enumerate(out.matches):
+    for j, match in enumerate(out):
         if match.proposal is None:
-            np.testing.assert_array_equal(out.boxes_xyxy[j], own[j].astype(np.float32))
-            assert out.origins[j] is Origin.SAM
             assert match.cost is None or match.cost >= 2
         else:
-            np.testing.assert_array_equal(out.boxes_xyxy[j], np.float32(boxes[match.proposal]))
-            assert out.origins[j] is Origin.DINO
             assert match.cost == pytest.approx(costs(points, own, classes, proposals)[match.proposal, j])
 
 
 INSIDE, OUTSIDE = (20.0, 20.0), (50.0, 50.0)
-SAM, DINO = Origin.SAM, Origin.DINO
 CORNERS = {
-    "no points": ([], [], [found(BOX)], [], []),
-    "no proposals": ([INSIDE], [BOX], [], [SAM], [None]),
-    "all below tau": ([INSIDE], [BOX], [found(BOX, 0.09), found(BOX, 0.0)], [SAM], [None]),
-    "at tau": ([INSIDE], [BOX], [found(BOX, 0.1)], [DINO], [0]),
-    "thinner than a pixel": ([INSIDE], [BOX], [found((20, 10, 20.9, 30), 0.9)], [SAM], [None]),
-    "exactly a pixel": ([INSIDE], [BOX], [found((20, 10, 21, 30), 0.9)], [DINO], [0]),
-    "a proposal of points only": ([INSIDE], [BOX], [found(None, 0.9)], [SAM], [None]),
-    "other class": ([INSIDE], [BOX], [found(BOX, 0.9, 2)], [SAM], [None]),
-    "class unknown": ([INSIDE], [BOX], [found(BOX, 0.9, None)], [SAM], [None]),
-    "point outside": ([OUTSIDE], [BOX], [found(BOX, 0.9)], [SAM], [None]),
-    "point on the edge": ([(30.0, 10.0)], [BOX], [found(BOX, 0.9)], [DINO], [0]),
-    "point just off the edge": ([(30.01, 10.0)], [BOX], [found(BOX, 0.9)], [SAM], [None]),
-    "empty SAM mask, box found": ([INSIDE], [NAN], [found(BOX)], [DINO], [0]),
-    "empty SAM mask, none found": ([INSIDE], [NAN], [found(BOX, 0.9, 2)], [SAM], [None]),
-    "more proposals than points": ([INSIDE], [BOX], [found(BOX, 0.4), found(BOX, 0.6)], [DINO], [1]),
-    "equal proposals: the first": ([INSIDE], [BOX], [found(BOX), found(BOX)], [DINO], [0]),
+    "no points": ([], [], [found(BOX)], []),
+    "no proposals": ([INSIDE], [BOX], [], [None]),
+    "all below tau": ([INSIDE], [BOX], [found(BOX, 0.09), found(BOX, 0.0)], [None]),
+    "at tau": ([INSIDE], [BOX], [found(BOX, 0.1)], [0]),
+    "thinner than a pixel": ([INSIDE], [BOX], [found((20, 10, 20.9, 30), 0.9)], [None]),
+    "exactly a pixel": ([INSIDE], [BOX], [found((20, 10, 21, 30), 0.9)], [0]),
+    "a proposal of points only": ([INSIDE], [BOX], [found(None, 0.9)], [None]),
+    "other class": ([INSIDE], [BOX], [found(BOX, 0.9, 2)], [None]),
+    "class unknown": ([INSIDE], [BOX], [found(BOX, 0.9, None)], [None]),
+    "point outside": ([OUTSIDE], [BOX], [found(BOX, 0.9)], [None]),
+    "point on the edge": ([(30.0, 10.0)], [BOX], [found(BOX, 0.9)], [0]),
+    "point just off the edge": ([(30.01, 10.0)], [BOX], [found(BOX, 0.9)], [None]),
+    "empty SAM mask, box found": ([INSIDE], [NAN], [found(BOX)], [0]),
+    "empty SAM mask, none found": ([INSIDE], [NAN], [found(BOX, 0.9, 2)], [None]),
+    "more proposals than points": ([INSIDE], [BOX], [found(BOX, 0.4), found(BOX, 0.6)], [1]),
+    "equal proposals: the first": ([INSIDE], [BOX], [found(BOX), found(BOX)], [0]),
     "equal costs: the surer": (  # -0.5 - 2 * 0.5 and 0 - 2 * 0.75
         [(10.0, 5.0)],
         [(0, 0, 10, 10)],
         [found((0, 0, 10, 5), 0.5), found((10, 0, 20, 10), 0.75)],
-        [DINO],
         [1],
     ),
-    "a box serves one point": ([INSIDE, INSIDE], [BOX, NAN], [found(BOX)], [DINO, SAM], [0, None]),
+    "a box serves one point": ([INSIDE, INSIDE], [BOX, NAN], [found(BOX)], [0, None]),
     "fewer usable than points": (
         [INSIDE, INSIDE],
         [BOX, BOX],
         [found(BOX, 0.05), found((12, 12, 30, 30), 0.9)],
-        [DINO, SAM],
         [1, None],
     ),
 }
 
 
-@pytest.mark.parametrize(("points", "own", "proposals", "origins", "taken"), CORNERS.values(), ids=CORNERS)
-def test_corner_cases(
-    points: list, own: list, proposals: list[Prompt], origins: list[Origin], taken: list[int | None]
-) -> None:
+@pytest.mark.parametrize(("points", "own", "proposals", "taken"), CORNERS.values(), ids=CORNERS)
+def test_corner_cases(points: list, own: list, proposals: list[Prompt], taken: list[int | None]) -> None:
     out = refine(
         np.array(points).reshape(-1, 2),
         np.array(own).reshape(-1, 4),
         classes=[1] * len(points),
         proposals=proposals,
+        **PAPER,
     )
-    assert list(out.origins) == origins
-    assert [match.proposal for match in out.matches] == taken
-    assert out.boxes_xyxy.shape == (len(points), 4)
-    assert out.boxes_xyxy.dtype == np.float32
-    for box, mine, index in zip(out.boxes_xyxy, own, taken, strict=True):
-        expected = mine if index is None else proposals[index].box_xyxy
-        np.testing.assert_array_equal(box, np.float32(expected))
+    assert [match.proposal for match in out] == taken
 
 
 def test_an_invalid_pair_keeps_its_cost() -> None:
-    out = refine(np.array([OUTSIDE]), np.array([BOX]), classes=[1], proposals=[found(BOX, 0.75)])
-    assert out.matches == (Match(proposal=None, cost=2.5, iou=1.0),)
+    out = refine(np.array([OUTSIDE]), np.array([BOX]), classes=[1], proposals=[found(BOX, 0.75)], **PAPER)
+    assert out == (Match(proposal=None, cost=2.5, iou=1.0),)
 
 
 def chain(alpha: float) -> list[int | None]:
@@ -160,8 +149,10 @@ def chain(alpha: float) -> list[int | None]:
         classes=[1] * 6,
         proposals=[found(box) for box in boxes],
         alpha=alpha,
+        beta=PAPER_BETA,
+        tau=PAPER_TAU,
     )
-    return [match.proposal for match in out.matches]
+    return [match.proposal for match in out]
 
 
 def test_alpha_5_does_not_force_the_most_valid_pairs() -> None:
@@ -176,13 +167,13 @@ def test_a_greater_alpha_does() -> None:
 def test_beta_weighs_confidence() -> None:
     proposals = [found((10, 10, 30, 40), 0.9), found(BOX, 0.6)]
     point, own = np.array([INSIDE]), np.array([BOX])
-    by_confidence = refine(point, own, classes=[1], proposals=proposals, beta=2.0)
-    by_overlap = refine(point, own, classes=[1], proposals=proposals, beta=0.1)
-    assert (by_confidence.matches[0].proposal, by_overlap.matches[0].proposal) == (0, 1)
+    by_confidence = refine(point, own, classes=[1], proposals=proposals, **{**PAPER, "beta": 2.0})
+    by_overlap = refine(point, own, classes=[1], proposals=proposals, **{**PAPER, "beta": 0.1})
+    assert (by_confidence[0].proposal, by_overlap[0].proposal) == (0, 1)
 
 
 def test_bad_input() -> None:
     with pytest.raises(BadInput, match="proposal 0: no score"):
-        refine(np.array([INSIDE]), np.array([BOX]), classes=[1], proposals=[found(BOX, None)])
+        refine(np.array([INSIDE]), np.array([BOX]), classes=[1], proposals=[found(BOX, None)], **PAPER)
     with pytest.raises(ValueError, match="2 classes"):
-        refine(np.array([INSIDE]), np.array([BOX]), classes=[1, 2], proposals=[])
+        refine(np.array([INSIDE]), np.array([BOX]), classes=[1, 2], proposals=[], **PAPER)

@@ -1,5 +1,6 @@
 """The table of teachers and proposers: settings checked, models built, artifacts matched to their weights."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -42,8 +43,9 @@ def test_importing_the_table_imports_no_torch() -> None:
 def test_the_papers_numbers_are_the_defaults() -> None:
     settings = catalog.check(spec("class_aware_sam"))
     assert isinstance(settings, ClassAwareSettings)
-    assert (settings.steps, settings.lr, settings.batch_size, settings.points) == (36874, 1e-5, 32, 12544)
-    assert int(settings.decay_at * settings.steps) == 27655
+    assert (settings.steps, settings.lr, settings.batch_size, settings.points) == (36874, 1e-5, 246, 12544)
+    assert settings.decay_step == 27655
+    assert settings.class_aware == "no_box"
     assert (settings.alpha, settings.beta, settings.tau, settings.score, settings.nms) == (
         5,
         2,
@@ -137,7 +139,11 @@ def test_build_tune_load(checkpoint: Path, tmp_path: Path, class_aware: bool | s
     )
     plain = zero_shot.label([weak_sample()])
     assert fresh.label([weak_sample()]) == plain
-    assert (tuned.label([weak_sample()]) == plain) is (class_aware is not True)
+    ((mine,),), ((theirs,),) = tuned.label([weak_sample()]), plain
+    assert (mine.rle == theirs.rle) is (class_aware is not True)
+    assert mine.model != theirs.model
+    tuned.select(dict.fromkeys(tuned.settings.variants, "zero_shot"))
+    assert tuned.label([weak_sample()]) == plain  # the digest too: no tuned weight is behind it
 
 
 @pytest.mark.parametrize(
@@ -145,7 +151,7 @@ def test_build_tune_load(checkpoint: Path, tmp_path: Path, class_aware: bool | s
     [
         ({"sam_sha256": "other"}, "tuned with sam_sha256 other, expected"),
         ({"text": "ViT-B-16"}, "tuned with text ViT-B-16, expected tiny"),
-        ({"class_aware": "no_box"}, "tuned with class_aware no_box, expected True"),
+        ({"class_aware": True}, "tuned with class_aware True, expected no_box"),
     ],
 )
 def test_an_artifact_of_other_weights_is_refused(
@@ -173,5 +179,51 @@ def test_identity_is_the_files_content(checkpoint: Path, tmp_path: Path) -> None
     assert set(catalog.identity(spec("class_aware_sam", class_aware=False))) == {"sam"}
     moved.write_bytes(b"other")
     assert catalog.identity(spec("sam", sam="vit_b", checkpoint=str(moved)))["sam"] != one["sam"]
-    with pytest.raises(BadInput, match="no such file"):
-        catalog.identity(spec("sam", sam="vit_b", checkpoint=str(tmp_path / "none")))
+
+
+@pytest.mark.parametrize(
+    ("settings", "lines"),
+    [
+        ({"sam": "vit_b"}, ["checkpoint: vit_b needs the path of its weights, .pth or .safetensors"]),
+        ({"sam": "vit_b", "checkpoint": "none.pth"}, ["checkpoint none.pth: no such file"]),
+        (
+            {"sam": "vit_b", "checkpoint": "junk.pth"},
+            ["checkpoint junk.pth: its sha256 is .*, expected ec2df627.*"],
+        ),
+        ({"checkpoint": "junk.pth"}, ["checkpoint junk.pth: a pickle is read with a known sha256 only.*"]),
+        (
+            {"sam": "vit_b", "checkpoint": "junk.safetensors", "sha256": "0" * 64},
+            ["checkpoint junk.safetensors: its sha256 is .*, expected 0000.*"],
+        ),
+        ({"checkpoint": "junk.txt"}, ["checkpoint junk.txt: expected a .safetensors, .pth or .pt file"]),
+        ({"text": "VIT-B16"}, ["text: 'VIT-B16' is no open_clip model; nearest: .*ViT-B-16.*"]),
+        ({"text": "ViT-B-16-SigLIP"}, ["text: ViT-B-16-SigLIP: its tokenizer .* would be downloaded.*"]),
+        ({"text": "ViT-B-16"}, ["text_checkpoint: ViT-B-16 needs the path of its open_clip weights"]),
+        (
+            {"text": "ViT-B-16", "text_checkpoint": "junk.pth"},
+            ["text_checkpoint junk.pth: a pickle is read with a known sha256 only.*"],
+        ),
+        (
+            {"sam": "vit_b", "text": "ViT-B-16"},
+            ["checkpoint: vit_b needs the path .*", "text_checkpoint: ViT-B-16 needs the path .*"],
+        ),
+    ],
+)
+def test_weights_that_no_model_can_load_are_told_by_their_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, JsonValue], lines: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for suffix in ("pth", "safetensors", "txt"):
+        (tmp_path / f"junk.{suffix}").write_text("junk")
+    with pytest.raises(BadInput) as caught:
+        catalog.identity(spec("class_aware_sam", **settings))
+    found = str(caught.value).splitlines()
+    assert len(found) == len(lines)
+    assert all(re.fullmatch(line, text) for line, text in zip(lines, found, strict=True)), found
+
+
+def test_grounding_dinos_given_digest_is_compared(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("weights")
+    assert set(catalog.identity(spec("grounding_dino", checkpoint=str(tmp_path)))) == {"grounding_dino"}
+    with pytest.raises(BadInput, match=r"model.safetensors: its sha256 is .*, expected 0000"):
+        catalog.identity(spec("grounding_dino", checkpoint=str(tmp_path), sha256="0" * 64))

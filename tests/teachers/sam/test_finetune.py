@@ -1,5 +1,6 @@
 """Tuning: it learns, it goes on after a kill with the same bits, it writes only what it trained, it folds few masks."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -61,13 +62,15 @@ def scene(image_id: int, root: Path, *, role: Role = Role.HUMAN_MASKED) -> Recor
     bar = (abs(y - 40) < 4) & (abs(x - cx) < 12)
     pixels = np.full((48, 64, 3), 120, np.uint8)
     pixels[disc], pixels[bar] = 220, 30
-    Image.fromarray(pixels).save(root / f"{image_id}.png")
+    photo = root / f"{image_id}.png"
+    Image.fromarray(pixels).save(photo)
+    digest = hashlib.sha256(photo.read_bytes()).hexdigest()
     things = [(3, disc), (8, bar)]
     instances = [
         Instance(Source.HUMAN, class_id, rle=encode(mask), human_id=i)
         for i, (class_id, mask) in enumerate(things)
     ]
-    return Record(image_id, f"{image_id}.png", "0" * 64, 64, 48, "train", role, instances=tuple(instances))
+    return Record(image_id, photo.name, digest, 64, 48, "train", role, instances=tuple(instances))
 
 
 @dataclass
@@ -137,7 +140,7 @@ def reserved_after(count: int, root: Path) -> list[Record]:
 def test_it_learns_and_says_so(run_tune: Callable[..., Tuned], tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"steps": 24, "lr": 3e-3, "points": 128})
     metrics, heads = run_tune(reserved_after(4, tmp_path), Run(tmp_path).context("out"), settings)
-    assert set(heads) == {"box", "point", "point_box"}
+    assert set(heads) == {"box", "point", "point_box", "plain_box"}
     for variant in heads:
         assert metrics[f"loss_last_{variant}"] < 0.9 * metrics[f"loss_first_{variant}"]
     curves = json.loads((tmp_path / "out/loss.json").read_text())["."]
@@ -295,6 +298,7 @@ def test_reserved_masks_are_never_learnt_from(run_tune: Callable[..., Tuned], tm
     [
         (lambda record: replace(record, uri="gone.png"), 1, "gone.png"),
         (lambda record: replace(record, width=65, instances=()), 1, "expected 65x48, found 64x48"),
+        (lambda record: replace(record, sha256="0" * 64), 1, "changed since ingest"),
         (lambda record: record, 2, "one worker, found 2"),
     ],
 )
@@ -360,7 +364,7 @@ def test_the_learning_rate_drops_once(
 
     monkeypatch.setattr(torch.optim.AdamW, "step", spy)
     run_tune(reserved_after(2, tmp_path), Run(tmp_path).context("out"))
-    assert rates == pytest.approx(([1e-3] * 6 + [1e-4] * 2) * 3)
+    assert rates == pytest.approx(([1e-3] * 6 + [1e-4] * 2) * 4)
 
 
 def test_every_pass_shows_every_target_once(make_sam: Callable[[int], Sam], tmp_path: Path) -> None:

@@ -26,7 +26,6 @@ from teachers.answerer import Answerer, Question
 from teachers.class_aware import ClassAwarePrompts
 from teachers.class_texts import ClassTexts
 from teachers.gating import GatedTeacher
-from teachers.head_scores import score_variant
 from teachers.identity import ModelIdentity
 from teachers.protocols import Sample
 from teachers.sam.predictor import Head, SamPredictor
@@ -88,7 +87,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[Question]]:
 
 
 def test_a_box_goes_straight_to_b_sam(make_teacher: Made, asked: list[list[Question]]) -> None:
-    [[made]] = make_teacher().label([sample(1, BOXED)])
+    [[made]] = make_teacher(class_aware=True).label([sample(1, BOXED)])
     assert [[q.variant for q in call] for call in asked] == [[], ["box"]]
     assert (made.source, made.class_id, made.human_id, made.semantic) == (Source.TEACHER, 1, 7, True)
     assert (made.box_xyxy, made.weak_kind, made.match) == (BOXED.box_xyxy, WeakKind.BOX, None)
@@ -187,7 +186,7 @@ def test_human_boxes_have_their_own_head_with_no_box(
 
 
 def test_select_and_compare(make_teacher: Made) -> None:
-    teacher, plain = make_teacher("box", "point"), make_teacher()
+    teacher, plain = make_teacher("box", "point", class_aware=True), make_teacher()
     assert isinstance(teacher, GatedTeacher)
     disc = np.zeros((80, 100), bool)
     disc[20:50, 30:70] = True
@@ -197,8 +196,9 @@ def test_select_and_compare(make_teacher: Made) -> None:
     assert set(scores) == {"box", "point"}
     assert len(scores["box"].tuned) == len(scores["box"].zero_shot) == 3
     assert scores["box"].tuned != scores["box"].zero_shot
-    assert scores["point"].zero_shot == score_variant(plain.answerer, "point", batch, seed=0)
-    assert scores["point"].tuned == score_variant(teacher.answerer, "point", batch, seed=0)
+    alone = teacher.compare([sample(3, truth, truth)], seed=0)
+    assert scores["point"].tuned[1:] == alone["point"].tuned  # prompts do not depend on the other images
+    assert scores["point"].zero_shot[1:] == alone["point"].zero_shot
     boxed = [sample(2, BOXED)]
     [[one]] = teacher.label(boxed)
     teacher.select({"box": "zero_shot", "point": "tuned"})
@@ -210,17 +210,18 @@ def test_select_and_compare(make_teacher: Made) -> None:
 
 
 def test_score_is_the_iou_of_the_answer(make_teacher: Made) -> None:
-    teacher = make_teacher()
-    [[made]] = teacher.label([sample(1, BOXED)])
+    teacher, plain = make_teacher("box"), make_teacher()
+    [[made]] = plain.label([sample(1, BOXED)])
     assert made.rle is not None
     box = tight_box(made.rle)
     truth = Instance(Source.HUMAN, 1, rle=made.rle)
-    view = teacher.answerer.look([sample(1)])
-    [answer] = teacher.answerer.answer(view, [Question("box", 0, Prompt(Origin.HUMAN, box))])
+    view = plain.answerer.look([sample(1)])
+    [answer] = plain.answerer.answer(view, [Question("box", 0, Prompt(Origin.HUMAN, box))])
     assert answer.rle is not None
     both = (decode(answer.rle) & decode(made.rle)).sum()
     expected = both / (area(answer.rle) + area(made.rle) - both)
-    assert score_variant(teacher.answerer, "box", [sample(1, truth)], seed=0) == [pytest.approx(expected)]
+    scores = teacher.compare([sample(1, truth)], seed=0)
+    assert scores["box"].zero_shot == [pytest.approx(expected)]
 
 
 def test_plain_sam_cannot_be_tuned(small_sam: Sam) -> None:

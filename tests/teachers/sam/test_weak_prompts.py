@@ -53,6 +53,8 @@ TABLE = [
     ("a human mask covers its class and is asked nothing", record((CAT, DOG), MASKED), [("proposal", CAT, 0.9)]),
     ("a box wins over points", record(None, replace(BOXED, points=CLICKED.points)), [("human_box", CAT, None)]),
     ("teacher's are no labels", record((CAT,), replace(BOXED, source=Source.TEACHER)), [("proposal", CAT, 0.9)]),
+    ("machine masks are used as given", record(None, replace(MASKED, source=Source.TEACHER)), []),
+    ("and cover their class", record((CAT, DOG), replace(MASKED, source=Source.TEACHER)), [("proposal", CAT, 0.9)]),
     ("dropped labels are no labels", record((CAT,), replace(BOXED, dropped="odd")), [("proposal", CAT, 0.9)]),
     ("only points off the object", record(None, replace(CLICKED, points=(Point(1, 1, 0),)), proposals=()), []),
 ]  # fmt: skip

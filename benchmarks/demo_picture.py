@@ -1,0 +1,55 @@
+"""The README's picture: photos of a finished run, its pseudo-masks on them, and what its student finds.
+
+    python -m benchmarks.demo_picture runs/demo docs/demo.png
+
+Rows are the typical cases of the run's evaluation, columns photo, pseudo-masks, student.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from pipeline.data.images import read_upright
+from pipeline.engine.status import find_results
+from pipeline.report.documents import Case, CasesFile
+from pipeline.report.overlay import draw
+from pipeline.standalone import images_root
+
+ROWS = 3
+GAP = 6  # white pixels between pictures
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def row(case: Case, photos: Path) -> Pixels:
+    """Photo, pseudo-masks and the first student's masks side by side, (h, w, 3) uint8."""
+    image = read_upright(photos / case.uri).image
+    student = next(iter(case.students.values()), [])
+    drawn = [draw(image, [mask.rle for mask in masks]) for masks in ([], case.pseudo, student)]
+    return padded(drawn, axis=1)
+
+
+def padded(pictures: list[Pixels], *, axis: int) -> Pixels:
+    """Pictures of one size in a line along `axis`, white between them."""
+    shape = list(pictures[0].shape)
+    shape[axis] = GAP
+    white = np.full(shape, 255, np.uint8)
+    parts = [part for picture in pictures for part in (white, picture)][1:]
+    return np.concatenate(parts, axis=axis)
+
+
+def main(run: Path, out: Path) -> int:
+    """Write the picture."""
+    (evaluated,) = find_results(run, "evaluate").values()
+    cases = CasesFile.read(evaluated / "cases.json").cases
+    typical = [case for case in cases if case.why == "typical"][:ROWS]
+    rows = [row(case, images_root(run)) for case in typical]
+    Image.fromarray(padded(rows, axis=0)).save(out, optimize=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))

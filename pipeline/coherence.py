@@ -1,0 +1,64 @@
+"""Stages that could run one after the other but make no sense together: told before any work."""
+
+from collections.abc import Sequence
+
+from pipeline.data.records import WeakKind
+from pipeline.engine.plan import PlannedStage
+from pipeline.stages.finetune_teacher import FinetuneTeacherConfig
+from pipeline.stages.gate import GateConfig
+from pipeline.stages.propose import Propose, ProposeConfig
+from pipeline.stages.pseudo_label import PseudoLabel, PseudoLabelConfig
+from teachers.catalog import ENTRIES, ModelSpec
+
+
+def incoherences(weak: str, stages: Sequence[PlannedStage]) -> list[str]:
+    """A line for each stage that cannot do what its settings say, beside these other stages and `--weak`."""
+    return [*_placeless(weak, stages), *_deaf(stages), *_at_odds(stages)]
+
+
+def _placeless(weak: str, stages: Sequence[PlannedStage]) -> list[str]:
+    """Labels without a place prompt nothing: a proposer must have found boxes first."""
+    names = [planned.stage.name for planned in stages]
+    if weak not in (WeakKind.NONE, WeakKind.CLASS) or PseudoLabel.name not in names:
+        return []
+    if Propose.name in names[: names.index(PseudoLabel.name)]:
+        return []
+    return [
+        f"weak: {weak} labels have no place: expected a stage `propose` before `pseudo_label`, found none"
+    ]
+
+
+def _deaf(stages: Sequence[PlannedStage]) -> list[str]:
+    """Thresholds of `pseudo_label` below that of the `propose` before it, which therefore do nothing."""
+    problems: list[str] = []
+    floor = 0.0
+    for planned in stages:
+        config = planned.config
+        if isinstance(config, ProposeConfig):
+            floor = config.score
+        elif isinstance(config, PseudoLabelConfig):
+            for key, own in (("score", config.score), ("tau", config.tau)):
+                limit = config.model.settings.get(key) if own is None else own
+                if isinstance(limit, float) and limit < floor:
+                    problems.append(
+                        f"{planned.label}.{key}: {limit:g} has no effect below propose.score {floor:g}; lower that too"
+                    )
+    return problems
+
+
+def _at_odds(stages: Sequence[PlannedStage]) -> list[str]:
+    """Teachers that cannot be tuned, and stages behind the tuning that name another teacher than the tuned one."""
+    problems: list[str] = []
+    tuned: ModelSpec | None = None
+    for planned in stages:
+        where, config = f"{planned.label}.model", planned.config
+        if isinstance(config, FinetuneTeacherConfig | GateConfig) and not ENTRIES[config.model.use].tunable:
+            known = ", ".join(name for name, entry in ENTRIES.items() if entry.tunable)
+            problems.append(f"{where}: `{config.model.use}` cannot be tuned; expected one of {known}")
+        if isinstance(config, FinetuneTeacherConfig):
+            tuned = config.model
+        elif (
+            isinstance(config, GateConfig | PseudoLabelConfig) and tuned is not None and config.model != tuned
+        ):
+            problems.append(f"{where}: expected {tuned.name!r}, the tuned one, found {config.model.name!r}")
+    return problems

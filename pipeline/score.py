@@ -1,0 +1,234 @@
+"""Scores outside of a run: a student, a results file or a file of pseudo-masks against the masks of a COCO file."""
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice, tee
+from pathlib import Path
+
+from pipeline.data.coco import CocoFile, CocoWriter, ImageEntry
+from pipeline.data.coco_json import entries
+from pipeline.data.errors import BadInput
+from pipeline.data.images import Header, read_bytes, read_header, read_upright
+from pipeline.data.metrics import coco_ap, matched_miou
+from pipeline.data.records import Instance, Record, Role, Source
+from pipeline.stages.scoring import BATCH, Pair, student_ap
+from students.protocols import Student
+from teachers.protocols import Sample
+
+Scores = dict[str, float | int | None]
+TRUTH = "truth.json"
+
+
+class Truth:
+    """The masks of a COCO file to compare with, read image by image; `ontology` are its classes.
+
+    Given the folder of its photos, annotations made for the stored frame of a photo are turned upright, as at ingest;
+    without it the listed sizes count as upright. `bad_images` and `bad_annotations` fill with what is left out and why,
+    `left_out` with the ids of such images (complete after reading). Use it in a `with` block; BadInput for a file that
+    is no COCO file.
+    """
+
+    def __init__(self, path: Path, images: Path | None) -> None:
+        self.path, self.images = path, images
+        self._file = CocoFile(path)
+        self.ontology = self._file.ontology
+        self._entries = {image.id: image for image in self._file.images}
+        self.bad_images: list[str] = []
+        self.bad_annotations: list[str] = []
+        refused = {finding.entry_id for finding in self._file.findings if finding.section == "images"}
+        self.left_out = {number for number in refused if number is not None and number not in self._entries}
+        for finding in self._file.findings:
+            bad = self.bad_images if finding.section == "images" else self.bad_annotations
+            bad.append(f"{path}: {finding}")
+        self._images = len(self._entries) + len(self.bad_images)
+        self._annotations = self._file.annotations + len(self.bad_annotations)
+
+    def __enter__(self) -> "Truth":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    @property
+    def bad_share(self) -> float:
+        """The larger of the shares of images and of annotations that were left out."""
+        images = len(self.bad_images) / max(self._images, 1)
+        return max(images, len(self.bad_annotations) / max(self._annotations, 1))
+
+    def record(self, image_id: int, *, phrases: bool = False) -> Record | None:
+        """One image upright, None if it is left out; things without a class are kept with `phrases` only.
+
+        KeyError for an image that the file does not list.
+        """
+        image = self._entries[image_id]
+        try:
+            return self._record(image, self._header(image), phrases=phrases)
+        except BadInput as error:
+            self._leave_out(image, error)
+            return None
+
+    def records(self) -> Iterator[Record]:
+        """All images that are not left out, by ascending id."""
+        return (record for image_id in self._entries if (record := self.record(image_id)) is not None)
+
+    def samples(self, photos: Path) -> Iterator[Sample]:
+        """The same with their photos, from the folder `photos`; those that cannot be read are left out."""
+        for image in self._entries.values():
+            try:
+                photo = read_upright(photos / image.file_name)
+                record = self._record(image, photo.header, phrases=False)
+            except BadInput as error:
+                self._leave_out(image, error)
+                continue
+            yield Sample(record, photo.image)
+
+    def lists(self, image_id: int) -> bool:
+        """Whether the file has a usable entry of an image."""
+        return image_id in self._entries
+
+    def _leave_out(self, image: ImageEntry, error: BadInput) -> None:
+        self.bad_images.append(str(error))
+        self.left_out.add(image.id)
+
+    def _header(self, image: ImageEntry) -> Header | None:
+        if self.images is None:
+            return None
+        path = self.images / image.file_name
+        return read_header(read_bytes(path), str(path))
+
+    def _record(self, image: ImageEntry, header: Header | None, *, phrases: bool) -> Record:
+        record, findings = self._file.record(image, sha256="", split="val", role=Role.VAL, header=header)
+        self.bad_annotations += [f"{self.path}: {finding}" for finding in findings]
+        kept = []
+        for instance in record.instances:
+            lacking = _lacking(instance, phrases=phrases)
+            if lacking is None:
+                kept.append(instance)
+            else:
+                self.bad_annotations.append(
+                    f"{self.path}: annotation {instance.human_id} of image {image.id}: expected {lacking}"
+                )
+        if not kept and (len(kept) < len(record.instances) or image.id in self._file.damaged):
+            raise BadInput(
+                f"{self.path}: images[{image.index}] (id {image.id}): no annotation of it is usable"
+            )
+        return replace(record, instances=tuple(kept))
+
+
+def _lacking(instance: Instance, *, phrases: bool) -> str | None:
+    """What a true instance lacks to be compared with; ignore regions lack nothing."""
+    if instance.dropped is not None:
+        return None
+    if instance.rle is None:
+        return "a mask to compare with, found none"
+    return None if phrases or instance.class_id is not None else "a category_id, found a phrase"
+
+
+def score_student(student: Student, truth: Truth, photos: Path) -> Scores:
+    """COCO AP of a student's masks on the photos of the true images, each 0..1, and how many images there were."""
+    samples = truth.samples(photos)
+    batches = iter(lambda: list(islice(samples, BATCH)), [])
+    with tempfile.TemporaryDirectory(prefix="omnimask-") as folder:
+        path = Path(folder) / TRUTH
+        images, scores = student_ap(student, batches, ontology=truth.ontology, path=path)
+    return {"images": images, **scores}
+
+
+def score_file(truth: Truth, found: Path) -> Scores:
+    """AP of a COCO results file (a list), or mIoU of a COCO file with pseudo-masks (an object) on its own images.
+
+    BadInput names the first entry of `found` that cannot be used.
+    """
+    try:
+        data = found.read_bytes()
+        if not data.lstrip().startswith(b"["):
+            return _score_pseudo(truth, found)
+        results: list[object] = json.loads(data)
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInput(f"{found}: cannot be read as JSON: {error}") from error
+    return _score_results(truth, results, source=found)
+
+
+def _score_results(truth: Truth, results: Iterable[object], *, source: Path) -> Scores:
+    """COCO AP; a true mask's size class follows from its pixels, whatever `area` the file lists."""
+    with tempfile.TemporaryDirectory(prefix="omnimask-") as folder:
+        path, images = Path(folder) / TRUTH, 0
+        with CocoWriter(path, truth.ontology, info={}, crowd=True) as writer:
+            for record in truth.records():
+                writer.add(record)
+                images += 1
+        try:
+            return {"images": images, **coco_ap(path, results, left_out=truth.left_out)}
+        except BadInput as error:
+            raise BadInput(f"{source}: {error}") from None
+
+
+def _score_pseudo(truth: Truth, found: Path) -> Scores:
+    """mIoU over the true instances of the images whose masks are a machine's, and how many images that is."""
+    with CocoFile(found) as file:
+        if file.findings:
+            raise BadInput(f"{found}: {file.findings[0]}")
+        compared = _Compared(truth, file)
+        real, drawn = tee(compared)
+        scores = matched_miou((pair[0] for pair in real), (pair[1] for pair in drawn))
+    return {
+        "images": compared.images,
+        "human_masked_images": compared.human,
+        "miou": scores.miou,
+        "miou_images": scores.miou_images,
+        "instances": scores.truths,
+        "pseudo_masks": scores.pseudos,
+        "misses": scores.misses,
+        "false_positives": scores.false_positives,
+    }
+
+
+class _Compared:
+    """(truth, pseudo) of every image whose masks are a machine's; counts those and the images with human masks."""
+
+    def __init__(self, truth: Truth, file: CocoFile) -> None:
+        self.truth, self.file = truth, file
+        self.images = self.human = 0
+
+    def __iter__(self) -> Iterator[Pair]:
+        roles = _roles(self.file.path)
+        for image in self.file.images:
+            where = f"{self.file.path}: images[{image.index}] (id {image.id})"
+            record, findings = self.file.record(image, sha256="", split="train", role=Role.WEAK)
+            if findings:
+                raise BadInput(f"{self.file.path}: {findings[0]}")
+            if not self.truth.lists(image.id):
+                raise BadInput(f"{where}: expected an image of {self.truth.path}, found none with this id")
+            if not _is_machine_made(record, roles.get(image.id)):
+                self.human += 1
+                continue
+            real = self.truth.record(image.id, phrases=True)
+            if real is None:
+                continue
+            sizes = [f"{r.width}x{r.height}" for r in (real, record)]
+            if sizes[0] != sizes[1]:
+                raise BadInput(f"{where}: expected {sizes[0]} as in {self.truth.path}, found {sizes[1]}")
+            self.images += 1
+            yield real, record
+
+
+def _roles(path: Path) -> Mapping[int, str]:
+    """What our own export says of its images (`pseudo.role`), by id; empty for a file of others."""
+    roles = {}
+    for entry in entries(path, frozenset({"images"})):
+        assert isinstance(entry.value, dict)  # the file has no findings
+        extra = entry.value.get("pseudo")
+        if isinstance(extra, dict) and isinstance(extra.get("role"), str):
+            roles[entry.value["id"]] = extra["role"]
+    return roles
+
+
+def _is_machine_made(record: Record, role: str | None) -> bool:
+    """Whether an image's masks are pseudo-masks: in our own export, weak images without a mask given by a human.
+
+    In a file of others (`role` None) nothing says who drew a mask; all of them are to be scored.
+    """
+    human = any(i.source is Source.HUMAN and i.rle is not None for i in record.instances)
+    return role is None or (role == Role.WEAK and not human)
