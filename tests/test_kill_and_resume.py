@@ -1,6 +1,6 @@
 """Kill -9 in the middle of every stage of a whole run, go on, and end with the bytes of a run left alone.
 
-The bytes are those of the export and of the student. The student is killed as soon as it has saved a state, and goes on
+The bytes are those of the export and of the student. A training is killed as soon as it has saved a state, and goes on
 from that one.
 """
 
@@ -56,9 +56,10 @@ STAGES = ("ingest", *(name for stage in CONFIG["stages"] for name in stage))  # 
 FIRST = re.compile(r"^([\w.-]+): \d+ units, ")
 LAST = re.compile(r"^([\w.-]+): done, \d+ units, ([\d.]+) s")
 LONG = 1.0  # seconds; a shorter stage may end before the kill lands
-STATE = (
-    f"store/work/*/{CHECKPOINT}"  # a student's saved state; another stage's lie deeper or are named otherwise
-)
+STATES = {  # where a training's saved states lie, in the folder of the test
+    "finetune_teacher": "store/work/*/*.checkpoint.safetensors",
+    "train_student": f"store/work/*/{CHECKPOINT}",
+}
 PATIENCE = 120.0  # seconds
 
 
@@ -96,11 +97,11 @@ def kill_within(folder: Path, stage: str, wait: Callable[[], None]) -> bool:
     return f"{stage}: done" not in rest
 
 
-def wait_for_state(folder: Path) -> None:
-    """Until a student's training has saved a state."""
+def wait_for_state(folder: Path, stage: str) -> None:
+    """Until a training has saved a state."""
     end = time.monotonic() + PATIENCE
-    while not any(folder.glob(STATE)):
-        assert time.monotonic() < end, "the student saved no state"
+    while not any(folder.glob(STATES[stage])):
+        assert time.monotonic() < end, f"{stage} saved no state"
         time.sleep(0.01)
 
 
@@ -119,11 +120,11 @@ def test_kill_in_every_stage_changes_no_byte(tmp_path: Path) -> None:
     seconds = finish(alone)
     assert tuple(seconds) == STAGES
     for stage in STAGES:
-        trains = stage == "train_student"
-        wait = partial(wait_for_state, killed) if trains else partial(time.sleep, 0.3 * seconds[stage])
+        trains = stage in STATES
+        wait = partial(wait_for_state, killed, stage) if trains else partial(time.sleep, 0.3 * seconds[stage])
         within = kill_within(killed, stage, wait)
         assert within or seconds[stage] < LONG, f"{stage} ended before it could be killed"
-        assert not trains or any(killed.glob(STATE))
+        assert not trains or any(killed.glob(STATES[stage]))
     finish(killed)
     assert contents(killed) == contents(alone)
     assert len(contents(alone)) >= 3
