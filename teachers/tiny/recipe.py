@@ -31,7 +31,7 @@ _FREE = ("save_every", "log_every")  # may differ between a run and its resumpti
 class Recipe:
     """Settings of one training: `warmup` in steps, `final` a share of `lr`, `ema` a decay per step or None.
 
-    `restart`: the step at which warm-up and cosine begin anew (Loshchilov and Hutter 2017), or None. Weight decay is
+    `restarts`: ascending steps at which warm-up and cosine begin anew (Loshchilov and Hutter 2017). Weight decay is
     for parameters of two or more dimensions only. `bf16`: the loss function under autocast.
     """
 
@@ -39,7 +39,7 @@ class Recipe:
     lr: float
     seed: int = 0
     warmup: int = 100
-    restart: int | None = None
+    restarts: tuple[int, ...] = ()
     final: float = 0.01
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
@@ -66,9 +66,8 @@ def step_rng(seed: int, step: int, stream: int = 0) -> np.random.Generator:
 
 def lr_at(recipe: Recipe, step: int) -> float:
     """Learning rate of a 0-based step: linear over `warmup` steps, then a half cosine to `final` x `lr`."""
-    begin, end = 0, recipe.steps
-    if recipe.restart is not None:
-        begin, end = (0, recipe.restart) if step < recipe.restart else (recipe.restart, recipe.steps)
+    begin = max((start for start in recipe.restarts if start <= step), default=0)
+    end = min((start for start in recipe.restarts if start > step), default=recipe.steps)
     if step - begin < recipe.warmup:
         return recipe.lr * (step - begin + 1) / recipe.warmup
     done = (step - begin - recipe.warmup) / max(1, end - begin - recipe.warmup)

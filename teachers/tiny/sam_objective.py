@@ -2,7 +2,9 @@
 
 Each step: 8 scenes, 4 masks each; the prompt is a point, a jittered box or both; the best of the three outputs learns
 (the ambiguity of a point), output 0 always learns. Losses: 20 focal + dice + IoU regression, on 128 x 128. SAM's
-correction clicks are left out: no stage of a run prompts with a mask or a second click.
+correction clicks are left out: no stage of a run prompts with a mask or a second click. A training begins with the
+large masks and ends `fine`: masks of all sizes are drawn alike, and the focal loss of a mask is a mean over the
+surroundings of its own size, as a small one is lost in the mean over the image.
 """
 
 from dataclasses import dataclass
@@ -24,7 +26,10 @@ LOSS_SIZE = 128
 FOCAL_WEIGHT = 20.0  # Kirillov et al. 2023: focal to dice 20:1
 BOX_JITTER = 0.1  # standard deviation as a share of the side, at most 20 pixels at 1024 (5 at 256)
 POINT_SHARE, BOX_SHARE = 0.45, 0.35  # of the prompts; the rest is both
-FULL_WEIGHT_AREA = 100.0  # pixels; smaller masks are drawn less often
+FULL_WEIGHT_AREA = 100.0  # pixels; smaller masks are drawn less often at first
+FINE_FOCAL_WEIGHT = 1.0  # more of it, and what is uncertain is left out: a small mask then vanishes
+SURROUNDINGS = 4.0  # of a mask, in its own areas
+LEAST_SURROUNDINGS = 64.0  # pixels of the loss
 LEVEL_WEIGHT = np.array([3.0, 1.0, 3.0, 1.0])  # whole, part, group, clutter: a whole has several parts
 
 
@@ -43,8 +48,8 @@ class StepBatch:
     box_on: Tensor
 
 
-def make_batch(sam: Sam, cache: SceneCache, *, seed: int, step: int) -> StepBatch:
-    """The batch of one step; a pure function of (cache, seed, step)."""
+def make_batch(sam: Sam, cache: SceneCache, *, seed: int, step: int, fine: bool = False) -> StepBatch:
+    """The batch of one step; a pure function of (cache, seed, step, fine)."""
     rng = step_rng(seed, step)
     images: list[npt.NDArray[np.float32]] = []
     masks: list[npt.NDArray[np.bool_]] = []
@@ -52,7 +57,7 @@ def make_batch(sam: Sam, cache: SceneCache, *, seed: int, step: int) -> StepBatc
         scene = cache[int(rng.integers(len(cache)))]
         if len(scene.masks) == 0:
             continue
-        image, chosen = _augment(scene, _choose(scene, rng), rng)
+        image, chosen = _augment(scene, _choose(scene, rng, fine=fine), rng)
         images.append(image)
         masks.append(chosen)
     stacked = np.concatenate(masks)
@@ -70,10 +75,11 @@ def make_batch(sam: Sam, cache: SceneCache, *, seed: int, step: int) -> StepBatc
     )
 
 
-def _choose(scene: CachedScene, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+def _choose(scene: CachedScene, rng: np.random.Generator, *, fine: bool) -> npt.NDArray[np.int64]:
     count = len(scene.masks)
-    area = np.bitwise_count(scene.masks).sum(1)
-    weight = LEVEL_WEIGHT[scene.level] * (area / FULL_WEIGHT_AREA).clip(0.1, 1)
+    weight = LEVEL_WEIGHT[scene.level]
+    if not fine:
+        weight = weight * (np.bitwise_count(scene.masks).sum(1) / FULL_WEIGHT_AREA).clip(0.1, 1)
     return rng.choice(count, MASKS_PER_SCENE, replace=count < MASKS_PER_SCENE, p=weight / weight.sum())
 
 
@@ -130,29 +136,31 @@ def decode(sam: Sam, embedding: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]
     return torch.cat(logits).float(), torch.cat(quality).float()
 
 
-def mask_losses(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """20 focal + dice for each prompt and output (P, M), and the true IoU (P, M); target (P, S, S) in {0, 1}."""
+def mask_losses(logits: Tensor, target: Tensor, *, fine: bool = False) -> tuple[Tensor, Tensor]:
+    """Weighted focal + dice for each prompt and output (P, M), and the true IoU (P, M); target (P, S, S) in {0, 1}."""
+    whole = float(target[0].numel())
+    around = (SURROUNDINGS * target.sum((1, 2))).clamp(LEAST_SURROUNDINGS, whole)[:, None]
     target = target[:, None].expand_as(logits)
     probability = logits.sigmoid()
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     wrong = probability * (1 - target) + (1 - probability) * target
-    focal = (entropy * wrong.square()).mean((2, 3))
+    focal = (entropy * wrong.square()).sum((2, 3)) / (around if fine else whole)
     overlap = (probability * target).sum((2, 3))
     dice = 1 - (2 * overlap + 1) / (probability.sum((2, 3)) + target.sum((2, 3)) + 1)
     hard = logits.detach() > 0
     inside = (hard & (target > 0.5)).sum((2, 3))
     iou = inside / ((hard | (target > 0.5)).sum((2, 3)) + 1e-6)
-    return FOCAL_WEIGHT * focal + dice, iou
+    return (FINE_FOCAL_WEIGHT if fine else FOCAL_WEIGHT) * focal + dice, iou
 
 
-def step_loss(sam: Sam, batch: StepBatch) -> dict[str, Tensor]:
+def step_loss(sam: Sam, batch: StepBatch, *, fine: bool = False) -> dict[str, Tensor]:
     """Named losses of one step."""
     embedding = sam.image_encoder(batch.images).float()
     target = F.interpolate(batch.masks[:, None].float(), LOSS_SIZE, mode="area")[:, 0].gt(0.5).float()
     labels = torch.where(batch.point_on, 1, -1)[:, None]
     sparse = sparse_prompts(sam, batch.points[:, None], labels, batch.boxes, batch.box_on)
     logits, quality = decode(sam, embedding, sparse)
-    losses, iou = mask_losses(logits, target)
+    losses, iou = mask_losses(logits, target, fine=fine)
     best = losses[:, 1:].detach().argmin(1) + 1
     rows = torch.arange(len(best))
     return {

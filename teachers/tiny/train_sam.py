@@ -46,7 +46,8 @@ def main() -> int:
     trained = _train(options)
     save_file(trained.state, kept)
     flags = f"--steps {options.steps} --lr {options.lr:g} --seed {options.seed}" + " --bf16" * options.bf16
-    flags += "" if options.restart is None else f" --restart {options.restart}"
+    flags += "".join(f" --restart {' '.join(map(str, options.restart))}" for _ in options.restart[:1])
+    flags += "" if options.fine_from is None else f" --fine-from {options.fine_from}"
     facts = {
         "command": f"python -m teachers.tiny.train_sam --workdir W {flags}",
         "seed": options.seed,
@@ -67,14 +68,15 @@ def _train(options: argparse.Namespace) -> Trained:
         lr=options.lr,
         seed=options.seed,
         warmup=150,
-        restart=options.restart,
+        restarts=tuple(options.restart),
         ema=0.998,
         bf16=options.bf16,
     )
 
     def loss_fn(step: int) -> dict[str, torch.Tensor]:
-        batch = make_batch(sam, cache, seed=options.seed, step=step)
-        return step_loss(sam, batch)
+        fine = options.fine_from is not None and step >= options.fine_from
+        batch = make_batch(sam, cache, seed=options.seed, step=step, fine=fine)
+        return step_loss(sam, batch, fine=fine)
 
     return train(sam, loss_fn=loss_fn, recipe=recipe, workdir=options.workdir)
 
@@ -89,7 +91,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument(
-        "--restart", type=int, metavar="STEP", help="begin the learning rate's cycle anew at STEP"
+        "--restart",
+        type=int,
+        nargs="*",
+        default=[],
+        metavar="STEP",
+        help="begin the learning rate anew there",
+    )
+    parser.add_argument(
+        "--fine-from", type=int, metavar="STEP", help="from here on small masks count in full"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bf16", action="store_true", help="autocast the step to bfloat16")

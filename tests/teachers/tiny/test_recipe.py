@@ -89,7 +89,7 @@ def test_the_schedule(step: int, share: float) -> None:
     ("step", "share"), [(0, 0.25), (4, 1.0), (5, 0.505), (6, 0.25), (10, 1.0), (12, 0.01)]
 )
 def test_the_schedule_begins_anew(step: int, share: float) -> None:
-    assert lr_at(replace(RECIPE, restart=6), step) == pytest.approx(RECIPE.lr * share)
+    assert lr_at(replace(RECIPE, restarts=(6,)), step) == pytest.approx(RECIPE.lr * share)
 
 
 def test_bf16_runs_the_loss_under_autocast(tmp_path: Path) -> None:

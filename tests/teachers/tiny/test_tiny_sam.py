@@ -1,0 +1,156 @@
+"""The tiny SAM's pretraining: rendered scenes, batches, losses; that the embedded weights are worth what they say."""
+
+import numpy as np
+import pytest
+import torch
+from segment_anything.modeling import Sam
+
+from pipeline.toyworld.scene import render
+from teachers.tiny import sam_objective as objective
+from teachers.tiny.sam import build_tiny_sam
+from teachers.tiny.sam_objective import decode, make_batch, mask_losses, sparse_prompts, step_loss
+from teachers.tiny.scenes import LEVELS, MIN_PIXELS, CachedScene, SceneCache
+from teachers.tiny.train_sam import evaluate
+
+WORLD, SEED, COUNT = "pretrain", 5, 3
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> SceneCache:
+    return SceneCache(tmp_path_factory.mktemp("scenes"), world=WORLD, seed=SEED, count=COUNT)
+
+
+@pytest.fixture
+def sam() -> Sam:
+    torch.manual_seed(0)
+    return build_tiny_sam()
+
+
+def test_the_cache_holds_the_scenes_as_they_are_rendered(cache: SceneCache) -> None:
+    for index in range(COUNT):
+        found, scene = cache[index], render(WORLD, SEED, index)
+        objects = [o for o in scene.objects if o.mask.sum() >= MIN_PIXELS]
+        np.testing.assert_array_equal(found.image, scene.image)
+        assert [LEVELS[level] for level in found.level] == [o.level for o in objects]
+        for row, thing in enumerate(objects):
+            np.testing.assert_array_equal(found.mask(row), thing.mask)
+            assert tuple(found.box[row]) == thing.box_xyxy
+    with pytest.raises(IndexError, match="scene 3 of 3"):
+        cache[COUNT]
+
+
+def test_a_cache_is_rendered_once(cache: SceneCache) -> None:
+    before = {path: path.stat().st_mtime_ns for path in cache.folder.iterdir()}
+    again = SceneCache(cache.folder, world=WORLD, seed=SEED, count=COUNT)
+    np.testing.assert_array_equal(again[1].image, cache[1].image)
+    assert {path: path.stat().st_mtime_ns for path in cache.folder.iterdir()} == before
+
+
+def test_a_batch_is_a_function_of_seed_and_step(cache: SceneCache, sam: Sam) -> None:
+    one, same, other = (make_batch(sam, cache, seed=0, step=step) for step in (3, 3, 4))
+    for name in ("images", "masks", "points", "boxes", "point_on", "box_on"):
+        assert torch.equal(getattr(one, name), getattr(same, name))
+    assert not torch.equal(one.masks, other.masks)
+    assert one.images.shape == (objective.SCENES_PER_STEP, 3, 256, 256)
+    assert len(one.masks) == objective.SCENES_PER_STEP * objective.MASKS_PER_SCENE
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_prompts_lie_on_their_masks(cache: SceneCache, sam: Sam, step: int) -> None:
+    batch = make_batch(sam, cache, seed=1, step=step)
+    assert (batch.point_on | batch.box_on).all()
+    for mask, point, box in zip(batch.masks, batch.points, batch.boxes, strict=True):
+        assert mask[int(point[1]), int(point[0])]
+        ys, xs = torch.nonzero(mask, as_tuple=True)
+        tight = torch.tensor([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+        assert (box - tight).abs().max() <= 5
+
+
+def test_a_fine_batch_has_the_small_masks(cache: SceneCache, sam: Sam) -> None:
+    def median_area(*, fine: bool) -> float:
+        drawn = [make_batch(sam, cache, seed=2, step=step, fine=fine).masks for step in range(15)]
+        return float(torch.cat(drawn).sum((1, 2)).float().median())
+
+    assert median_area(fine=True) < 0.8 * median_area(fine=False)
+
+
+def test_mask_losses() -> None:
+    target = torch.zeros(1, 8, 8)
+    target[0, :2, :2] = 1
+    right = torch.where(target > 0, 20.0, -20.0)[:, None]
+    nothing = torch.full((1, 1, 8, 8), -20.0)
+    unsure = torch.zeros(1, 1, 8, 8)
+    losses, iou = mask_losses(torch.cat([right, nothing, unsure], dim=1), target)
+    dice = 1 - (2 * 2 + 1) / (32 + 4 + 1)
+    expected = [0.0, 20 * 20 * 4 / 64 + 1 - 1 / 5, 20 * 0.25 * np.log(2) + dice]
+    np.testing.assert_allclose(losses[0], expected, atol=1e-4)
+    np.testing.assert_allclose(iou[0], [1, 0, 0], atol=1e-6)
+
+
+def test_the_fine_loss_of_a_mask_does_not_fall_with_its_share_of_the_image() -> None:
+    def missed(side: int, *, fine: bool) -> float:
+        """Focal part of the loss of a square that is wholly missed."""
+        target = torch.zeros(1, 128, 128)
+        target[0, :side, :side] = 1
+        dice = 1 - 1 / (side * side + 1)
+        return float(mask_losses(torch.full((1, 1, 128, 128), -4.0), target, fine=fine)[0]) - dice
+
+    assert missed(8, fine=True) == pytest.approx(missed(32, fine=True), rel=0.15)
+    assert missed(8, fine=False) < 0.1 * missed(32, fine=False)
+
+
+def test_absent_boxes_leave_no_trace(sam: Sam) -> None:
+    points, labels = torch.tensor([[[40.0, 60.0]]]), torch.ones(1, 1)
+    one, other = (
+        sparse_prompts(sam, points, labels, torch.tensor([box]), torch.tensor([False]))
+        for box in ([0.0, 0.0, 9.0, 9.0], [5.0, 5.0, 200.0, 99.0])
+    )
+    assert torch.equal(one, other)
+    there = sparse_prompts(sam, points, labels, torch.tensor([[0.0, 0.0, 9.0, 9.0]]), torch.tensor([True]))
+    assert not torch.equal(there, one)
+
+
+@torch.no_grad()
+def test_decoding_keeps_the_prompts_with_their_images(sam: Sam) -> None:
+    embedding = torch.randn(2, 128, 32, 32)
+    sparse = torch.randn(4, 3, 128)
+    logits, quality = decode(sam, embedding, sparse)
+    alone, alone_quality = decode(sam, embedding[1:], sparse[2:])
+    assert (logits.shape, quality.shape) == ((4, 4, 128, 128), (4, 4))
+    torch.testing.assert_close(logits[2:], alone)
+    torch.testing.assert_close(quality[2:], alone_quality)
+
+
+def test_the_loss_falls_on_one_batch(cache: SceneCache, sam: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objective, "SCENES_PER_STEP", 1)
+    batch = make_batch(sam, cache, seed=0, step=0, fine=True)
+    optimizer = torch.optim.AdamW(sam.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(8):
+        loss = torch.stack(list(step_loss(sam, batch, fine=True).values())).sum()
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_evaluation_names_its_numbers(sam: Sam) -> None:
+    score = evaluate(sam, scenes=2)
+    assert set(score) == {"objects", "box", "point", "point_best_of_3", "iou_correlation"}
+    assert all(0 <= score[name] <= 1 for name in ("box", "point", "point_best_of_3"))
+
+
+def test_scenes_without_masks_are_passed_over(cache: SceneCache, sam: Sam) -> None:
+    full = cache[0]
+    empty = CachedScene(full.image, full.masks[:0], full.class_id[:0], full.level[:0], full.box[:0])
+
+    class HalfEmpty:
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> CachedScene:
+            return (empty, full)[index]
+
+    batch = make_batch(sam, HalfEmpty(), seed=0, step=0)  # type: ignore[arg-type]
+    assert len(batch.masks) == objective.SCENES_PER_STEP * objective.MASKS_PER_SCENE
