@@ -2,9 +2,11 @@
 
 Each step: 8 scenes, 4 masks each; the prompt is a point, a jittered box or both; the best of the three outputs learns
 (the ambiguity of a point), output 0 always learns. Losses: 20 focal + dice + IoU regression, on 128 x 128. SAM's
-correction clicks are left out: no stage of a run prompts with a mask or a second click. A training begins with the
-large masks and ends `fine`: masks of all sizes are drawn alike, and the focal loss of a mask is a mean over the
-surroundings of its own size, as a small one is lost in the mean over the image.
+correction clicks are left out: no stage of a run prompts with a mask or a second click.
+
+A training begins with the large masks and ends `fine`: masks of all sizes are drawn alike, half the images are enlarged
+parts of a scene, and the focal loss of a mask is a mean over surroundings in proportion to its own size, as a small one
+is lost in the mean over the image.
 """
 
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from segment_anything.modeling import Sam
 from torch import Tensor
 
@@ -30,7 +33,13 @@ FULL_WEIGHT_AREA = 100.0  # pixels; smaller masks are drawn less often at first
 FINE_FOCAL_WEIGHT = 1.0  # more of it, and what is uncertain is left out: a small mask then vanishes
 SURROUNDINGS = 4.0  # of a mask, in its own areas
 LEAST_SURROUNDINGS = 64.0  # pixels of the loss
+ZOOM_SHARE = 0.5  # of the images of a fine batch
+LEAST_ZOOM, MOST_ZOOM = 1.5, 5.0
+ZOOM_FILL = 0.7  # the most of the enlarged image that its mask's box may fill
+LEAST_SEEN = 0.5  # share of a mask that must lie in the enlarged part
 LEVEL_WEIGHT = np.array([3.0, 1.0, 3.0, 1.0])  # whole, part, group, clutter: a whole has several parts
+
+View = tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,11 @@ def make_batch(sam: Sam, cache: SceneCache, *, seed: int, step: int, fine: bool 
         scene = cache[int(rng.integers(len(cache)))]
         if len(scene.masks) == 0:
             continue
-        image, chosen = _augment(scene, _choose(scene, rng, fine=fine), rng)
+        view = zoomed(scene, rng) if fine and rng.random() < ZOOM_SHARE else None
+        if view is None:
+            rows = _choose(scene, rng, fine=fine)
+            view = scene.image, np.stack([scene.mask(int(row)) for row in rows])
+        image, chosen = _augment(*view, rng)
         images.append(image)
         masks.append(chosen)
     stacked = np.concatenate(masks)
@@ -83,11 +96,49 @@ def _choose(scene: CachedScene, rng: np.random.Generator, *, fine: bool) -> npt.
     return rng.choice(count, MASKS_PER_SCENE, replace=count < MASKS_PER_SCENE, p=weight / weight.sum())
 
 
+def zoomed(scene: CachedScene, rng: np.random.Generator) -> View | None:
+    """A square part of a scene around one of its small masks, enlarged to the full size, and masks on it.
+
+    None if no mask is small enough to be enlarged.
+    """
+    sides = (scene.box[:, 2:] - scene.box[:, :2]).max(1)
+    small = np.flatnonzero(sides * LEAST_ZOOM <= ZOOM_FILL * IMAGE_SIZE)
+    if not len(small):
+        return None
+    target = int(rng.choice(small))
+    most = min(MOST_ZOOM, ZOOM_FILL * IMAGE_SIZE / max(float(sides[target]), 1.0))
+    side = round(IMAGE_SIZE / float(rng.uniform(LEAST_ZOOM, most)))
+    low = _window(scene.box[target], side, rng)
+    x, y = int(low[0]), int(low[1])
+    inside = [row for row in range(len(scene.masks)) if _is_seen(scene.mask(row), x, y, side)]
+    others = rng.choice(inside, MASKS_PER_SCENE - 1, replace=len(inside) < MASKS_PER_SCENE - 1)
+    masks = [scene.mask(row)[y : y + side, x : x + side] for row in (target, *others.tolist())]
+    large = [_resized(mask.astype(np.uint8) * 255) >= 128 for mask in masks]
+    return _resized(scene.image[y : y + side, x : x + side]), np.stack(large)
+
+
+def _window(box: npt.NDArray[np.float32], side: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """The corner of a random window of the scene that holds the box."""
+    least = np.ceil(box[2:] - side).clip(0, IMAGE_SIZE - side)
+    most = np.floor(box[:2]).clip(0, IMAGE_SIZE - side)
+    return (
+        np.floor(rng.uniform(least, np.maximum(most, least) + 1)).clip(0, IMAGE_SIZE - side).astype(np.int64)
+    )
+
+
+def _is_seen(mask: npt.NDArray[np.bool_], x: int, y: int, side: int) -> bool:
+    return bool(mask[y : y + side, x : x + side].sum() >= max(LEAST_SEEN * mask.sum(), 4))
+
+
+def _resized(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    full = (IMAGE_SIZE, IMAGE_SIZE)
+    return np.asarray(Image.fromarray(pixels).resize(full, Image.Resampling.BILINEAR))
+
+
 def _augment(
-    scene: CachedScene, chosen: npt.NDArray[np.int64], rng: np.random.Generator
+    pixels: npt.NDArray[np.uint8], masks: npt.NDArray[np.bool_], rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    masks = np.stack([scene.mask(int(index)) for index in chosen])
-    image = scene.image[..., rng.permutation(3)].astype(np.float32)
+    image = pixels[..., rng.permutation(3)].astype(np.float32)
     image = image * rng.uniform(0.7, 1.3) + rng.uniform(-25, 25)
     turns = int(rng.integers(4))
     image, masks = np.rot90(image, turns, (0, 1)), np.rot90(masks, turns, (1, 2))

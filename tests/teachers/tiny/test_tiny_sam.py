@@ -8,7 +8,7 @@ from segment_anything.modeling import Sam
 from pipeline.toyworld.scene import render
 from teachers.tiny import sam_objective as objective
 from teachers.tiny.sam import build_tiny_sam
-from teachers.tiny.sam_objective import decode, make_batch, mask_losses, sparse_prompts, step_loss
+from teachers.tiny.sam_objective import decode, make_batch, mask_losses, sparse_prompts, step_loss, zoomed
 from teachers.tiny.scenes import LEVELS, MIN_PIXELS, CachedScene, SceneCache
 from teachers.tiny.train_sam import evaluate
 
@@ -66,7 +66,11 @@ def test_prompts_lie_on_their_masks(cache: SceneCache, sam: Sam, step: int) -> N
         assert (box - tight).abs().max() <= 5
 
 
-def test_a_fine_batch_has_the_small_masks(cache: SceneCache, sam: Sam) -> None:
+def test_a_fine_batch_has_the_small_masks(
+    cache: SceneCache, sam: Sam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objective, "ZOOM_SHARE", 0.0)
+
     def median_area(*, fine: bool) -> float:
         drawn = [make_batch(sam, cache, seed=2, step=step, fine=fine).masks for step in range(15)]
         return float(torch.cat(drawn).sum((1, 2)).float().median())
@@ -154,3 +158,25 @@ def test_scenes_without_masks_are_passed_over(cache: SceneCache, sam: Sam) -> No
 
     batch = make_batch(sam, HalfEmpty(), seed=0, step=0)  # type: ignore[arg-type]
     assert len(batch.masks) == objective.SCENES_PER_STEP * objective.MASKS_PER_SCENE
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_enlarged_part_shows_its_masks(cache: SceneCache, seed: int) -> None:
+    scene = cache[seed % COUNT]
+    view = zoomed(scene, np.random.default_rng(seed))
+    assert view is not None
+    image, masks = view
+    assert (image.shape, masks.shape) == ((256, 256, 3), (objective.MASKS_PER_SCENE, 256, 256))
+    assert masks.reshape(len(masks), -1).any(1).all()
+    ys, xs = np.nonzero(masks[0])  # the small mask that it was enlarged for is whole and no longer small
+    side = max(np.ptp(xs), np.ptp(ys)) + 1
+    assert side <= objective.ZOOM_FILL * 256 + 8
+    sizes = (scene.box[:, 2:] - scene.box[:, :2]).max(1)
+    assert side >= objective.LEAST_ZOOM * sizes.min() - 4
+
+
+def test_a_scene_of_large_masks_alone_is_not_enlarged(cache: SceneCache) -> None:
+    full = cache[0]
+    large = np.tile(np.array([[0.0, 0.0, 200.0, 250.0]], np.float32), (len(full.box), 1))
+    scene = CachedScene(full.image, full.masks, full.class_id, full.level, large)
+    assert zoomed(scene, np.random.default_rng(0)) is None
