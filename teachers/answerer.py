@@ -13,16 +13,41 @@ from teachers.class_texts import ClassTexts
 from teachers.gating import Choice
 from teachers.protocols import Sample
 from teachers.sam.masks import PredictedMask, to_mask
-from teachers.sam.predictor import Ask, Embeddings, Head, SamPredictor
+from teachers.sam.predictor import Ask, Head, Rgb, SamPredictor
 from teachers.sam.upsample import Upsampler
+from teachers.sam.zoom import NO_ZOOM, Part, Zoom
 
 
-@dataclass(frozen=True)
 class View:
-    """A batch after the encoder pass: features, and the way back to each image's own size."""
+    """A batch after the encoder pass: features, and the way back to each image's own size.
 
-    embeddings: Embeddings
-    upsamplers: list[Upsampler]
+    The images come first, as they are; enlarged parts follow as questions ask for them, each embedded once.
+    """
+
+    def __init__(self, predictor: SamPredictor, images: Sequence[Rgb]) -> None:
+        self._predictor = predictor
+        self._images = images
+        self._places: dict[Part, int] = {}
+        self.embeddings = predictor.embed([])
+        self.upsamplers: list[Upsampler] = []
+        self.places([(image, None) for image in range(len(images))])
+
+    def size(self, image: int) -> tuple[int, int]:
+        """Height and width of an image of the batch."""
+        height, width = self._images[image].shape[:2]
+        return height, width
+
+    def places(self, parts: Sequence[Part]) -> list[int]:
+        """Where each part is in `embeddings`; the new ones are embedded."""
+        new = [part for part in dict.fromkeys(parts) if part not in self._places]
+        if new:
+            found = self._predictor.embed(
+                [self._images[image] for image, _ in new], [window for _, window in new]
+            )
+            self._places |= {part: len(self._places) + rank for rank, part in enumerate(new)}
+            self.embeddings = self.embeddings.followed_by(found)
+            self.upsamplers += [Upsampler(frame, self._predictor.low_res) for frame in found.frames]
+        return [self._places[part] for part in parts]
 
 
 @dataclass(frozen=True)
@@ -35,10 +60,21 @@ class Question:
 
 
 class Answerer:
-    """SAM with a tuned head for some variants; a variant without one, or told so, is answered by plain SAM."""
+    """SAM with a tuned head for some variants; a variant without one, or told so, is answered by plain SAM.
 
-    def __init__(self, predictor: SamPredictor, heads: Mapping[str, Head], texts: ClassTexts | None) -> None:
+    `zoom`: on which part of the image a prompt is asked.
+    """
+
+    def __init__(
+        self,
+        predictor: SamPredictor,
+        heads: Mapping[str, Head],
+        texts: ClassTexts | None,
+        *,
+        zoom: Zoom = NO_ZOOM,
+    ) -> None:
         self.predictor = predictor
+        self.zoom = zoom
         self.texts = texts
         self._tuned = dict(heads)
         self._plain = predictor.plain_head()
@@ -65,8 +101,7 @@ class Answerer:
 
     def look(self, batch: Sequence[Sample]) -> View:
         """The encoder pass."""
-        embeddings = self.predictor.embed([sample.image for sample in batch])
-        return View(embeddings, [Upsampler(frame, self.predictor.low_res) for frame in embeddings.frames])
+        return View(self.predictor, [sample.image for sample in batch])
 
     def answer(
         self, view: View, questions: Sequence[Question], *, zero_shot: bool = False
@@ -76,7 +111,8 @@ class Answerer:
         for variant in dict.fromkeys(question.variant for question in questions):
             rows = [index for index, question in enumerate(questions) if question.variant == variant]
             head = self._plain if zero_shot else self._head(variant)
-            asks = [self._ask(questions[row], head) for row in rows]
+            places = view.places([self._part(questions[row], view) for row in rows])
+            asks = [self._ask(questions[row], place, head) for row, place in zip(rows, places, strict=True)]
             for index, answer in self.predictor.decode(head, view.embeddings, asks):
                 masks[rows[index]] = to_mask(answer, view.upsamplers[asks[index].image])
         return [masks[index] for index in range(len(questions))]
@@ -86,8 +122,12 @@ class Answerer:
             return self._plain
         return self._tuned.get(variant, self._plain)
 
-    def _ask(self, question: Question, head: Head) -> Ask:
+    def _part(self, question: Question, view: View) -> Part:
+        height, width = view.size(question.image)
+        return question.image, self.zoom.window(question.prompt.box_xyxy, height, width)
+
+    def _ask(self, question: Question, place: int, head: Head) -> Ask:
         prompt = question.prompt
         if head.branch is None or self.texts is None:
-            return Ask(question.image, prompt)
-        return Ask(question.image, prompt, self.texts.vector(prompt.class_id, prompt.phrase))
+            return Ask(place, prompt)
+        return Ask(place, prompt, self.texts.vector(prompt.class_id, prompt.phrase))

@@ -1,6 +1,6 @@
 """Image features of the frozen encoder, computed once and memory-mapped, so that tuning runs the encoder no more."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from pipeline.data.photos import read_unchanged
 from pipeline.engine.context import Stopped, TrainContext
 from teachers.sam.pixels import Frame
 from teachers.sam.predictor import Embeddings, SamPredictor
+from teachers.sam.zoom import Part
 from teachers.training_set import TrainingImage
 
 _DONE = "embeddings.done"
@@ -25,23 +26,33 @@ def _write_count(path: Path, count: int) -> None:
 
 
 class EmbeddingCache:
-    """Features of training images; the first ones lie in a file of at most `limit_bytes`, the others are made anew.
+    """Features of parts of training images; the first ones lie in a file of at most `limit_bytes`.
 
-    All are rounded to `dtype` (float16 or float32), cached or not, so the limit changes time and nothing else.
+    The others are made anew. All are rounded to `dtype` (float16 or float32), cached or not, so the limit changes time
+    and nothing else.
     """
 
     def __init__(
-        self, predictor: SamPredictor, images: Sequence[TrainingImage], *, dtype: str, limit_bytes: float
+        self,
+        predictor: SamPredictor,
+        images: Sequence[TrainingImage],
+        parts: Iterable[Part],
+        *,
+        dtype: str,
+        limit_bytes: float,
     ) -> None:
         self._predictor = predictor
         self._images = images
+        self._parts = tuple(dict.fromkeys(parts))
+        self._rows = {part: row for row, part in enumerate(self._parts)}
         self._dtype = DTYPES[dtype]
         encoder = predictor.sam.prompt_encoder
         self._shape = (encoder.embed_dim, *encoder.image_embedding_size)
         one = int(np.prod(self._shape)) * np.dtype(self._dtype).itemsize
-        self.cached = min(len(images), int(limit_bytes // one))
+        self.cached = min(len(self._parts), int(limit_bytes // one))
         self._map: np.memmap | None = None
         self._root = Path()
+        self._held: tuple[int, np.ndarray] | None = None
 
     def build(self, context: TrainContext, progress: Callable[[int, int], None]) -> None:
         """Fill the file in `context.workdir`, going on where an earlier attempt ended; raises Stopped when asked to."""
@@ -56,19 +67,19 @@ class EmbeddingCache:
         for start in range(done, self.cached, step):
             if context.should_stop():
                 raise Stopped
-            rows = range(start, min(start + step, self.cached))
-            self._map[rows.start : rows.stop] = self._embed(rows).numpy()
+            stop = min(start + step, self.cached)
+            self._map[start:stop] = self._embed(self._parts[start:stop]).numpy()
             self._map.flush()
-            _write_count(done_path, rows.stop)
-            progress(rows.stop, self.cached)
+            _write_count(done_path, stop)
+            progress(stop, self.cached)
 
-    def gather(self, indices: Sequence[int]) -> Embeddings:
-        """Features (len(indices), C, g, g) float32 on the model's device, in the order given."""
-        fresh = [index for index in dict.fromkeys(indices) if index >= self.cached]
+    def gather(self, parts: Sequence[Part]) -> Embeddings:
+        """Features (len(parts), C, g, g) float32 on the model's device, in the order given; KeyError for an unknown."""
+        fresh = [part for part in dict.fromkeys(parts) if self._rows[part] >= self.cached]
         made = dict(zip(fresh, self._embed(fresh), strict=True)) if fresh else {}
-        rows = [made[i] if i in made else torch.from_numpy(np.array(self._row(i))) for i in indices]
+        rows = [made[p] if p in made else torch.from_numpy(np.array(self._row(self._rows[p]))) for p in parts]
         features = torch.stack(rows).to(self._predictor.sam.device).float()
-        return Embeddings(features, tuple(self._frame(index) for index in indices))
+        return Embeddings(features, tuple(self._frame(part) for part in parts))
 
     def _row(self, index: int) -> np.ndarray:
         if self._map is None:
@@ -76,19 +87,23 @@ class EmbeddingCache:
         row: np.ndarray = self._map[index]
         return row
 
-    def _frame(self, index: int) -> Frame:
-        image = self._images[index]
-        return Frame(image.height, image.width, self._predictor.sam.image_encoder.img_size)
+    def _frame(self, part: Part) -> Frame:
+        image = self._images[part[0]]
+        return Frame(image.height, image.width, self._predictor.sam.image_encoder.img_size, part[1])
 
-    def _embed(self, indices: Sequence[int]) -> Tensor:
+    def _embed(self, parts: Sequence[Part]) -> Tensor:
         """Features (n, C, g, g) in the cache's dtype, on the CPU."""
-        pixels = [self._read(self._images[index]) for index in indices]
-        features = self._predictor.embed(pixels).features.cpu()
+        pixels = [self._read(image) for image, _ in parts]
+        features = self._predictor.embed(pixels, [window for _, window in parts]).features.cpu()
         return features.half() if self._dtype is np.float16 else features
 
-    def _read(self, image: TrainingImage) -> np.ndarray:
+    def _read(self, index: int) -> np.ndarray:
+        if self._held is not None and self._held[0] == index:
+            return self._held[1]  # the parts of an image stand together
+        image = self._images[index]
         pixels = read_unchanged(self._root / image.uri, image.sha256)
         if pixels.shape[:2] != (image.height, image.width):
             found = f"{pixels.shape[1]}x{pixels.shape[0]}"
             raise BadInput(f"image {image.uri}: expected {image.width}x{image.height}, found {found}")
+        self._held = index, pixels
         return pixels

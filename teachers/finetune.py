@@ -11,13 +11,12 @@ from pathlib import Path
 
 from pipeline.data.errors import BadInput
 from pipeline.engine.context import Metrics, Records, TrainContext
-from teachers.class_texts import ClassTexts
+from teachers.answerer import Answerer
 from teachers.embedding_cache import EmbeddingCache
 from teachers.fit_head import Bench, HeadTask, HeadTrainer
 from teachers.gating import Fold
 from teachers.heads import TeacherFile, new_head, save_head
 from teachers.identity import ModelIdentity
-from teachers.sam.predictor import SamPredictor
 from teachers.settings import ClassAwareSettings
 from teachers.training_set import Target, TrainingSet, collect, folds
 
@@ -49,15 +48,15 @@ def tune(
     context: TrainContext,
     *,
     settings: ClassAwareSettings,
-    predictor: SamPredictor,
-    texts: ClassTexts | None,
+    answerer: Answerer,
     identity: ModelIdentity,
 ) -> Metrics:
     """Fit every variant on the human-masked records and write the artifact; goes on from `context.workdir`.
 
-    `texts` may be None without the class-aware branch; `identity` is what the heads will fit onto. With fewer
-    than two human-masked images, or no mask on them, nothing is fitted and `teacher.json` says so.
-    Raises Stopped with all states saved, and BadInput for unreadable images or more than one worker.
+    `answerer` brings the frozen SAM, the class vectors (None without the class-aware branch) and which part of an image
+    is seen with a box; `identity` is what the heads will fit onto. With fewer than two human-masked images, or no mask
+    on them, nothing is fitted and `teacher.json` says so. Raises Stopped with all states saved, and BadInput for
+    unreadable images or more than one worker.
     """
     if context.world != 1:
         raise BadInput(f"finetune_teacher: tunes in one worker, found {context.world}")
@@ -65,14 +64,18 @@ def tune(
     if training.use == "zero_shot":
         return _zero_shot(training, context.out, identity)
     cache = EmbeddingCache(
-        predictor, training.images, dtype=settings.cache_dtype, limit_bytes=settings.cache_gb * _GIB
+        answerer.predictor,
+        training.images,
+        (target.part(v, answerer.zoom) for target in training.targets for v in settings.variants),
+        dtype=settings.cache_dtype,
+        limit_bytes=settings.cache_gb * _GIB,
     )
     parts = _parts(training, context.seed)
     steps = sum(len(settings.variants) * settings.steps for part in parts if part.targets)
     progress = _Progress(context.progress, cache.cached + steps)
     cache.build(context, lambda done, _: progress.show(done, progress.total, "embeddings"))
     progress.done = cache.cached
-    bench = Bench(predictor, cache, texts, settings, context.seed)
+    bench = Bench(answerer.predictor, cache, answerer.texts, settings, context.seed, answerer.zoom)
     for part in parts:
         _fit_part(part, bench, context, progress)
     _write_teachers(parts, context.out, settings, identity)

@@ -22,7 +22,9 @@ from teachers.class_texts import ClassTexts
 from teachers.embedding_cache import EmbeddingCache
 from teachers.heads import fill, trained_parameters
 from teachers.losses import PointSampling, choose_points, point_sample, weighed
+from teachers.sam.pixels import Frame
 from teachers.sam.predictor import Ask, Head, SamPredictor
+from teachers.sam.zoom import NO_ZOOM, Zoom
 from teachers.settings import ClassAwareSettings
 from teachers.training_set import Target
 
@@ -36,6 +38,7 @@ class Bench:
     texts: ClassTexts | None
     settings: ClassAwareSettings
     seed: int
+    zoom: Zoom = NO_ZOOM
 
 
 @dataclass(frozen=True)
@@ -141,29 +144,32 @@ def batch_loss(task: HeadTask, step: int) -> Tensor:
     """5 * CE + 5 * dice of one step's instances on sampled points of the image area, mean over the instances."""
     bench, targets = task.bench, batch_targets(task, step)
     rng = np.random.default_rng(task.entropy(step))
-    images = list(dict.fromkeys(target.image for target in targets))
-    embeddings = bench.cache.gather(images)
+    parts = [target.part(task.variant, bench.zoom) for target in targets]
+    shown = list(dict.fromkeys(parts))
+    embeddings = bench.cache.gather(shown)
     asks = [
         Ask(
-            images.index(t.image),
-            t.prompt(task.variant, rng),
-            bench.texts.vector(t.class_id, t.phrase) if bench.texts else None,
+            shown.index(part),
+            target.prompt(task.variant, rng),
+            bench.texts.vector(target.class_id, target.phrase) if bench.texts else None,
         )
-        for t in targets
+        for target, part in zip(targets, parts, strict=True)
     ]
+    frames = [embeddings.frames[ask.image] for ask in asks]
     logits, _ = bench.predictor.forward(task.head, embeddings, asks)
-    extent = torch.tensor([embeddings.frames[ask.image].extent for ask in asks])
+    extent = torch.tensor([frame.extent for frame in frames])
     generator = torch.Generator().manual_seed(task.entropy(step))
     sampling = PointSampling(task.bench.settings.points)
     points = choose_points(logits.detach(), sampling, generator, extent=extent)
-    labels = _labels(targets, points.cpu() / extent[:, None, :]).to(logits.device)
+    labels = _labels(targets, frames, points.cpu() / extent[:, None, :]).to(logits.device)
     return weighed(point_sample(logits, points), labels)
 
 
-def _labels(targets: list[Target], points: Tensor) -> Tensor:
-    """Human masks (N, P) at `points` (N, P, 2) in [0, 1] of each image, at its original size."""
+def _labels(targets: list[Target], frames: list[Frame], points: Tensor) -> Tensor:
+    """Human masks (N, P) at `points` (N, P, 2) in [0, 1] of what is seen of each image, at its original size."""
     rows = []
-    for target, own in zip(targets, points, strict=True):
-        mask = torch.from_numpy(np.ascontiguousarray(masks.decode(target.rle), np.float32))
+    for target, frame, own in zip(targets, frames, points, strict=True):
+        seen = frame.seen.of(masks.decode(target.rle))
+        mask = torch.from_numpy(np.ascontiguousarray(seen, np.float32))
         rows.append(point_sample(mask[None], own[None])[0])
     return torch.stack(rows)

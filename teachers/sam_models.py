@@ -10,6 +10,7 @@ from teachers.heads import TEACHER_JSON, TeacherFile, head_path, load_head, read
 from teachers.identity import ModelIdentity, file_sha256, identity_of
 from teachers.sam.load import load_sam
 from teachers.sam.predictor import Head, SamPredictor
+from teachers.sam.zoom import Zoom
 from teachers.sam_teacher import SamTeacher
 from teachers.settings import ClassAwareSettings, SamSettings
 from teachers.text import load_text
@@ -17,7 +18,8 @@ from teachers.text import load_text
 
 def build_sam(settings: SamSettings, *, device: str) -> SamTeacher:
     """Zero-shot SAM; reads its checkpoint."""
-    answerer = Answerer(_predictor(settings, device), {}, None)
+    predictor = _predictor(settings, device)
+    answerer = Answerer(predictor, {}, None, zoom=_zoom(settings, predictor))
     return SamTeacher(answerer, settings, identity_of(settings))
 
 
@@ -42,7 +44,8 @@ def build_class_aware_sam(
             for variant in tuned.variants
         }
         digests = {variant: file_sha256(head_path(artifact, variant)) for variant in tuned.variants}
-    return SamTeacher(Answerer(predictor, heads, texts), settings, identity, tuned=tuned, heads=digests)
+    answerer = Answerer(predictor, heads, texts, zoom=_zoom(settings, predictor))
+    return SamTeacher(answerer, settings, identity, tuned=tuned, heads=digests)
 
 
 def _predictor(settings: SamSettings, device: str) -> SamPredictor:
@@ -51,6 +54,10 @@ def _predictor(settings: SamSettings, device: str) -> SamPredictor:
     ).to(device)
     share = device != "cpu" if settings.share_chunks is None else settings.share_chunks
     return SamPredictor(sam, chunk=settings.chunk, embed_batch=settings.embed_batch, share=share)
+
+
+def _zoom(settings: SamSettings, predictor: SamPredictor) -> Zoom:
+    return Zoom(settings.zoom_share, predictor.sam.image_encoder.img_size)
 
 
 def _texts(settings: ClassAwareSettings, ontology: Ontology, device: str) -> ClassTexts:

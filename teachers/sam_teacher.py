@@ -88,8 +88,7 @@ class SamTeacher:
             data,
             context,
             settings=self.settings,
-            predictor=self.answerer.predictor,
-            texts=self.answerer.texts,
+            answerer=self.answerer,
             identity=self.identity,
         )
 

@@ -16,6 +16,7 @@ PAPER_POINTS = 12544  # Mask2Former
 PAPER_SCORE = 0.3  # of proposals on the none and class ways
 PAPER_NMS = 0.9
 PAPER_ALPHA, PAPER_BETA, PAPER_TAU = 5.0, 2.0, 0.1  # Algorithm 1
+TINY_ZOOM = 0.35  # ours, measured (docs/results.md)
 WEIGHT_DECAY = 0.05  # not stated in the paper; Mask2Former's
 
 
@@ -25,6 +26,8 @@ class SamSettings(BaseModel):
     `checkpoint`: a .pth as published or .safetensors (tiny: embedded); `sha256` is needed for other .pth and .pt files.
     `chunk`, `embed_batch`: prompts and images per forward (CPU: 1-4 and 1; GPU: as many as fit). `share_chunks`:
     prompts of several images fill a chunk together (unset: on a GPU only; see sam/predictor.py).
+    `zoom`: a box is asked on the part of the image in which it takes this share of a side, 0 on the whole image (unset:
+    0.35 for `tiny`, whose grid is coarse, 0 for the others, as in the paper; see sam/zoom.py).
     `score`, `nms`: of proposals that become box prompts. `nms_by_class` keeps overlapping boxes of different classes.
     `alpha`, `beta`, `tau`: Algorithm 1. `refine: false` takes the point's own mask instead (the paper's "Point").
     """
@@ -39,6 +42,7 @@ class SamSettings(BaseModel):
     chunk: int = Field(4, ge=1)
     embed_batch: int = Field(1, ge=1)
     share_chunks: bool | None = None
+    zoom: float | None = Field(None, ge=0, lt=1)
     score: float = Field(PAPER_SCORE, ge=0, le=1)
     nms: float = Field(PAPER_NMS, ge=0, le=1)
     nms_by_class: bool = False
@@ -46,6 +50,12 @@ class SamSettings(BaseModel):
     alpha: float = Field(PAPER_ALPHA, ge=0)
     beta: float = Field(PAPER_BETA, ge=0)
     tau: float = Field(PAPER_TAU, ge=0, le=1)
+
+    @property
+    def zoom_share(self) -> float:
+        """`zoom`, or the model's own when it is unset."""
+        own = TINY_ZOOM if self.sam == "tiny" else 0.0
+        return own if self.zoom is None else self.zoom
 
 
 class ClassAwareSettings(SamSettings):

@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.data import masks
 from pipeline.data.records import RLE, Box, Instance, Origin, Point, Prompt, Record, Role, Source
 from pipeline.data.weak import RESERVED_FROM
+from teachers.sam.zoom import Part, Zoom
 from teachers.settings import BOX, PLAIN_BOX, POINT
 
 MAX_FOLDS = 5
@@ -31,8 +32,14 @@ class Target:
         """The prompt that a variant learns from: tight box and/or the centre of a uniformly random foreground pixel."""
         x, y = masks.foreground_pixel(self.rle, int(rng.integers(self.area)))
         points = () if variant in (BOX, PLAIN_BOX) else (Point(x + 0.5, y + 0.5),)
-        box = None if variant == POINT else self.box
-        return Prompt(Origin.HUMAN, box, points, class_id=self.class_id, phrase=self.phrase)
+        return Prompt(Origin.HUMAN, self._box(variant), points, class_id=self.class_id, phrase=self.phrase)
+
+    def part(self, variant: str, zoom: Zoom) -> Part:
+        """What of its image is seen with the prompt of a variant."""
+        return self.image, zoom.window(self._box(variant), *self.rle.size)
+
+    def _box(self, variant: str) -> Box | None:
+        return None if variant == POINT else self.box
 
 
 @dataclass(frozen=True)

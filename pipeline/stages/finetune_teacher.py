@@ -23,7 +23,7 @@ class FinetuneTeacher(JobStage):
     """
 
     name = "finetune_teacher"
-    version = 1
+    version = 2
     Config = FinetuneTeacherConfig
     roles = frozenset({Role.HUMAN_MASKED, Role.RESERVED})
     produces = "teacher"

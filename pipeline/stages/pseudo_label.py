@@ -35,7 +35,7 @@ class PseudoLabel(MapStage[Sample]):
     """
 
     name = "pseudo_label"
-    version = 2
+    version = 3
     Config = PseudoLabelConfig
     needs = frozenset({"instances", "tags"})
     adds = frozenset({"instances"})

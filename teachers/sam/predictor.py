@@ -20,7 +20,7 @@ from torch import Tensor
 from pipeline.data.records import Prompt
 from teachers.class_aware import ClassAwarePrompts, Points
 from teachers.sam.decode import decode_masks
-from teachers.sam.pixels import Frame, to_input_pixels
+from teachers.sam.pixels import Frame, Window, to_input_pixels
 
 Rgb = npt.NDArray[np.uint8]
 
@@ -31,6 +31,10 @@ class Embeddings:
 
     features: Tensor
     frames: tuple[Frame, ...]
+
+    def followed_by(self, more: "Embeddings") -> "Embeddings":
+        """These, then the others."""
+        return Embeddings(torch.cat([self.features, more.features]), self.frames + more.frames)
 
 
 @dataclass(frozen=True)
@@ -84,30 +88,36 @@ class SamPredictor:
         return Head(self.sam.mask_decoder)
 
     @torch.no_grad()
-    def embed(self, images: Sequence[Rgb]) -> Embeddings:
-        """Features of images (H, W, 3) uint8 RGB of any sizes, in the order given."""
-        squares = [to_input_pixels(image, self.sam) for image in images]
-        parts = []
+    def embed(self, images: Sequence[Rgb], parts: Sequence[Window | None] | None = None) -> Embeddings:
+        """Features of images (H, W, 3) uint8 RGB of any sizes, or of a part of each, in the order given."""
+        seen = parts or [None] * len(images)
+        squares = [to_input_pixels(image, self.sam, part) for image, part in zip(images, seen, strict=True)]
+        found = []
         for start in range(0, len(squares), self.embed_batch):
             batch = torch.stack([pixels for pixels, _ in squares[start : start + self.embed_batch]])
             filled = batch.new_zeros(self.embed_batch, *batch.shape[1:])
             filled[: len(batch)] = batch
-            parts.append(self.sam.image_encoder(filled.to(self.sam.device))[: len(batch)])
-        features = torch.cat(parts) if parts else self._position.new_zeros(0, *self._position.shape[1:])
+            found.append(self.sam.image_encoder(filled.to(self.sam.device))[: len(batch)])
+        features = torch.cat(found) if found else self._position.new_zeros(0, *self._position.shape[1:])
         return Embeddings(features, tuple(frame for _, frame in squares))
 
     @torch.no_grad()
     def decode(self, head: Head, embeddings: Embeddings, asks: Sequence[Ask]) -> Iterator[tuple[int, Answer]]:
-        """(index into `asks`, answer) of every prompt, each once, in chunk order; nothing is kept between chunks."""
+        """(index into `asks`, answer) of every prompt, each once, in chunk order; nothing is kept between chunks.
+
+        A part of an image is decoded one prompt at a time unless chunks are shared: it seldom has a second one.
+        """
         groups: dict[_Group, list[int]] = {}
         for index, ask in enumerate(asks):
             image = None if self.share else ask.image
             group = image, len(ask.prompt.points), ask.prompt.box_xyxy is not None
             groups.setdefault(group, []).append(index)
-        for rows in groups.values():
-            for start in range(0, len(rows), self.chunk):
-                part = rows[start : start + self.chunk]
-                filled = [asks[part[min(i, len(part) - 1)]] for i in range(self.chunk)]
+        for (image, _, _), rows in groups.items():
+            alone = image is not None and embeddings.frames[image].part is not None
+            chunk = 1 if alone else self.chunk
+            for start in range(0, len(rows), chunk):
+                part = rows[start : start + chunk]
+                filled = [asks[part[min(i, len(part) - 1)]] for i in range(chunk)]
                 logits, pred_iou = self.forward(head, embeddings, filled)
                 arrays = logits.float().cpu().numpy()
                 for index, array, iou in zip(part, arrays, pred_iou.tolist(), strict=False):

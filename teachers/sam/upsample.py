@@ -87,17 +87,21 @@ class Crop:
 
 
 class Upsampler:
-    """Upsampling for one image; `low_res` = (rows, columns) of the decoder's logits."""
+    """Upsampling for one image, or the part that is seen of it; `low_res` = (rows, columns) of the decoder's logits.
+
+    `size` = (height, width) of the whole image.
+    """
 
     def __init__(self, frame: Frame, low_res: tuple[int, int]) -> None:
         height, width = frame.input_size
-        self._rows = _axis(low_res[0], frame.side, height, frame.height)
-        self._columns = _axis(low_res[1], frame.side, width, frame.width)
+        self._seen = frame.seen
+        self._rows = _axis(low_res[0], frame.side, height, self._seen.height)
+        self._columns = _axis(low_res[1], frame.side, width, self._seen.width)
         self.size = (frame.height, frame.width)
 
     def full(self, low_res: FloatArray) -> FloatArray:
-        """Logits (H, W) of the whole image."""
-        return self._compute(low_res, (0, self.size[0]), (0, self.size[1]))
+        """Logits (h, w) of all that is seen of the image."""
+        return self._compute(low_res, (0, self._seen.height), (0, self._seen.width))
 
     def above(self, low_res: FloatArray, threshold: float) -> Crop | None:
         """The crop outside of which no logit exceeds `threshold`; None when none does anywhere.
@@ -112,7 +116,7 @@ class Upsampler:
         x = self._columns.window(int(columns[0]), int(columns[-1]))
         if y[0] == y[1] or x[0] == x[1]:
             return None  # all of it lies in the padding
-        return Crop(self._compute(low_res, y, x), y[0], x[0])
+        return Crop(self._compute(low_res, y, x), self._seen.top + y[0], self._seen.left + x[0])
 
     def _compute(self, low_res: FloatArray, rows: Window, columns: Window) -> FloatArray:
         # Rows first, on the narrow low-res width; the result is the transpose of a C-ordered array, as RLE likes it.

@@ -17,13 +17,15 @@ from pipeline.data.errors import BadInput
 from pipeline.data.masks import decode, encode
 from pipeline.data.records import Category, Instance, Ontology, Record, Role, Source
 from pipeline.engine.context import Metrics, Stopped, TrainContext
+from teachers.answerer import Answerer
 from teachers.class_texts import ClassTexts
 from teachers.embedding_cache import EmbeddingCache
 from teachers.finetune import tune
-from teachers.fit_head import Bench, HeadTask, batch_targets
+from teachers.fit_head import Bench, HeadTask, batch_loss, batch_targets
 from teachers.heads import load_head, read_teacher
 from teachers.identity import ModelIdentity
 from teachers.sam.predictor import SamPredictor
+from teachers.sam.zoom import NO_ZOOM, Zoom
 from teachers.settings import ClassAwareSettings
 from teachers.training_set import collect
 
@@ -86,7 +88,7 @@ class Run:
         return self.stop_after is not None and self.asked > self.stop_after
 
     def context(self, out: str, *, seed: int = 0, world: int = 1) -> TrainContext:
-        (self.folder / out).mkdir()
+        (self.folder / out).mkdir(parents=True)
         (self.folder / "work").mkdir(exist_ok=True)
         return TrainContext(
             device="cpu",
@@ -118,8 +120,7 @@ def run_tune(make_sam: Callable[[int], Sam]) -> Callable[..., Tuned]:
             Listed(tuple(records)),
             context,
             settings=settings,
-            predictor=predictor,
-            texts=texts,
+            answerer=Answerer(predictor, {}, texts, zoom=Zoom(settings.zoom_share, 64)),
             identity=IDENTITY,
         )
         return metrics, {path.stem: load_file(path) for path in context.out.glob("*.safetensors")}
@@ -295,11 +296,18 @@ def test_reserved_masks_are_never_learnt_from(run_tune: Callable[..., Tuned], tm
     assert (metrics["images"], metrics["instances"]) == (2, 4)
 
 
+def widened(record: Record) -> Record:
+    """A record that is one column wider than its photo."""
+    masks = (np.pad(decode(instance.rle), ((0, 0), (0, 1))) for instance in record.instances)
+    instances = (replace(i, rle=encode(mask)) for i, mask in zip(record.instances, masks, strict=True))
+    return replace(record, width=65, instances=tuple(instances))
+
+
 @pytest.mark.parametrize(
     ("break_it", "world", "message"),
     [
         (lambda record: replace(record, uri="gone.png"), 1, "gone.png"),
-        (lambda record: replace(record, width=65, instances=()), 1, "expected 65x48, found 64x48"),
+        (widened, 1, "expected 65x48, found 64x48"),
         (lambda record: replace(record, sha256="0" * 64), 1, "changed since ingest"),
         (lambda record: record, 2, "one worker, found 2"),
     ],
@@ -369,10 +377,50 @@ def test_the_learning_rate_drops_once(
     assert rates == pytest.approx(([1e-3] * 6 + [1e-4] * 2) * 4)
 
 
+def photo_record(pixels: np.ndarray, mask: np.ndarray, root: Path) -> Record:
+    path = root / f"{len(list(root.glob('*.png')))}.png"
+    Image.fromarray(pixels).save(path)
+    height, width = mask.shape
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    made = Instance(Source.HUMAN, 3, rle=encode(mask))
+    return Record(1, path.name, digest, width, height, "train", Role.HUMAN_MASKED, instances=(made,))
+
+
+@pytest.mark.parametrize("corner", [(30, 12), (3, 30)])
+def test_the_loss_of_a_part_is_that_of_the_part_as_an_image_of_its_own(
+    make_sam: Callable[[int], Sam], tmp_path: Path, corner: tuple[int, int]
+) -> None:
+    rng = np.random.default_rng(0)
+    pixels, mask = rng.integers(0, 256, (48, 64, 3), np.uint8), np.zeros((48, 64), bool)
+    x, y = corner
+    mask[y : y + 6, x : x + 8] = rng.random((6, 8)) < 0.7
+    mask[y, x] = mask[y + 5, x + 7] = True
+    zoom, predictor = Zoom(0.5, 64), SamPredictor(make_sam(0))
+    window = zoom.window((x, y, x + 8, y + 6), 48, 64)
+    assert window is not None
+    losses = []
+    for record, own_zoom in (
+        (photo_record(pixels, mask, tmp_path), zoom),
+        (photo_record(np.ascontiguousarray(window.of(pixels)), window.of(mask), tmp_path), NO_ZOOM),
+    ):
+        training = collect([record])
+        parts = [target.part("box", own_zoom) for target in training.targets]
+        cache = EmbeddingCache(predictor, training.images, parts, dtype="float32", limit_bytes=0)
+        cache.build(
+            replace(Run(tmp_path / record.uri[0]).context("out"), images_root=tmp_path), lambda *_: None
+        )
+        bench = Bench(predictor, cache, None, SETTINGS, 0, own_zoom)
+        task = HeadTask("box", "box", predictor.plain_head(), training.targets, bench)
+        losses.append(float(batch_loss(task, 0).detach()))
+    assert losses[0] == losses[1] > 0
+
+
 def test_every_pass_shows_every_target_once(make_sam: Callable[[int], Sam], tmp_path: Path) -> None:
     training = collect([scene(i, tmp_path) for i in range(4)])
     predictor = SamPredictor(make_sam(0))
-    bench = Bench(predictor, EmbeddingCache(predictor, (), dtype="float32", limit_bytes=0), None, SETTINGS, 0)
+    bench = Bench(
+        predictor, EmbeddingCache(predictor, (), (), dtype="float32", limit_bytes=0), None, SETTINGS, 0
+    )
     task = HeadTask("box", "box", predictor.plain_head(), training.targets, bench)
     shown = [target for step in range(8) for target in batch_targets(task, step)]  # 24: three passes over 8
     for start in (0, 8, 16):

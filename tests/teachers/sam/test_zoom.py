@@ -1,0 +1,153 @@
+"""A small box is asked on an enlarged part of its image, with the answer of that part as an image of its own."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from segment_anything.modeling import Sam
+
+from pipeline.data.masks import decode, encode
+from pipeline.data.records import Box, Origin, Point, Prompt, Record, Role
+from teachers.answerer import Answerer, Question
+from teachers.protocols import Sample
+from teachers.sam.masks import PredictedMask
+from teachers.sam.pixels import Frame, Window
+from teachers.sam.predictor import SamPredictor
+from teachers.sam.zoom import NO_ZOOM, Zoom
+from teachers.settings import ClassAwareSettings, SamSettings
+from teachers.training_set import Target
+
+ZOOM = Zoom(share=0.5, side=64)
+SMALL = Prompt(Origin.HUMAN, (70.0, 30.0, 86.0, 40.0))  # seen in 32 x 32 pixels
+OTHER = Prompt(Origin.HUMAN, (2.0, 60.0, 20.0, 79.0), (Point(10.5, 70.5),))
+LARGE = Prompt(Origin.HUMAN, (10.0, 5.0, 90.0, 75.0))
+CLICK = Prompt(Origin.HUMAN, points=(Point(75.5, 35.5),))
+
+
+def sample(seed: int, size: tuple[int, int] = (80, 100)) -> Sample:
+    image = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    return Sample(Record(seed, "a.png", "0" * 64, size[1], size[0], "train", Role.WEAK), image)
+
+
+def answer(
+    sam: Sam, samples: list[Sample], *asked: tuple[int, Prompt], zoom: Zoom = ZOOM, share: bool = False
+) -> list[PredictedMask]:
+    answerer = Answerer(SamPredictor(sam, chunk=3, share=share), {}, None, zoom=zoom)
+    return answerer.answer(answerer.look(samples), [Question("box", *question) for question in asked])
+
+
+@pytest.mark.parametrize(
+    ("box", "size", "window"),
+    [
+        ((40.0, 30.0, 60.0, 40.0), (80, 100), Window(15, 30, 40, 40)),
+        ((0.0, 0.0, 20.0, 10.0), (80, 100), Window(0, 0, 40, 40)),  # moved inside the image
+        ((85.0, 70.0, 100.0, 80.0), (80, 100), Window(50, 70, 30, 30)),
+        ((40.0, 10.0, 60.0, 20.0), (30, 100), Window(0, 30, 30, 40)),  # no higher than the image
+        ((50.2, 40.2, 50.9, 40.4), (80, 100), Window(36, 47, 8, 8)),  # enlarged eight times at most
+        ((0.0, 0.0, 50.0, 10.0), (80, 100), None),  # as large as the image
+        ((0.0, 0.0, 0.5, 0.5), (6, 7), None),
+        (None, (80, 100), None),
+    ],
+)
+def test_window(box: Box | None, size: tuple[int, int], window: Window | None) -> None:
+    assert ZOOM.window(box, *size) == window
+    assert NO_ZOOM.window(box, *size) is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_window_lies_in_the_image_and_holds_the_box(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for _ in range(100):
+        height, width = (int(side) for side in rng.integers(8, 300, 2))
+        x, y = np.sort(rng.uniform(0, width, 2)), np.sort(rng.uniform(0, height, 2))
+        window = ZOOM.window((x[0], y[0], x[1], y[1]), height, width)
+        if window is None:
+            continue
+        assert 0 <= window.top <= y[0]
+        assert 0 <= window.left <= x[0]
+        assert y[1] <= window.top + window.height <= height
+        assert x[1] <= window.left + window.width <= width
+
+
+@pytest.mark.parametrize("prompt", [SMALL, OTHER])
+def test_the_answer_is_that_of_the_part_as_an_image_of_its_own(small_sam: Sam, prompt: Prompt) -> None:
+    whole = sample(1)
+    window = ZOOM.window(prompt.box_xyxy, 80, 100)
+    assert window is not None
+    assert prompt.box_xyxy is not None
+    shift = np.array([window.left, window.top] * 2)
+    x0, y0, x1, y1 = (np.array(prompt.box_xyxy) - shift).tolist()
+    points = tuple(replace(p, x=p.x - window.left, y=p.y - window.top) for p in prompt.points)
+    alone = replace(prompt, box_xyxy=(x0, y0, x1, y1), points=points)
+    part = replace(whole, image=np.ascontiguousarray(window.of(whole.image)))
+    answerer = Answerer(SamPredictor(small_sam, chunk=1), {}, None)
+    [expected] = answerer.answer(answerer.look([part]), [Question("box", 0, alone)])
+    [found] = answer(small_sam, [whole], (0, prompt))
+    assert expected.rle is not None
+    assert expected.box is not None
+    assert found.rle is not None
+    pasted = np.zeros((80, 100), bool)
+    window.of(pasted)[:] = decode(expected.rle)
+    assert np.array_equal(decode(found.rle), pasted)
+    assert found.box == tuple((np.array(expected.box) + shift).tolist())
+    assert (found.pred_iou, found.stability) == (expected.pred_iou, expected.stability)
+
+
+@pytest.mark.parametrize("prompt", [LARGE, CLICK])
+def test_large_boxes_and_clicks_see_the_whole_image(small_sam: Sam, prompt: Prompt) -> None:
+    assert answer(small_sam, [sample(1)], (0, prompt)) == answer(
+        small_sam, [sample(1)], (0, prompt), zoom=NO_ZOOM
+    )
+
+
+def test_an_answer_does_not_depend_on_its_neighbours(small_sam: Sam) -> None:
+    asked = [(0, SMALL), (1, SMALL), (1, LARGE), (0, OTHER), (1, OTHER), (0, CLICK)]
+    together = answer(small_sam, [sample(1), sample(2)], *asked)
+    for (image, prompt), found in zip(asked, together, strict=True):
+        assert [found] == answer(small_sam, [sample(image + 1)], (0, prompt))
+    assert together[0] != together[1]
+    shared = answer(small_sam, [sample(1), sample(2)], *asked, share=True)
+    assert [mask.box for mask in shared] == [mask.box for mask in together]
+
+
+def test_a_part_is_embedded_once(small_sam: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedded: list[int] = []
+    original = SamPredictor.embed
+
+    def spy(self: SamPredictor, images: list[np.ndarray], parts: list[Window | None] | None = None) -> object:
+        embedded.append(len(images))
+        return original(self, images, parts)
+
+    monkeypatch.setattr(SamPredictor, "embed", spy)
+    answerer = Answerer(SamPredictor(small_sam), {}, None, zoom=ZOOM)
+    view = answerer.look([sample(1), sample(2)])
+    questions = [Question(v, 1, p) for v in ("box", "point_box") for p in (SMALL, OTHER, LARGE)]
+    answerer.answer(view, questions)
+    answerer.answer(view, questions, zero_shot=True)
+    assert sum(embedded) == 2 + 2
+
+
+def test_what_is_learnt_from_is_what_is_answered_on() -> None:
+    mask = np.zeros((80, 100), bool)
+    mask[30:40, 70:86] = True
+    target = Target(3, encode(mask), (70.0, 30.0, 86.0, 40.0), 160, 1, None)
+    rng = np.random.default_rng(0)
+    for variant, seen in (("box", True), ("plain_box", True), ("point_box", True), ("point", False)):
+        window = ZOOM.window(target.prompt(variant, rng).box_xyxy, 80, 100)
+        assert target.part(variant, ZOOM) == (3, window)
+        assert (window is not None) is seen
+
+
+@pytest.mark.parametrize(
+    ("settings", "share"),
+    [({}, 0.35), ({"sam": "vit_b"}, 0.0), ({"sam": "vit_h", "zoom": 0.2}, 0.2), ({"zoom": 0}, 0.0)],
+)
+def test_the_tiny_sam_zooms_by_default(settings: dict[str, object], share: float) -> None:
+    assert SamSettings.model_validate(settings).zoom_share == share
+    assert ClassAwareSettings.model_validate(settings).zoom_share == share
+
+
+def test_extent_and_size_of_a_part() -> None:
+    frame = Frame(80, 100, 64, Window(10, 20, 16, 32))
+    assert (frame.input_size, frame.extent) == ((32, 64), (1.0, 0.5))
+    assert tuple(frame.to_input(np.array((20.0, 10.0)))) == (-0.5, -0.5)
