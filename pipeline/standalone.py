@@ -177,7 +177,7 @@ def find_teacher(text: str) -> Found:
         from teachers.heads import read_teacher
 
         model = read_teacher(folder).model
-        entry: Entry = {"use": "class_aware_sam", "sam": model.sam, "class_aware": model.class_aware}
+        entry: Entry = {"use": "class_aware_sam", **model.model_dump(include={"sam", "class_aware", "zoom"})}
         return Found(entry | ({"text": model.text} if model.text else {}), {"teacher": folder.resolve()})
     raise BadInput(
         f"teacher {text!r}: no catalog entry, folder with {TEACHER_CARD} or run folder; {did_you_mean(text, names)}"

@@ -15,7 +15,7 @@ from teachers.protocols import Sample
 from teachers.sam.masks import PredictedMask, to_mask
 from teachers.sam.predictor import Ask, Head, Rgb, SamPredictor
 from teachers.sam.upsample import Upsampler
-from teachers.sam.zoom import NO_ZOOM, Part, Zoom
+from teachers.sam.zoom import Part, Zoom
 
 
 class View:
@@ -71,7 +71,7 @@ class Answerer:
         heads: Mapping[str, Head],
         texts: ClassTexts | None,
         *,
-        zoom: Zoom = NO_ZOOM,
+        zoom: Zoom,
     ) -> None:
         self.predictor = predictor
         self.zoom = zoom
@@ -124,7 +124,7 @@ class Answerer:
 
     def _part(self, question: Question, view: View) -> Part:
         height, width = view.size(question.image)
-        return question.image, self.zoom.window(question.prompt.box_xyxy, height, width)
+        return question.image, self.zoom.window(question.prompt, height, width)
 
     def _ask(self, question: Question, place: int, head: Head) -> Ask:
         prompt = question.prompt

@@ -75,7 +75,9 @@ class EmbeddingCache:
 
     def gather(self, parts: Sequence[Part]) -> Embeddings:
         """Features (len(parts), C, g, g) float32 on the model's device, in the order given; KeyError for an unknown."""
-        fresh = [part for part in dict.fromkeys(parts) if self._rows[part] >= self.cached]
+        fresh = sorted(
+            {part for part in parts if self._rows[part] >= self.cached}, key=self._rows.__getitem__
+        )
         made = dict(zip(fresh, self._embed(fresh), strict=True)) if fresh else {}
         rows = [made[p] if p in made else torch.from_numpy(np.array(self._row(self._rows[p]))) for p in parts]
         features = torch.stack(rows).to(self._predictor.sam.device).float()

@@ -35,7 +35,7 @@ class _Part:
 
 @dataclass
 class _Progress:
-    """Work done of all parts, for the display: embedded images first, then steps."""
+    """Work done of all parts, for the display: embeddings first, then steps."""
 
     show: Callable[[int, int, str], None]
     total: int

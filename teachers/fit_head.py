@@ -24,7 +24,7 @@ from teachers.heads import fill, trained_parameters
 from teachers.losses import PointSampling, choose_points, point_sample, weighed
 from teachers.sam.pixels import Frame
 from teachers.sam.predictor import Ask, Head, SamPredictor
-from teachers.sam.zoom import NO_ZOOM, Zoom
+from teachers.sam.zoom import Zoom
 from teachers.settings import ClassAwareSettings
 from teachers.training_set import Target
 
@@ -38,7 +38,7 @@ class Bench:
     texts: ClassTexts | None
     settings: ClassAwareSettings
     seed: int
-    zoom: Zoom = NO_ZOOM
+    zoom: Zoom
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ TEXT_PICKLES = (".pt", ".pth", ".bin")
 
 
 class ModelIdentity(BaseModel):
-    """What tuned heads fit onto: no other SAM or text tower can take them. Digests are of the weights' files."""
+    """What tuned heads fit onto: no other SAM, text tower or zoom can take them. Digests are of the weights' files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -38,6 +38,7 @@ class ModelIdentity(BaseModel):
     text: str | None = None  # None without the class-aware branch
     text_sha256: str | None = None
     class_aware: Literal["no_box"] | bool
+    zoom: float = 0.0  # the setting
 
 
 def identity_of(settings: SamSettings) -> ModelIdentity:
@@ -48,7 +49,7 @@ def identity_of(settings: SamSettings) -> ModelIdentity:
     problems: list[str] = []
     sam = _noted(partial(_sam_digest, settings), problems)
     if not isinstance(settings, ClassAwareSettings) or not settings.class_aware:
-        found = ModelIdentity(sam=settings.sam, sam_sha256=sam, class_aware=False)
+        found = ModelIdentity(sam=settings.sam, sam_sha256=sam, class_aware=False, zoom=settings.zoom)
     else:
         found = ModelIdentity(
             sam=settings.sam,
@@ -56,6 +57,7 @@ def identity_of(settings: SamSettings) -> ModelIdentity:
             text=settings.text,
             text_sha256=_noted(partial(_text_digest, settings), problems),
             class_aware=settings.class_aware,
+            zoom=settings.zoom,
         )
     if problems:
         raise BadInput("\n".join(problems))

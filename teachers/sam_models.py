@@ -57,7 +57,7 @@ def _predictor(settings: SamSettings, device: str) -> SamPredictor:
 
 
 def _zoom(settings: SamSettings, predictor: SamPredictor) -> Zoom:
-    return Zoom(settings.zoom_share, predictor.sam.image_encoder.img_size)
+    return Zoom(settings.zoom, predictor.sam.image_encoder.img_size)
 
 
 def _texts(settings: ClassAwareSettings, ontology: Ontology, device: str) -> ClassTexts:

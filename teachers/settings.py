@@ -3,6 +3,7 @@
 Numbers of Das et al. 2024 are the defaults; what the paper leaves open is marked (ours).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -17,7 +18,13 @@ PAPER_SCORE = 0.3  # of proposals on the none and class ways
 PAPER_NMS = 0.9
 PAPER_ALPHA, PAPER_BETA, PAPER_TAU = 5.0, 2.0, 0.1  # Algorithm 1
 TINY_ZOOM = 0.35  # ours, measured (docs/results.md)
+MOST_ZOOM = 0.8  # more would cut the box
 WEIGHT_DECAY = 0.05  # not stated in the paper; Mask2Former's
+
+
+def _own_zoom(before: Mapping[str, object]) -> float:
+    """The default by the fields before it."""
+    return TINY_ZOOM if before.get("sam") == "tiny" else 0.0
 
 
 class SamSettings(BaseModel):
@@ -26,8 +33,8 @@ class SamSettings(BaseModel):
     `checkpoint`: a .pth as published or .safetensors (tiny: embedded); `sha256` is needed for other .pth and .pt files.
     `chunk`, `embed_batch`: prompts and images per forward (CPU: 1-4 and 1; GPU: as many as fit). `share_chunks`:
     prompts of several images fill a chunk together (unset: on a GPU only; see sam/predictor.py).
-    `zoom`: a box is asked on the part of the image in which it takes this share of a side, 0 on the whole image (unset:
-    0.35 for `tiny`, whose grid is coarse, 0 for the others, as in the paper; see sam/zoom.py).
+    `zoom`: a box is asked on the part of the image in which it takes this share of a side, 0 on the whole image (0.35
+    is the default of `tiny`, whose grid is coarse; 0 that of the others, as in the paper; see sam/zoom.py).
     `score`, `nms`: of proposals that become box prompts. `nms_by_class` keeps overlapping boxes of different classes.
     `alpha`, `beta`, `tau`: Algorithm 1. `refine: false` takes the point's own mask instead (the paper's "Point").
     """
@@ -42,7 +49,7 @@ class SamSettings(BaseModel):
     chunk: int = Field(4, ge=1)
     embed_batch: int = Field(1, ge=1)
     share_chunks: bool | None = None
-    zoom: float | None = Field(None, ge=0, lt=1)
+    zoom: float = Field(default_factory=_own_zoom, ge=0, le=MOST_ZOOM)
     score: float = Field(PAPER_SCORE, ge=0, le=1)
     nms: float = Field(PAPER_NMS, ge=0, le=1)
     nms_by_class: bool = False
@@ -50,12 +57,6 @@ class SamSettings(BaseModel):
     alpha: float = Field(PAPER_ALPHA, ge=0)
     beta: float = Field(PAPER_BETA, ge=0)
     tau: float = Field(PAPER_TAU, ge=0, le=1)
-
-    @property
-    def zoom_share(self) -> float:
-        """`zoom`, or the model's own when it is unset."""
-        own = TINY_ZOOM if self.sam == "tiny" else 0.0
-        return own if self.zoom is None else self.zoom
 
 
 class ClassAwareSettings(SamSettings):
@@ -65,7 +66,7 @@ class ClassAwareSettings(SamSettings):
     `text_sha256` unless it is .safetensors). `class_aware: no_box`, the paper's, has no branch for human boxes, which
     get a fourth tuned variant, `plain_box`; `true` has it everywhere, `false` nowhere.
     `batch_size`: instances a step. `points`: sampled points of a mask's loss. `cache_gb`: the most the embedding cache
-    takes on disk; images beyond it are embedded anew each time. `checkpoint_every`: steps between saved states.
+    takes on disk; what is beyond it is embedded anew each time. `checkpoint_every`: steps between saved states.
     """
 
     not_in_key: ClassVar[frozenset[str]] = SamSettings.not_in_key | {

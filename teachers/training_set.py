@@ -32,14 +32,16 @@ class Target:
         """The prompt that a variant learns from: tight box and/or the centre of a uniformly random foreground pixel."""
         x, y = masks.foreground_pixel(self.rle, int(rng.integers(self.area)))
         points = () if variant in (BOX, PLAIN_BOX) else (Point(x + 0.5, y + 0.5),)
-        return Prompt(Origin.HUMAN, self._box(variant), points, class_id=self.class_id, phrase=self.phrase)
+        box = None if variant == POINT else self.box
+        return Prompt(Origin.HUMAN, box, points, class_id=self.class_id, phrase=self.phrase)
 
     def part(self, variant: str, zoom: Zoom) -> Part:
         """What of its image is seen with the prompt of a variant."""
-        return self.image, zoom.window(self._box(variant), *self.rle.size)
-
-    def _box(self, variant: str) -> Box | None:
-        return None if variant == POINT else self.box
+        if variant == POINT:
+            return self.image, None
+        return self.image, zoom.window(
+            Prompt(Origin.HUMAN, self.box), *self.rle.size
+        )  # its point lies in the box
 
 
 @dataclass(frozen=True)

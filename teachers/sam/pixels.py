@@ -39,18 +39,18 @@ class Window:
 class Frame:
     """How an image of `height` and `width` lies in the input square of `side`, all in pixels.
 
-    `part` is what is seen of the image, None for all of it.
+    `window` is what is seen of the image, None for all of it.
     """
 
     height: int
     width: int
     side: int
-    part: Window | None = None
+    window: Window | None = None
 
     @property
     def seen(self) -> Window:
         """What lies in the square."""
-        return self.part or Window(0, 0, self.height, self.width)
+        return self.window or Window(0, 0, self.height, self.width)
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -66,7 +66,10 @@ class Frame:
         return width / self.side, height / self.side
 
     def to_input(self, xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-        """Points (..., 2) of the image to what SAM's prompt encoder takes: pixel indices in the input square."""
+        """Points (..., 2) of the image to what SAM's prompt encoder takes: pixel indices in the input square.
+
+        Points outside of what is seen come out beyond the square.
+        """
         height, width = self.input_size
         seen = self.seen
         scale = np.array([width / seen.width, height / seen.height])
@@ -76,14 +79,14 @@ class Frame:
 
 
 def to_input_pixels(
-    image: npt.NDArray[np.uint8], sam: Sam, part: Window | None = None
+    image: npt.NDArray[np.uint8], sam: Sam, window: Window | None = None
 ) -> tuple[Tensor, Frame]:
     """The normalised, padded square (3, side, side) float32 on the CPU of an image, or a part of it, and its frame.
 
     `image` (H, W, 3) uint8 RGB.
     """
     height, width, _ = image.shape
-    frame = Frame(height, width, sam.image_encoder.img_size, part)
+    frame = Frame(height, width, sam.image_encoder.img_size, window)
     input_height, input_width = frame.input_size
     shown = Image.fromarray(frame.seen.of(image))
     resized = np.asarray(shown.resize((input_width, input_height), Image.Resampling.BILINEAR))

@@ -27,13 +27,13 @@ Rgb = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Image features (B, C, g, g) on the model's device, and each image's frame."""
+    """Image features (B, C, g, g) on the model's device, and the frame of each, which may show a part of an image."""
 
     features: Tensor
     frames: tuple[Frame, ...]
 
     def followed_by(self, more: "Embeddings") -> "Embeddings":
-        """These, then the others."""
+        """These, then the others: a copy of both."""
         return Embeddings(torch.cat([self.features, more.features]), self.frames + more.frames)
 
 
@@ -47,7 +47,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Ask:
-    """One question: which image of the embeddings, the prompt, and its class vector (d,) if the head wants one."""
+    """One question: its image's place in the embeddings, the prompt, and a class vector (d,) if the head wants one."""
 
     image: int
     prompt: Prompt
@@ -88,18 +88,21 @@ class SamPredictor:
         return Head(self.sam.mask_decoder)
 
     @torch.no_grad()
-    def embed(self, images: Sequence[Rgb], parts: Sequence[Window | None] | None = None) -> Embeddings:
-        """Features of images (H, W, 3) uint8 RGB of any sizes, or of a part of each, in the order given."""
-        seen = parts or [None] * len(images)
-        squares = [to_input_pixels(image, self.sam, part) for image, part in zip(images, seen, strict=True)]
-        found = []
-        for start in range(0, len(squares), self.embed_batch):
-            batch = torch.stack([pixels for pixels, _ in squares[start : start + self.embed_batch]])
-            filled = batch.new_zeros(self.embed_batch, *batch.shape[1:])
-            filled[: len(batch)] = batch
-            found.append(self.sam.image_encoder(filled.to(self.sam.device))[: len(batch)])
-        features = torch.cat(found) if found else self._position.new_zeros(0, *self._position.shape[1:])
-        return Embeddings(features, tuple(frame for _, frame in squares))
+    def embed(self, images: Sequence[Rgb], windows: Sequence[Window | None] | None = None) -> Embeddings:
+        """Features of images (H, W, 3) uint8 RGB of any sizes, or of a window of each, in the order given."""
+        shown = list(zip(images, [None] * len(images) if windows is None else windows, strict=True))
+        features = [self._position.new_zeros(0, *self._position.shape[1:])]
+        frames: list[Frame] = []
+        for start in range(0, len(shown), self.embed_batch):
+            squares = [
+                to_input_pixels(image, self.sam, window)
+                for image, window in shown[start : start + self.embed_batch]
+            ]
+            filled = torch.zeros(self.embed_batch, *squares[0][0].shape)
+            filled[: len(squares)] = torch.stack([pixels for pixels, _ in squares])
+            features.append(self.sam.image_encoder(filled.to(self.sam.device))[: len(squares)])
+            frames += [frame for _, frame in squares]
+        return Embeddings(torch.cat(features), tuple(frames))
 
     @torch.no_grad()
     def decode(self, head: Head, embeddings: Embeddings, asks: Sequence[Ask]) -> Iterator[tuple[int, Answer]]:
@@ -113,14 +116,14 @@ class SamPredictor:
             group = image, len(ask.prompt.points), ask.prompt.box_xyxy is not None
             groups.setdefault(group, []).append(index)
         for (image, _, _), rows in groups.items():
-            alone = image is not None and embeddings.frames[image].part is not None
+            alone = image is not None and embeddings.frames[image].window is not None
             chunk = 1 if alone else self.chunk
             for start in range(0, len(rows), chunk):
-                part = rows[start : start + chunk]
-                filled = [asks[part[min(i, len(part) - 1)]] for i in range(chunk)]
+                some = rows[start : start + chunk]
+                filled = [asks[some[min(i, len(some) - 1)]] for i in range(chunk)]
                 logits, pred_iou = self.forward(head, embeddings, filled)
                 arrays = logits.float().cpu().numpy()
-                for index, array, iou in zip(part, arrays, pred_iou.tolist(), strict=False):
+                for index, array, iou in zip(some, arrays, pred_iou.tolist(), strict=False):
                     yield index, Answer(array, iou)
 
     def forward(self, head: Head, embeddings: Embeddings, asks: Sequence[Ask]) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from teachers.sam.pixels import Frame
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
-Window = tuple[int, int]  # first line, one past the last
+Span = tuple[int, int]  # first line, one past the last
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class _Axis:
     second: _Step | None  # None when the input already has the original size
     reach: IntArray
 
-    def mix(self, values: FloatArray, window: Window) -> FloatArray:
-        """Original lines of `window` from all low-res lines: (low, k) to (window, k)."""
-        start, stop = window
+    def mix(self, values: FloatArray, span: Span) -> FloatArray:
+        """Original lines of `span` from all low-res lines: (low, k) to (span, k)."""
+        start, stop = span
         if self.second is None:
             return _mix(values, self.first, slice(start, stop), 0)
         lines = slice(start, stop)
@@ -55,7 +55,7 @@ class _Axis:
         middle = _mix(values, self.first, slice(offset, int(self.second.high[stop - 1]) + 1), 0)
         return _mix(middle, self.second, lines, offset)
 
-    def window(self, first: int, last: int) -> Window:
+    def span(self, first: int, last: int) -> Span:
         """Original lines that see any of the low-res lines first..last; empty (0, 0) when none does."""
         seen = np.flatnonzero((self.reach[:, 1] >= first) & (self.reach[:, 0] <= last))
         return (int(seen[0]), int(seen[-1]) + 1) if len(seen) else (0, 0)
@@ -99,10 +99,6 @@ class Upsampler:
         self._columns = _axis(low_res[1], frame.side, width, self._seen.width)
         self.size = (frame.height, frame.width)
 
-    def full(self, low_res: FloatArray) -> FloatArray:
-        """Logits (h, w) of all that is seen of the image."""
-        return self._compute(low_res, (0, self._seen.height), (0, self._seen.width))
-
     def above(self, low_res: FloatArray, threshold: float) -> Crop | None:
         """The crop outside of which no logit exceeds `threshold`; None when none does anywhere.
 
@@ -112,13 +108,13 @@ class Upsampler:
         rows, columns = np.flatnonzero(high.any(axis=1)), np.flatnonzero(high.any(axis=0))
         if not len(rows):
             return None
-        y = self._rows.window(int(rows[0]), int(rows[-1]))
-        x = self._columns.window(int(columns[0]), int(columns[-1]))
+        y = self._rows.span(int(rows[0]), int(rows[-1]))
+        x = self._columns.span(int(columns[0]), int(columns[-1]))
         if y[0] == y[1] or x[0] == x[1]:
             return None  # all of it lies in the padding
         return Crop(self._compute(low_res, y, x), self._seen.top + y[0], self._seen.left + x[0])
 
-    def _compute(self, low_res: FloatArray, rows: Window, columns: Window) -> FloatArray:
+    def _compute(self, low_res: FloatArray, rows: Span, columns: Span) -> FloatArray:
         # Rows first, on the narrow low-res width; the result is the transpose of a C-ordered array, as RLE likes it.
         wide = self._rows.mix(np.ascontiguousarray(low_res), rows)
         return self._columns.mix(np.ascontiguousarray(wide.T), columns).T

@@ -2,17 +2,19 @@
 
 A low-res pixel of SAM stands for a sixteenth of a patch's area; an object of few patches comes out as a blot. SAM's
 automatic mask generator meets that with crops of the image (Kirillov et al. 2023, App. B); here the prompt's own box
-says where to look. Points alone say nothing about size, so they see the whole image.
+says where to look. Points alone say nothing about size, so they are asked on the whole image.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.data.records import Box
+from pipeline.data.records import Box, Point, Prompt
 from teachers.sam.pixels import Window
 
 Part = tuple[int, Window | None]  # an image by its index, and what is seen of it (None: all)
 
 MOST = 8  # input pixels a side that one pixel of the image may become; more shows nothing new
+LEAST = 1.5  # times enlarged; less is not worth a pass of the encoder
 
 
 @dataclass(frozen=True)
@@ -22,24 +24,29 @@ class Zoom:
     share: float
     side: int
 
-    def window(self, box: Box | None, height: int, width: int) -> Window | None:
-        """The window around `box` in an image of that size; None: the whole image, as without a box.
+    def window(self, prompt: Prompt, height: int, width: int) -> Window | None:
+        """The window around a prompt's box and points in an image of that size.
 
-        The window is square, or as high or wide as the image where that is less, and lies inside the image.
+        None stands for the whole image, as without a box or with a large one. The window is square, or as high or wide
+        as the image where that is less, and lies inside the image.
         """
-        if box is None or not self.share:
+        if prompt.box_xyxy is None or not self.share:
             return None
-        x0, y0, x1, y1 = box
+        x0, y0, x1, y1 = _hull(prompt.box_xyxy, prompt.points)
         wanted = max(x1 - x0, y1 - y0) / self.share
         side = int(max(wanted, self.side / MOST) + 0.5)
-        if side >= max(height, width):
+        if side * LEAST > max(height, width):
             return None
         top, rows = _span((y0 + y1) / 2, side, height)
         left, columns = _span((x0 + x1) / 2, side, width)
         return Window(top, left, rows, columns)
 
 
-NO_ZOOM = Zoom(share=0.0, side=1)
+def _hull(box: Box, points: Sequence[Point]) -> Box:
+    """A box around the box and the points, which a machine's box need not hold."""
+    x0, y0, x1, y1 = box
+    x, y = [point.x for point in points], [point.y for point in points]
+    return min([x0, *x]), min([y0, *y]), max([x1, *x]), max([y1, *y])
 
 
 def _span(centre: float, side: int, whole: int) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from segment_anything.modeling import Sam
 
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Category, Instance, Ontology, Record, Role, Source
+from pipeline.standalone import find_teacher
 from teachers import catalog, sam_models
 from teachers.catalog import ModelSpec
 from teachers.heads import TeacherFile, new_head, save_head
@@ -152,6 +153,7 @@ def test_build_tune_load(checkpoint: Path, tmp_path: Path, class_aware: bool | s
         ({"sam_sha256": "other"}, "tuned with sam_sha256 other, expected"),
         ({"text": "ViT-B-16"}, "tuned with text ViT-B-16, expected tiny"),
         ({"class_aware": True}, "tuned with class_aware True, expected no_box"),
+        ({"zoom": 0.5}, r"tuned with zoom 0\.5, expected 0\.0"),
     ],
 )
 def test_an_artifact_of_other_weights_is_refused(
@@ -160,6 +162,13 @@ def test_an_artifact_of_other_weights_is_refused(
     artifact = artifact_of(build(checkpoint), tmp_path / "teacher", **changes)
     with pytest.raises(BadInput, match=rf"teacher\.json: {message}"):
         build(checkpoint, artifact)
+
+
+def test_an_artifact_is_used_as_it_was_tuned(checkpoint: Path, tmp_path: Path) -> None:
+    artifact = artifact_of(build(checkpoint, class_aware=True, zoom=0.2), tmp_path / "teacher")
+    found = find_teacher(str(artifact))
+    used = {"use": "class_aware_sam", "sam": "vit_b", "text": "tiny", "class_aware": True, "zoom": 0.2}
+    assert (found.entry, found.lent) == (used, {"teacher": artifact})
 
 
 def test_no_artifact_there(checkpoint: Path, tmp_path: Path) -> None:

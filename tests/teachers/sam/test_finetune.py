@@ -15,7 +15,7 @@ from segment_anything.modeling import Sam
 
 from pipeline.data.errors import BadInput
 from pipeline.data.masks import decode, encode
-from pipeline.data.records import Category, Instance, Ontology, Record, Role, Source
+from pipeline.data.records import Category, Instance, Ontology, Origin, Prompt, Record, Role, Source
 from pipeline.engine.context import Metrics, Stopped, TrainContext
 from teachers.answerer import Answerer
 from teachers.class_texts import ClassTexts
@@ -24,14 +24,15 @@ from teachers.finetune import tune
 from teachers.fit_head import Bench, HeadTask, batch_loss, batch_targets
 from teachers.heads import load_head, read_teacher
 from teachers.identity import ModelIdentity
-from teachers.sam.predictor import SamPredictor
-from teachers.sam.zoom import NO_ZOOM, Zoom
+from teachers.sam.predictor import Ask, Embeddings, Head, SamPredictor
+from teachers.sam.zoom import Part, Zoom
 from teachers.settings import ClassAwareSettings
 from teachers.training_set import collect
 
 ONTOLOGY = Ontology((Category(3, "disc"), Category(8, "bar")))
 SETTINGS = ClassAwareSettings(steps=8, lr=1e-3, batch_size=3, points=64, checkpoint_every=3)
 
+NO_ZOOM = Zoom(0.0, 64)
 IDENTITY = ModelIdentity(sam="tiny", sam_sha256="0" * 64, class_aware=True)
 
 
@@ -120,7 +121,7 @@ def run_tune(make_sam: Callable[[int], Sam]) -> Callable[..., Tuned]:
             Listed(tuple(records)),
             context,
             settings=settings,
-            answerer=Answerer(predictor, {}, texts, zoom=Zoom(settings.zoom_share, 64)),
+            answerer=Answerer(predictor, {}, texts, zoom=Zoom(settings.zoom, 64)),
             identity=IDENTITY,
         )
         return metrics, {path.stem: load_file(path) for path in context.out.glob("*.safetensors")}
@@ -377,6 +378,34 @@ def test_the_learning_rate_drops_once(
     assert rates == pytest.approx(([1e-3] * 6 + [1e-4] * 2) * 4)
 
 
+def test_boxes_are_learnt_on_their_windows_and_points_on_the_whole_image(
+    run_tune: Callable[..., Tuned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[bool, set[Part]] = {True: set(), False: set()}
+    forward = SamPredictor.forward
+
+    def spy(self: SamPredictor, head: Head, embeddings: Embeddings, asks: list[Ask]) -> object:
+        for ask in asks:
+            seen = embeddings.frames[ask.image].window
+            asked[ask.prompt.box_xyxy is not None].add((0, seen))
+            if ask.prompt.box_xyxy is not None:
+                assert seen == Zoom(0.6, 64).window(ask.prompt, 48, 64)
+        return forward(self, head, embeddings, asks)
+
+    monkeypatch.setattr(SamPredictor, "forward", spy)
+    settings = ClassAwareSettings(**{**SETTINGS.model_dump(), "zoom": 0.6})
+    run_tune(reserved_after(3, tmp_path), Run(tmp_path).context("out"), settings)
+    assert asked[False] == {(0, None)}
+    assert len(asked[True]) > 3
+    assert (0, None) not in asked[True]
+
+
+def test_the_cache_has_what_it_was_made_for(make_sam: Callable[[int], Sam]) -> None:
+    cache = EmbeddingCache(SamPredictor(make_sam(0)), (), (), dtype="float32", limit_bytes=0)
+    with pytest.raises(KeyError):
+        cache.gather([(0, None)])
+
+
 def photo_record(pixels: np.ndarray, mask: np.ndarray, root: Path) -> Record:
     path = root / f"{len(list(root.glob('*.png')))}.png"
     Image.fromarray(pixels).save(path)
@@ -396,7 +425,7 @@ def test_the_loss_of_a_part_is_that_of_the_part_as_an_image_of_its_own(
     mask[y : y + 6, x : x + 8] = rng.random((6, 8)) < 0.7
     mask[y, x] = mask[y + 5, x + 7] = True
     zoom, predictor = Zoom(0.5, 64), SamPredictor(make_sam(0))
-    window = zoom.window((x, y, x + 8, y + 6), 48, 64)
+    window = zoom.window(Prompt(Origin.HUMAN, (x, y, x + 8, y + 6)), 48, 64)
     assert window is not None
     losses = []
     for record, own_zoom in (
@@ -419,7 +448,12 @@ def test_every_pass_shows_every_target_once(make_sam: Callable[[int], Sam], tmp_
     training = collect([scene(i, tmp_path) for i in range(4)])
     predictor = SamPredictor(make_sam(0))
     bench = Bench(
-        predictor, EmbeddingCache(predictor, (), (), dtype="float32", limit_bytes=0), None, SETTINGS, 0
+        predictor,
+        EmbeddingCache(predictor, (), (), dtype="float32", limit_bytes=0),
+        None,
+        SETTINGS,
+        0,
+        NO_ZOOM,
     )
     task = HeadTask("box", "box", predictor.plain_head(), training.targets, bench)
     shown = [target for step in range(8) for target in batch_targets(task, step)]  # 24: three passes over 8

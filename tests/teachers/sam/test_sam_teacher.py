@@ -29,10 +29,12 @@ from teachers.gating import GatedTeacher
 from teachers.identity import ModelIdentity
 from teachers.protocols import Sample
 from teachers.sam.predictor import Head, SamPredictor
+from teachers.sam.zoom import Zoom
 from teachers.sam_teacher import EMPTY_MASK, SamTeacher
 from teachers.settings import ClassAwareSettings, SamSettings
 
 ONTOLOGY = Ontology((Category(1, "cat"), Category(2, "dog")))
+NO_ZOOM = Zoom(0.0, 64)
 IDENTITY = ModelIdentity(sam="tiny", sam_sha256="0" * 64, class_aware=True)
 BOXED = Instance(
     Source.HUMAN, 1, box_xyxy=(10.0, 5.0, 60.0, 70.0), human_id=7, weak_kind=WeakKind.BOX, semantic=True
@@ -64,7 +66,9 @@ def make_teacher(small_sam: Sam) -> Callable[..., SamTeacher]:
     def make(*tuned: str, **settings: object) -> SamTeacher:
         heads = {variant: tuned_head(small_sam, seed) for seed, variant in enumerate(tuned)}
         predictor, texts = SamPredictor(small_sam), ClassTexts(Names(), ONTOLOGY)
-        return SamTeacher(Answerer(predictor, heads, texts), ClassAwareSettings(**settings), IDENTITY)
+        return SamTeacher(
+            Answerer(predictor, heads, texts, zoom=NO_ZOOM), ClassAwareSettings(**settings), IDENTITY
+        )
 
     return make
 
@@ -225,7 +229,7 @@ def test_score_is_the_iou_of_the_answer(make_teacher: Made) -> None:
 
 
 def test_plain_sam_cannot_be_tuned(small_sam: Sam) -> None:
-    teacher = SamTeacher(Answerer(SamPredictor(small_sam), {}, None), SamSettings(), IDENTITY)
+    teacher = SamTeacher(Answerer(SamPredictor(small_sam), {}, None, zoom=NO_ZOOM), SamSettings(), IDENTITY)
     assert len(teacher.label([sample(1, BOXED)])[0]) == 1
     with pytest.raises(BadInput, match="nothing to tune"):
         teacher.fit([], None)

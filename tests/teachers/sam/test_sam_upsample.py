@@ -20,11 +20,17 @@ def smooth_logits(seed: int, *, bias: float = -3.0) -> np.ndarray:
     return torch.nn.functional.interpolate(noise, (LOW, LOW), mode="bicubic")[0, 0].numpy()
 
 
+def whole(upsampler: Upsampler, logits: np.ndarray) -> np.ndarray:
+    crop = upsampler.above(logits, -np.inf)
+    assert crop is not None
+    return crop.logits
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_full_canvas_equals_official_postprocessing(small_sam: Sam, size: tuple[int, int]) -> None:
     frame, logits = Frame(*size, SIDE), smooth_logits(0)
     expected = small_sam.postprocess_masks(torch.from_numpy(logits)[None, None], frame.input_size, size)
-    ours = Upsampler(frame, (LOW, LOW)).full(logits)
+    ours = whole(Upsampler(frame, (LOW, LOW)), logits)
     np.testing.assert_allclose(ours, expected[0, 0].numpy(), atol=2e-5)
 
 
@@ -34,7 +40,7 @@ def test_full_canvas_equals_official_postprocessing(small_sam: Sam, size: tuple[
 def test_crop_has_the_bits_of_the_full_canvas(size: tuple[int, int], threshold: float, seed: int) -> None:
     logits = smooth_logits(seed)
     upsampler = Upsampler(Frame(*size, SIDE), (LOW, LOW))
-    full, crop = upsampler.full(logits), upsampler.above(logits, threshold)
+    full, crop = whole(upsampler, logits), upsampler.above(logits, threshold)
     outside = np.ones(size, bool)
     if crop is not None:
         h, w = crop.logits.shape
@@ -56,7 +62,7 @@ def test_a_small_object_is_computed_on_a_small_crop() -> None:
 def test_mask_box_and_scores(seed: int) -> None:
     frame, logits = Frame(120, 90, SIDE), smooth_logits(seed, bias=-2.0)
     upsampler = Upsampler(frame, (LOW, LOW))
-    result, full = to_mask(Answer(logits, 1.3), upsampler), upsampler.full(logits)
+    result, full = to_mask(Answer(logits, 1.3), upsampler), whole(upsampler, logits)
     assert result.rle is not None
     assert np.array_equal(decode(result.rle), full > 0)
     assert result.box == tight_box(result.rle)

@@ -6,18 +6,21 @@ import numpy as np
 import pytest
 from segment_anything.modeling import Sam
 
+from pipeline.data.errors import BadInput
 from pipeline.data.masks import decode, encode
 from pipeline.data.records import Box, Origin, Point, Prompt, Record, Role
 from teachers.answerer import Answerer, Question
+from teachers.catalog import ModelSpec, check
 from teachers.protocols import Sample
 from teachers.sam.masks import PredictedMask
 from teachers.sam.pixels import Frame, Window
 from teachers.sam.predictor import SamPredictor
-from teachers.sam.zoom import NO_ZOOM, Zoom
+from teachers.sam.zoom import Zoom
 from teachers.settings import ClassAwareSettings, SamSettings
 from teachers.training_set import Target
 
 ZOOM = Zoom(share=0.5, side=64)
+NO_ZOOM = Zoom(share=0.0, side=64)
 SMALL = Prompt(Origin.HUMAN, (70.0, 30.0, 86.0, 40.0))  # seen in 32 x 32 pixels
 OTHER = Prompt(Origin.HUMAN, (2.0, 60.0, 20.0, 79.0), (Point(10.5, 70.5),))
 LARGE = Prompt(Origin.HUMAN, (10.0, 5.0, 90.0, 75.0))
@@ -30,9 +33,9 @@ def sample(seed: int, size: tuple[int, int] = (80, 100)) -> Sample:
 
 
 def answer(
-    sam: Sam, samples: list[Sample], *asked: tuple[int, Prompt], zoom: Zoom = ZOOM, share: bool = False
+    sam: Sam, samples: list[Sample], *asked: tuple[int, Prompt], zoom: Zoom = ZOOM, together: bool = False
 ) -> list[PredictedMask]:
-    answerer = Answerer(SamPredictor(sam, chunk=3, share=share), {}, None, zoom=zoom)
+    answerer = Answerer(SamPredictor(sam, chunk=3, share=together), {}, None, zoom=zoom)
     return answerer.answer(answerer.look(samples), [Question("box", *question) for question in asked])
 
 
@@ -44,23 +47,39 @@ def answer(
         ((85.0, 70.0, 100.0, 80.0), (80, 100), Window(50, 70, 30, 30)),
         ((40.0, 10.0, 60.0, 20.0), (30, 100), Window(0, 30, 30, 40)),  # no higher than the image
         ((50.2, 40.2, 50.9, 40.4), (80, 100), Window(36, 47, 8, 8)),  # enlarged eight times at most
-        ((0.0, 0.0, 50.0, 10.0), (80, 100), None),  # as large as the image
+        ((0.0, 0.0, 33.0, 10.0), (80, 100), Window(0, 0, 66, 66)),
+        ((0.0, 0.0, 34.0, 10.0), (80, 100), None),  # enlarged by less than a half
         ((0.0, 0.0, 0.5, 0.5), (6, 7), None),
         (None, (80, 100), None),
     ],
 )
 def test_window(box: Box | None, size: tuple[int, int], window: Window | None) -> None:
-    assert ZOOM.window(box, *size) == window
-    assert NO_ZOOM.window(box, *size) is None
+    prompt = Prompt(Origin.HUMAN, box, () if box else CLICK.points)
+    assert ZOOM.window(prompt, *size) == window
+    assert NO_ZOOM.window(prompt, *size) is None
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_a_window_lies_in_the_image_and_holds_the_box(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    for _ in range(100):
+@pytest.mark.parametrize(
+    ("points", "window"),
+    [
+        ([(45.5, 35.5, 1)], Window(15, 30, 40, 40)),
+        ([(39.5, 35.5, 1), (64.5, 35.5, 0)], Window(10, 27, 50, 50)),  # beside the box: seen too
+        ([(99.5, 79.5, 0)], None),
+    ],
+)
+def test_a_window_holds_the_points_too(points: list[tuple[float, float, int]], window: Window | None) -> None:
+    prompt = Prompt(Origin.SAM, (40.0, 30.0, 60.0, 40.0), tuple(Point(*point) for point in points))
+    assert ZOOM.window(prompt, 80, 100) == window
+
+
+@pytest.mark.parametrize("share", [0.1, 0.35, 0.8])
+def test_a_window_lies_in_the_image_and_holds_the_box(share: float) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(1000):
         height, width = (int(side) for side in rng.integers(8, 300, 2))
         x, y = np.sort(rng.uniform(0, width, 2)), np.sort(rng.uniform(0, height, 2))
-        window = ZOOM.window((x[0], y[0], x[1], y[1]), height, width)
+        box = (x[0], y[0], x[1], y[1])
+        window = Zoom(share, 64).window(Prompt(Origin.HUMAN, box), height, width)
         if window is None:
             continue
         assert 0 <= window.top <= y[0]
@@ -72,7 +91,7 @@ def test_a_window_lies_in_the_image_and_holds_the_box(seed: int) -> None:
 @pytest.mark.parametrize("prompt", [SMALL, OTHER])
 def test_the_answer_is_that_of_the_part_as_an_image_of_its_own(small_sam: Sam, prompt: Prompt) -> None:
     whole = sample(1)
-    window = ZOOM.window(prompt.box_xyxy, 80, 100)
+    window = ZOOM.window(prompt, 80, 100)
     assert window is not None
     assert prompt.box_xyxy is not None
     shift = np.array([window.left, window.top] * 2)
@@ -80,7 +99,7 @@ def test_the_answer_is_that_of_the_part_as_an_image_of_its_own(small_sam: Sam, p
     points = tuple(replace(p, x=p.x - window.left, y=p.y - window.top) for p in prompt.points)
     alone = replace(prompt, box_xyxy=(x0, y0, x1, y1), points=points)
     part = replace(whole, image=np.ascontiguousarray(window.of(whole.image)))
-    answerer = Answerer(SamPredictor(small_sam, chunk=1), {}, None)
+    answerer = Answerer(SamPredictor(small_sam, chunk=1), {}, None, zoom=NO_ZOOM)
     [expected] = answerer.answer(answerer.look([part]), [Question("box", 0, alone)])
     [found] = answer(small_sam, [whole], (0, prompt))
     assert expected.rle is not None
@@ -106,7 +125,7 @@ def test_an_answer_does_not_depend_on_its_neighbours(small_sam: Sam) -> None:
     for (image, prompt), found in zip(asked, together, strict=True):
         assert [found] == answer(small_sam, [sample(image + 1)], (0, prompt))
     assert together[0] != together[1]
-    shared = answer(small_sam, [sample(1), sample(2)], *asked, share=True)
+    shared = answer(small_sam, [sample(1), sample(2)], *asked, together=True)
     assert [mask.box for mask in shared] == [mask.box for mask in together]
 
 
@@ -114,9 +133,11 @@ def test_a_part_is_embedded_once(small_sam: Sam, monkeypatch: pytest.MonkeyPatch
     embedded: list[int] = []
     original = SamPredictor.embed
 
-    def spy(self: SamPredictor, images: list[np.ndarray], parts: list[Window | None] | None = None) -> object:
+    def spy(
+        self: SamPredictor, images: list[np.ndarray], windows: list[Window | None] | None = None
+    ) -> object:
         embedded.append(len(images))
-        return original(self, images, parts)
+        return original(self, images, windows)
 
     monkeypatch.setattr(SamPredictor, "embed", spy)
     answerer = Answerer(SamPredictor(small_sam), {}, None, zoom=ZOOM)
@@ -133,7 +154,7 @@ def test_what_is_learnt_from_is_what_is_answered_on() -> None:
     target = Target(3, encode(mask), (70.0, 30.0, 86.0, 40.0), 160, 1, None)
     rng = np.random.default_rng(0)
     for variant, seen in (("box", True), ("plain_box", True), ("point_box", True), ("point", False)):
-        window = ZOOM.window(target.prompt(variant, rng).box_xyxy, 80, 100)
+        window = ZOOM.window(target.prompt(variant, rng), 80, 100)
         assert target.part(variant, ZOOM) == (3, window)
         assert (window is not None) is seen
 
@@ -143,8 +164,14 @@ def test_what_is_learnt_from_is_what_is_answered_on() -> None:
     [({}, 0.35), ({"sam": "vit_b"}, 0.0), ({"sam": "vit_h", "zoom": 0.2}, 0.2), ({"zoom": 0}, 0.0)],
 )
 def test_the_tiny_sam_zooms_by_default(settings: dict[str, object], share: float) -> None:
-    assert SamSettings.model_validate(settings).zoom_share == share
-    assert ClassAwareSettings.model_validate(settings).zoom_share == share
+    assert SamSettings.model_validate(settings).zoom == share
+    assert ClassAwareSettings.model_validate(settings).zoom == share
+
+
+@pytest.mark.parametrize("zoom", [-0.1, 0.85, "much"])
+def test_a_zoom_that_cannot_be(zoom: object) -> None:
+    with pytest.raises(BadInput, match=r"models\.t\.zoom"):
+        check(ModelSpec(name="t", use="sam", settings={"zoom": zoom}))
 
 
 def test_extent_and_size_of_a_part() -> None:
