@@ -24,12 +24,16 @@ class Fact:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of printed cells; the first column names the row; `marked` is the index of the row to stand out."""
+    """A table of printed cells; the first column names the row; `marked` is the index of the row to stand out.
+
+    `remarks`: the last column holds words, not numbers.
+    """
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     caption: str = ""
     marked: int | None = None
+    remarks: bool = False
 
     def __post_init__(self) -> None:
         for row in self.rows:

@@ -101,7 +101,7 @@ def gate(decisions: GateFile) -> Section:
         for name, v in decisions.root.items()
     )
     header = ("prompt", "tuned mIoU", "zero-shot mIoU", "used", "objects", "why")
-    return Section("Teacher gate: tuned against zero-shot", tables=(Table(header, rows),))
+    return Section("Teacher gate: tuned against zero-shot", tables=(Table(header, rows, remarks=True),))
 
 
 def bill(cost: CostFile) -> Section:
@@ -127,7 +127,7 @@ def bill(cost: CostFile) -> Section:
     caption = (
         "Annotation time" if cost.hourly_rate is None else f"Annotation time, at {cost.hourly_rate:g} an hour"
     )
-    return Section("The bill", notes, (Table(header, rows, caption, marked),))
+    return Section("The bill", notes, (Table(header, rows, caption, marked, remarks=True),))
 
 
 def times(seconds: Mapping[str, float]) -> Section:
@@ -153,4 +153,4 @@ def quarantine(found: QuarantineFile, later: Sequence[Quarantined] = ()) -> Sect
 def _quarantine_table(kind: str, entries: Sequence[Quarantined]) -> Table:
     rows = tuple((entry.entry, entry.reason) for entry in entries[:SHOWN])
     rest = f", the first {SHOWN} shown" if len(entries) > SHOWN else ""
-    return Table(("entry", "reason"), rows, f"{len(entries)} {kind}{rest}")
+    return Table(("entry", "reason"), rows, f"{len(entries)} {kind}{rest}", remarks=True)

@@ -44,7 +44,7 @@ class Report(JobStage):
     """Draws what evaluate, gate, cost and ingest left; whatever did not run is left out."""
 
     name = "report"
-    version = 2
+    version = 3
     Config = ReportConfig
     uses = ("dataset",)
     may_use = ("metrics", "cost", "gate")

@@ -88,6 +88,14 @@ def test_a_row_has_as_many_cells_as_the_header() -> None:
         Table(("a", "b"), (("1",),))
 
 
+def test_words_and_marked_rows_are_told_apart() -> None:
+    tables = (Table(("a", "b"), (("1", "2"), ("3", "why")), marked=1, remarks=True), Table(("a",), (("1",),)))
+    seen = Elements(render(Page("t", "s", (), (Section("h", tables=tables),))))
+    assert [attributes for tag, attributes in seen.tags if tag == "table"] == [{"class": "remarks"}, {}]
+    rows = [attributes for tag, attributes in seen.tags if tag == "tr"]
+    assert rows == [{}, {}, {"class": "marked"}, {}, {}]
+
+
 @pytest.mark.parametrize("size", [(1, 1), (20, 30), (1, 4000), (700, 900)])
 def test_drawing_shrinks_and_colours_the_mask_alone(size: tuple[int, int]) -> None:
     image = np.full((*size, 3), 100, np.uint8)
