@@ -38,7 +38,7 @@ class ModelIdentity(BaseModel):
     text: str | None = None  # None without the class-aware branch
     text_sha256: str | None = None
     class_aware: Literal["no_box"] | bool
-    zoom: float = 0.0  # the setting
+    zoom: float  # as in the settings
 
 
 def identity_of(settings: SamSettings) -> ModelIdentity:

@@ -39,9 +39,8 @@ class Target:
         """What of its image is seen with the prompt of a variant."""
         if variant == POINT:
             return self.image, None
-        return self.image, zoom.window(
-            Prompt(Origin.HUMAN, self.box), *self.rle.size
-        )  # its point lies in the box
+        # The point of a variant that has one too lies in the box.
+        return self.image, zoom.window(Prompt(Origin.HUMAN, self.box), *self.rle.size)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ ZOOM_FILL = 0.7  # the most of the enlarged image that its mask's box may fill
 LEAST_SEEN = 0.5  # share of a mask that must lie in the enlarged part
 LEVEL_WEIGHT = np.array([3.0, 1.0, 3.0, 1.0])  # whole, part, group, clutter: a whole has several parts
 
-View = tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]
+Masked = tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]  # an image (H, W, 3) and masks on it (K, H, W)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _choose(scene: CachedScene, rng: np.random.Generator, *, fine: bool) -> npt.
     return rng.choice(count, MASKS_PER_SCENE, replace=count < MASKS_PER_SCENE, p=weight / weight.sum())
 
 
-def zoomed(scene: CachedScene, rng: np.random.Generator) -> View | None:
+def zoomed(scene: CachedScene, rng: np.random.Generator) -> Masked | None:
     """A square part of a scene around one of its small masks, enlarged to the full size, and masks on it.
 
     None if no mask is small enough to be enlarged.

@@ -2,7 +2,7 @@
 
 python -m teachers.tiny.train_sam --workdir W --steps 2400
 python -m teachers.tiny.train_sam --workdir W --evaluate        # one JSON line on unseen scenes of the demo world
-python -m teachers.tiny.train_sam --workdir W --export FILE     # the weights as fp16 safetensors
+python -m teachers.tiny.train_sam --workdir W --export          # fp16 weights and their facts, into weights/
 """
 
 import argparse
@@ -46,8 +46,10 @@ def main() -> int:
     trained = _train(options)
     save_file(trained.state, kept)
     flags = f"--steps {options.steps} --lr {options.lr:g} --seed {options.seed}" + " --bf16" * options.bf16
-    flags += "".join(f" --restart {' '.join(map(str, options.restart))}" for _ in options.restart[:1])
-    flags += "" if options.fine_from is None else f" --fine-from {options.fine_from}"
+    if options.restart:
+        flags += f" --restart {' '.join(map(str, options.restart))}"
+    if options.fine_from is not None:
+        flags += f" --fine-from {options.fine_from}"
     facts = {
         "command": f"python -m teachers.tiny.train_sam --workdir W {flags}",
         "seed": options.seed,

@@ -33,7 +33,7 @@ ONTOLOGY = Ontology((Category(3, "disc"), Category(8, "bar")))
 SETTINGS = ClassAwareSettings(steps=8, lr=1e-3, batch_size=3, points=64, checkpoint_every=3)
 
 NO_ZOOM = Zoom(0.0, 64)
-IDENTITY = ModelIdentity(sam="tiny", sam_sha256="0" * 64, class_aware=True)
+IDENTITY = ModelIdentity(sam="tiny", sam_sha256="0" * 64, class_aware=True, zoom=0.0)
 
 
 class TwoNames:

@@ -35,7 +35,7 @@ from teachers.settings import ClassAwareSettings, SamSettings
 
 ONTOLOGY = Ontology((Category(1, "cat"), Category(2, "dog")))
 NO_ZOOM = Zoom(0.0, 64)
-IDENTITY = ModelIdentity(sam="tiny", sam_sha256="0" * 64, class_aware=True)
+IDENTITY = ModelIdentity(sam="tiny", sam_sha256="0" * 64, class_aware=True, zoom=0.0)
 BOXED = Instance(
     Source.HUMAN, 1, box_xyxy=(10.0, 5.0, 60.0, 70.0), human_id=7, weak_kind=WeakKind.BOX, semantic=True
 )

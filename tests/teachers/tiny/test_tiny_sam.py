@@ -7,10 +7,12 @@ from segment_anything.modeling import Sam
 
 from pipeline.toyworld.scene import render
 from teachers.tiny import sam_objective as objective
+from teachers.tiny.listing import SAM, read_listing
 from teachers.tiny.sam import build_tiny_sam
 from teachers.tiny.sam_objective import decode, make_batch, mask_losses, sparse_prompts, step_loss, zoomed
 from teachers.tiny.scenes import LEVELS, MIN_PIXELS, CachedScene, SceneCache
 from teachers.tiny.train_sam import evaluate
+from teachers.tiny.weights import load_weights
 
 WORLD, SEED, COUNT = "pretrain", 5, 3
 
@@ -144,6 +146,17 @@ def test_evaluation_names_its_numbers(sam: Sam) -> None:
     score = evaluate(sam, scenes=2)
     assert set(score) == {"objects", "box", "point", "point_best_of_3", "iou_correlation"}
     assert all(0 <= score[name] <= 1 for name in ("box", "point", "point_best_of_3"))
+
+
+def test_the_embedded_weights_are_worth_what_they_say(sam: Sam) -> None:
+    listed = read_listing()[f"{SAM}.safetensors"]["score"]
+    assert isinstance(listed, dict)
+    untrained = evaluate(sam, scenes=2)
+    sam.load_state_dict(load_weights(SAM))
+    score = evaluate(sam, scenes=8)
+    assert score["box"] == pytest.approx(listed["box"], abs=0.1)
+    assert score["point_best_of_3"] == pytest.approx(listed["point_best_of_3"], abs=0.1)
+    assert score["box"] > 3 * untrained["box"]
 
 
 def test_scenes_without_masks_are_passed_over(cache: SceneCache, sam: Sam) -> None:
