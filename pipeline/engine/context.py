@@ -28,6 +28,19 @@ class WorkerContext:
 
 
 @dataclass(frozen=True)
+class RunFacts:
+    """A run as people know it: its name, the day of the work (ISO, UTC), the resolved config as YAML, versions.
+
+    `config` is without what changes no result (resources, limits).
+    """
+
+    name: str
+    day: str
+    config: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class TrainContext(WorkerContext):
     """What a job gets besides.
 
@@ -36,7 +49,8 @@ class TrainContext(WorkerContext):
     display and the heartbeat. Once `should_stop()` is true: save a checkpoint, then raise `Stopped`.
     `key` is the job's own. `data_root` is the folder that relative paths of the user's files start from; only
     the stage that makes the data set is lent it. `timings` maps the label of every stage before this one to the
-    machine seconds its results took when they were made; for a stage with `reads_timings`, else empty.
+    machine seconds its results took when they were made; for a stage with `reads_timings`, else empty. `run`: what
+    the run is; for a stage with `reads_run`, else None.
     """
 
     seed: int
@@ -47,6 +61,7 @@ class TrainContext(WorkerContext):
     key: str = ""
     data_root: Path = Path()
     timings: Mapping[str, float] = field(default_factory=dict)
+    run: RunFacts | None = None
     rank: int = 0
     world: int = 1
 

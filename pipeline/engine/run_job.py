@@ -96,4 +96,5 @@ def _context(task: JobTask, around: Surroundings, clock: _Clock, out: Path) -> T
         key=task.key,
         data_root=task.data_root,
         timings=task.timings,
+        run=task.run,
     )

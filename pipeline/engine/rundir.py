@@ -184,6 +184,11 @@ def results_only(config: JsonValue) -> JsonValue:
     return config
 
 
+def config_text(resolved: dict[str, JsonValue]) -> str:
+    """A config's result-changing part as YAML, for people."""
+    return yaml.safe_dump(results_only(resolved), sort_keys=False, allow_unicode=True)
+
+
 def differences(one: JsonValue, other: JsonValue, path: str = "") -> Iterator[str]:
     """Dotted paths at which two configs differ."""
     if isinstance(one, dict) and isinstance(other, dict):

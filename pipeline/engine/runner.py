@@ -6,19 +6,21 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Category, Ontology, Role
 from pipeline.engine.artifact import Artifact, lend
-from pipeline.engine.context import WorkerContext
+from pipeline.engine.context import RunFacts, WorkerContext
 from pipeline.engine.display import Display
 from pipeline.engine.faults import BadPlan, RunFault
 from pipeline.engine.keys import Setting, config_content, digest_of, job_key, stage_digest, unit_key
 from pipeline.engine.local import Engine
+from pipeline.engine.machine import versions
 from pipeline.engine.plan import DATASET, PlannedStage, RunPlan, matching, prove
 from pipeline.engine.quarantine import Quarantine
-from pipeline.engine.rundir import RunFolder, StageLog
+from pipeline.engine.rundir import RunFolder, StageLog, config_text
 from pipeline.engine.runlog import Logbook
 from pipeline.engine.stage import JobStage, MapConfig, MapStage, Stage
 from pipeline.engine.store import Store
@@ -140,6 +142,8 @@ class Runner:
     def _job(self, number: int, planned: PlannedStage, stage: JobStage) -> None:
         inputs, count = digest_records(self._known.records, stage.roles)
         identity = stage.identity(self._plan.data_root)
+        if stage.reads_run:
+            identity = digest_of([identity, self._plan.name, config_text(self._plan.resolved)])
         timed = self._known.timed if stage.reads_timings else {}
         shared = self._digest(planned, stage)
         key = job_key(shared, inputs=inputs, seed=self._plan.seed, identity=identity, timed=timed)
@@ -167,8 +171,13 @@ class Runner:
             seed=self._plan.seed,
             data_root=self._plan.data_root if DATASET in stage.parts else Path(),
             timings=dict(self._known.timings) if stage.reads_timings else {},
+            run=self._facts() if stage.reads_run else None,
             redo=self._fresh,
         )
+
+    def _facts(self) -> RunFacts:
+        day = datetime.now(UTC).date().isoformat()
+        return RunFacts(self._plan.name, day, config_text(self._plan.resolved), versions())
 
     def _tell_job(self, progress: Progress) -> None:
         self._display.job(progress.done, progress.total, progress.note)

@@ -1,5 +1,4 @@
-"""What a stage is. A stage says what is done; an engine decides when and where, and only it writes a run's
-files.
+"""What a stage is. A stage says what is done; an engine decides when and where, and only it writes a run's files.
 
 `MapStage`: one record in, one record out; the engine cuts the data into units and may run them anywhere, in
 any order. `JobStage`: all records in (lazily), one artifact folder out. Both are built in the worker from
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.data.records import Record, Role
 from pipeline.engine.context import Metrics as Metrics
 from pipeline.engine.context import Records as Records
+from pipeline.engine.context import RunFacts as RunFacts
 from pipeline.engine.context import Stopped as Stopped
 from pipeline.engine.context import TrainContext as TrainContext
 from pipeline.engine.context import WorkerContext as WorkerContext
@@ -53,9 +53,7 @@ class MapConfig(StageConfig):
 
 
 class Stage(ABC):
-    """Common to both kinds. `uses` must exist before it, `may_use` is lent if it does; `name.*` stands for
-    all.
-    """
+    """Common to both kinds. `uses` must exist before it, `may_use` is lent if it does; `name.*` stands for all."""
 
     name: ClassVar[str]
     version: ClassVar[int]
@@ -100,14 +98,15 @@ class JobStage(Stage):
     """All records of `roles` in, one artifact folder named `produces` out.
 
     `parts`: subfolders of the artifact that later stages use by their own names, in place of the whole.
-    `publishes`: files or folders of the artifact -> their place in the run folder. `reads_timings`: it is lent
-    `context.timings`, and its key tells which results those are of.
+    `publishes`: files or folders of the artifact -> their place in the run folder. `reads_timings`, `reads_run`: it is
+    lent `context.timings`, `context.run`, and its key tells which results, which config those are of.
     """
 
     produces: str
     parts: tuple[str, ...] = ()
     publishes: Mapping[str, str] = {}
     reads_timings: ClassVar[bool] = False
+    reads_run: ClassVar[bool] = False
 
     def identity(self, data_root: Path) -> str:  # noqa: ARG002
         """Digest of what the job reads from outside the store (a user's files); part of its key."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.engine.artifact import Artifact
-from pipeline.engine.context import WorkerContext
+from pipeline.engine.context import RunFacts, WorkerContext
 from pipeline.engine.stage import JobStage, MapStage, Stage
 from pipeline.engine.streams import RecordStream
 from pipeline.engine.units import UnitInput
@@ -60,6 +60,7 @@ class JobTask:
     seed: int
     data_root: Path
     timings: Mapping[str, float]
+    run: RunFacts | None = None
     redo: bool = False
     attempt: int = 0
 

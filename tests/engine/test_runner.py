@@ -1,5 +1,6 @@
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from engine_fakes import (
     FakePropose,
     FakeTrain,
     FakeTrainConfig,
+    Label,
     Thief,
     chain,
     make_plan,
@@ -365,6 +367,19 @@ def test_a_bill_is_for_the_work_of_its_own_run(go, tmp_path):
         stages = json.loads((tmp_path / name / "run.json").read_text())["stages"]
         told = json.loads((tmp_path / name / "cost.json").read_text())
         assert told == {stage["label"]: stage["seconds"] for stage in stages[:2]}
+
+
+def test_a_report_names_its_own_run(go, tmp_path):
+    plan = make_plan((FakeIngest, FakeIngestConfig()), (Label, StageConfig()))
+    noted = replace(plan, resolved={**plan.resolved, "note": "b", "max_bad": 0.5})
+    for out, changed in (("a", plan), ("b", noted), ("c", replace(plan, name="other"))):
+        assert go(changed, out=out)[0]
+    told = [json.loads((tmp_path / name / "report.json").read_text()) for name in "abc"]
+    assert [run["name"] for run in told] == ["fake", "fake", "other"]
+    assert [yaml.safe_load(run["config"]).get("note") for run in told] == [None, "b", None]
+    assert not any("max_bad" in run["config"] for run in told)  # it changes no result
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d", run["day"]) and "python" in run["versions"] for run in told)
+    assert go(replace(plan, resolved={**plan.resolved, "max_bad": 0.4}), out="a")[0] is False
 
 
 def test_resources_may_change_in_a_folder(go):
