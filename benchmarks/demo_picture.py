@@ -6,6 +6,7 @@ Rows are the typical cases of the run's evaluation, columns photo, pseudo-masks,
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ from PIL import Image
 
 from pipeline.data.images import read_upright
 from pipeline.engine.status import find_results
-from pipeline.report.documents import Case, CasesFile
-from pipeline.report.overlay import draw
+from pipeline.report.documents import Case, CaseMask, CasesFile
+from pipeline.report.layers import PALETTE, Shape, Window, colours, paint
 from pipeline.standalone import images_root
 
 ROWS = 3
+STRENGTH = 0.75  # of the masks' colours, as the report shows them at first
 GAP = 6  # white pixels between pictures
 
 Pixels = npt.NDArray[np.uint8]
@@ -28,8 +30,19 @@ def row(case: Case, photos: Path) -> Pixels:
     """Photo, pseudo-masks and the first student's masks side by side, (h, w, 3) uint8."""
     image = read_upright(photos / case.uri).image
     student = next(iter(case.students.values()), [])
-    drawn = [draw(image, [mask.rle for mask in masks]) for masks in ([], case.pseudo, student)]
+    drawn = [draw(image, found) for found in ([], case.pseudo, student)]
     return padded(drawn, axis=1)
+
+
+def draw(image: Pixels, found: Sequence[CaseMask]) -> Pixels:
+    """The photo (h, w, 3) with masks on it, each in its own colour, at the report's size."""
+    window = Window.whole(*image.shape[:2])
+    shapes = [Shape(window.mask(mask.rle), index % len(PALETTE)) for index, mask in enumerate(found)]
+    photo = Image.fromarray(window.photo(image)).convert("RGBA")
+    painted = colours(paint(shapes, window))
+    painted[..., 3] = painted[..., 3] * STRENGTH
+    layer = Image.fromarray(painted, "RGBA")
+    return np.asarray(Image.alpha_composite(photo, layer).convert("RGB"))
 
 
 def padded(pictures: list[Pixels], *, axis: int) -> Pixels:

@@ -6,7 +6,7 @@ pairs that do not overlap count as unmatched. A miss counts as IoU 0.
 
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,9 @@ class Pair:
     truth: Instance
     pseudo: Instance | None
     iou: float
+
+
+Look = Callable[[list[Pair], list[Instance]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +77,21 @@ def match_image(truth: Record, pseudo: Record) -> tuple[list[Pair], list[Instanc
     return pairs, false
 
 
-def matched_miou(truth: Iterable[Record], pseudo: Iterable[Record]) -> MatchScores:
-    """Score pseudo-masks (undropped instances) against the truth of the same images in the same order."""
+def matched_miou(
+    truth: Iterable[Record], pseudo: Iterable[Record], *, each: Look | None = None
+) -> MatchScores:
+    """Score pseudo-masks (undropped instances) against the truth of the same images in the same order.
+
+    `each` is shown every image's pairs and false positives as they come.
+    """
     ious, images = array("d"), array("d")  # 8 bytes a true instance: the masks are let go image by image
     by_class: defaultdict[Key, array[float]] = defaultdict(lambda: array("d"))
     by_origin: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
     pseudos = misses = false_positives = 0
     for real, found in zip(truth, pseudo, strict=True):
         pairs, false = match_image(real, found)
+        if each is not None:
+            each(pairs, false)
         if pairs:
             images.append(float(np.mean([pair.iou for pair in pairs])))
         for pair in pairs:

@@ -8,12 +8,14 @@ import os
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from pipeline.data.errors import BadInput
 from pipeline.data.records import RLE, Instance
 
 Model = TypeVar("Model", bound=BaseModel)
+
+IOU_BINS = 20  # of `iou_counts`: a bin starts at each IoU that people ask for
 
 
 def _read(model: type[Model], path: Path) -> Model:
@@ -44,11 +46,35 @@ class Document(BaseModel):
         _write(self, path)
 
 
+class ReliabilityBin(Document):
+    """Masks whose estimate lies in [low, high): how many, their mean estimate and their mean measured IoU."""
+
+    low: float
+    high: float
+    masks: int
+    estimate: float
+    iou: float
+
+
+class Reliability(Document):
+    """What one estimate of quality was worth: over all masks that have it, those that match no object with IoU 0.
+
+    `correlation` is Spearman's, in [-1, 1]; null where all estimates or all IoUs are equal. Empty bins are left out.
+    """
+
+    masks: int
+    estimate: float
+    iou: float
+    correlation: float | None
+    bins: list[ReliabilityBin]
+
+
 class PseudoQuality(Document):
     """Pseudo-masks against hidden truth; all means are of IoU in [0, 1].
 
     `miou` is over true instances (misses count 0), `miou_images` over images of their instances' mean; `by_class` as
-    `miou`; `by_origin` over matched pairs by who placed the box. For semantic sets the foreground overlap stands
+    `miou`; `by_origin` over matched pairs by who placed the box, `masks_by_origin` of them. `iou_counts`: matched pairs
+    in IOU_BINS equal bins. `reliability`: by the estimate's name. For semantic sets the foreground overlap stands
     instead: mean over images of all true against all pseudo pixels.
     """
 
@@ -62,6 +88,11 @@ class PseudoQuality(Document):
     false_positives: int | None
     by_class: dict[str, float]
     by_origin: dict[str, float]
+    objects_by_class: dict[str, int] = Field(default_factory=dict)
+    missed_by_class: dict[str, int] = Field(default_factory=dict)
+    masks_by_origin: dict[str, int] = Field(default_factory=dict)
+    iou_counts: list[int] = Field(default_factory=list)
+    reliability: dict[str, Reliability] = Field(default_factory=dict)
     foreground_iou: float | None = None
     foreground_dice: float | None = None
 
@@ -151,12 +182,22 @@ class CostFile(Document):
 
 
 class CaseMask(Document):
-    """One mask of a case: class name or phrase, and the RLE."""
+    """One mask of a case: class name or phrase, and the RLE.
+
+    Of a machine's mask: `partner`, the index of the case's true object that it was matched with, and their IoU; null
+    if it matched none. Of a pseudo-mask also what was asked for it: points (x, y, 1 on the object or 0 off it), box
+    xyxy in pixels, and who placed the box.
+    """
 
     label: str
     size: tuple[int, int]
     counts: str
     score: float | None = None
+    partner: int | None = None
+    iou: float | None = None
+    points: list[tuple[float, float, int]] = Field(default_factory=list)
+    box: tuple[float, float, float, float] | None = None
+    origin: str | None = None
 
     @property
     def rle(self) -> RLE:
@@ -167,17 +208,35 @@ class CaseMask(Document):
         """From an instance with a mask; ValueError without one."""
         if instance.rle is None:
             raise ValueError(f"a case needs a mask, got {instance!r}")
-        return cls(label=label, size=instance.rle.size, counts=instance.rle.counts, score=instance.score)
+        asked = instance.prompt
+        return cls(
+            label=label,
+            size=instance.rle.size,
+            counts=instance.rle.counts,
+            score=instance.score,
+            points=[(p.x, p.y, p.label) for p in asked.points] if asked else [],
+            box=asked.box_xyxy if asked else None,
+            origin=asked.origin.value if asked else None,
+        )
+
+    def matched(self, partner: int, iou: float) -> Self:
+        """The same, matched with that true object of its case."""
+        return self.model_copy(update={"partner": partner, "iou": iou})
 
 
 class Case(Document):
-    """One image worth a look: truth, pseudo-masks and what each student finds on it."""
+    """One image worth a look: truth, pseudo-masks and what each student finds on it.
+
+    `rank`: its place among the `ranked` images by `miou`, worst first, from 1.
+    """
 
     image_id: int
     uri: str
     sha256: str
     why: str
     miou: float | None
+    rank: int
+    ranked: int
     truth: list[CaseMask]
     pseudo: list[CaseMask]
     students: dict[str, list[CaseMask]]

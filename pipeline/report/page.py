@@ -1,16 +1,21 @@
 """One self-contained HTML page from plain data: no script, no request, every text escaped.
 
-The page's Content-Security-Policy allows inline style and `data:` images alone, so that even a hole in the escaping
-could fetch or run nothing.
+The page's Content-Security-Policy allows `data:` images and the page's own style sheet (by its digest) alone, so that
+even a hole in the escaping could fetch, run or restyle nothing.
 """
 
+import base64
+import hashlib
 import re
 from dataclasses import dataclass, field
-from importlib.resources import files
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-DATA_URI = re.compile(r"data:image/(webp|jpeg|png);base64,[A-Za-z0-9+/=]+")
+from pipeline.report.blocks import Beside, Block, Fold, Gallery, Section
+from pipeline.report.layers import PALETTE
+
+# Control and bidirectional characters and halves of surrogate pairs: in a name they hide or turn around what follows.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -23,57 +28,6 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table of printed cells; the first column names the row; `marked` is the index of the row to stand out.
-
-    `remarks`: the last column holds words, not numbers.
-    """
-
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    caption: str = ""
-    marked: int | None = None
-    remarks: bool = False
-
-    def __post_init__(self) -> None:
-        for row in self.rows:
-            if len(row) != len(self.header):
-                raise ValueError(f"a row needs {len(self.header)} cells, got {len(row)}: {row!r}")
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One image as a `data:` URI with the text shown below it; ValueError for any other URI."""
-
-    uri: str
-    caption: str
-    width: int
-    height: int
-
-    def __post_init__(self) -> None:
-        if not DATA_URI.fullmatch(self.uri):
-            raise ValueError(f"a picture must be a data: URI, got {self.uri[:40]!r}")
-
-
-@dataclass(frozen=True)
-class Strip:
-    """Pictures of one image side by side under one heading."""
-
-    heading: str
-    pictures: tuple[Picture, ...]
-
-
-@dataclass(frozen=True)
-class Section:
-    """One part of the page, in the order given: notes, tables, strips."""
-
-    heading: str
-    notes: tuple[str, ...] = ()
-    tables: tuple[Table, ...] = ()
-    strips: tuple[Strip, ...] = ()
-
-
-@dataclass(frozen=True)
 class Page:
     """The whole report."""
 
@@ -83,10 +37,42 @@ class Page:
     sections: tuple[Section, ...] = field(default=())
 
 
+def visible(value: object) -> object:
+    """A text with the characters that a browser hides or acts on spelled out; anything else as it is."""
+    # Markup, a subclass of str, is what the templates made themselves.
+    if type(value) is not str:
+        return value
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), value)
+
+
 def render(page: Page) -> str:
     """The page as one HTML text, self-contained."""
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("pipeline.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    source = files("pipeline.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source).render(page=page)
+    names = sorted({choice.name for gallery in galleries(page) for choice in gallery.choices})
+    palette = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in PALETTE]
+    style = environment.get_template("style.css.j2").render(layers=names, palette=palette).strip()
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
+    return environment.get_template("page.html.j2").render(page=page, style=style, digest=digest)
+
+
+def galleries(page: Page) -> list[Gallery]:
+    """Every gallery of the page, however deep it lies."""
+    return [
+        block for section in page.sections for block in _flat(section.blocks) if isinstance(block, Gallery)
+    ]
+
+
+def _flat(blocks: tuple[Block, ...]) -> list[Block]:
+    found: list[Block] = []
+    for block in blocks:
+        found.append(block)
+        if isinstance(block, Fold | Beside):
+            found += _flat(block.blocks)
+    return found

@@ -1,49 +1,54 @@
-"""Strips of the report: one photo several times, each time with other masks on it."""
+"""What the report's pictures share: the photo in its frame, boxes and points on it, how much a page may hold."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.photos import read_unchanged
-from pipeline.report.documents import Case, CaseMask
-from pipeline.report.overlay import data_uri, draw
-from pipeline.report.page import Picture, Strip
+from pipeline.data.records import Box
+from pipeline.report.blocks import Click, Frame, Picture, Shot
+from pipeline.report.layers import CROP_SIDE, Overlay, Window, overlay_uri, photo_uri
 
 Image = npt.NDArray[np.uint8]
-NAMED = 6  # labels named in a caption; the rest is counted
 
 
-def picture(image: Image, caption: str, masks: Sequence[CaseMask] = ()) -> Picture:
-    """The photo (h, w, 3) uint8 with masks drawn on it."""
-    drawn = draw(image, [mask.rle for mask in masks])
-    return Picture(data_uri(drawn), caption, width=drawn.shape[1], height=drawn.shape[0])
+@dataclass
+class Budget:
+    """How many bytes of pictures a page may still hold."""
+
+    left: int
+
+    def takes(self, shot: Shot) -> bool:
+        """Spend on a photo and its layers; once one is too large, all that come later, less worth seeing, are too."""
+        pictures = [shot.photo, *(layer.picture for layer in shot.layers if layer.picture is not None)]
+        size = sum(len(picture.uri) for picture in pictures)
+        fits = size <= self.left
+        self.left = self.left - size if fits else 0
+        return fits
 
 
-def _caption(who: str, masks: Sequence[CaseMask]) -> str:
-    names = ", ".join(
-        mask.label if mask.score is None else f"{mask.label} {mask.score:.2f}" for mask in masks[:NAMED]
-    )
-    rest = f" and {len(masks) - NAMED} more" if len(masks) > NAMED else ""
-    return f"{who}: {names}{rest}" if masks else f"{who}: nothing"
+def photo(window: Window, image: Image, name: str) -> Picture:
+    """A photo (h, w, 3) uint8 as the window shows it."""
+    return Picture(photo_uri(window.photo(image)), f"Photo {name}", *window.size)
 
 
-def case_strip(case: Case, images_root: Path) -> Strip:
-    """Photo, truth, pseudo-masks and each student side by side; BadInput if the photo is unreadable or another now."""
-    image = read_unchanged(images_root / case.uri, case.sha256)
-    pictures = [
-        picture(image, "photo"),
-        picture(image, _caption("hidden truth", case.truth), case.truth),
-        picture(image, _caption("pseudo-masks", case.pseudo), case.pseudo),
-    ]
-    pictures += [picture(image, _caption(name, masks), masks) for name, masks in case.students.items()]
-    miou = "" if case.miou is None else f", mIoU {case.miou:.3f}"
-    return Strip(f"{case.uri} ({case.why}{miou})", tuple(pictures))
+def laid_over(overlay: Overlay, window: Window, words: str) -> Picture:
+    """An overlay as the picture that is laid over the window's photo."""
+    return Picture(overlay_uri(overlay), words, *window.size)
 
 
-def doubt_strip(uri: str, image: Image, mask: CaseMask, *, estimates: Mapping[str, float]) -> Strip:
-    """One doubtful mask on its photo (h, w, 3) uint8, with what is estimated of its quality by name."""
-    pictures = (picture(image, "photo"), picture(image, _caption("pseudo-mask", [mask]), [mask]))
-    numbers = "".join(f", {name} {value:.2f}" for name, value in estimates.items())
-    return Strip(f"{uri}: {mask.label}{numbers}", pictures)
+def frame(box: Box, window: Window, *, used: bool = True) -> Frame:
+    """A box xyxy of the photo in the window's pixels."""
+    (x0, y0), (x1, y1) = window.place(box[0], box[1]), window.place(box[2], box[3])
+    return Frame(x0, y0, x1 - x0, y1 - y0, used)
+
+
+def clicks(points: Sequence[tuple[float, float, int]], window: Window) -> tuple[Click, ...]:
+    """Points (x, y, 1 on the object or 0 off it) of the photo in the window's pixels."""
+    return tuple(Click(*window.place(x, y), on=label == 1) for x, y, label in points)
+
+
+def is_small(window: Window) -> bool:
+    """Whether the picture is shown larger than it is, so that its pixels are better seen as they are."""
+    return max(window.size) <= CROP_SIDE

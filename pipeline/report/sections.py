@@ -1,60 +1,20 @@
-"""From the files of a run to the parts of its report: every number printed once, unknown ones as a dash."""
+"""From the files of a run to the parts of its report: the bill, the gate, the students, the times."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from pipeline.report.documents import (
-    CostFile,
-    CostRow,
-    GateFile,
-    MetricsFile,
-    PseudoQuality,
-    Quarantined,
-    QuarantineFile,
-    StudentScore,
-    SummaryFile,
-)
-from pipeline.report.page import Fact, Section, Table
+from pipeline.data.cost import MASK
+from pipeline.report.blocks import Bar, Cell, Dots, Heading, Legend, Section, Table, Text
+from pipeline.report.documents import CostFile, CostRow, GateFile, StudentScore
+from pipeline.report.wording import DASH, amount, counted, duration, percent, score
 
-SHOWN = 50  # rows of a list that may be long; the rest is counted
-DASH = "–"
 AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-QUALITY = "Pseudo-masks against hidden truth"
-
-
-def score(value: float | None) -> str:
-    """An AP or IoU with three decimals."""
-    return DASH if value is None else f"{value:.3f}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says it."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def facts(summary: SummaryFile, metrics: MetricsFile | None, cost: CostFile | None) -> tuple[Fact, ...]:
-    """The head line."""
-    masked = summary.roles.get("human_masked", 0) + summary.roles.get("reserved", 0)
-    found = [Fact(str(summary.images), "images", f"{masked} with human masks, weak labels: {summary.weak}")]
-    if metrics is not None and metrics.pseudo is not None:
-        found += _pseudo_facts(metrics.pseudo)
-    if metrics is not None:
-        for name, student in metrics.students.items():
-            if metrics.semantic:
-                found.append(Fact(score(student.foreground_iou), f"foreground IoU of {name}"))
-            else:
-                found.append(Fact(score(student.AP), f"AP of {name}", f"AP50 {score(student.AP50)}"))
-    if cost is not None and (row := this_run(cost)) is not None and row.saving is not None:
-        found.append(Fact(f"{row.saving:.1f}×", "less annotation time", "than full masks"))
-    return tuple(found)
-
-
-def _pseudo_facts(pseudo: PseudoQuality) -> list[Fact]:
-    if pseudo.foreground_iou is not None:
-        return [Fact(score(pseudo.foreground_iou), "pseudo-mask foreground IoU", "against hidden truth")]
-    note = f"against hidden truth; {pseudo.false_positives} false positives"
-    return [Fact(score(pseudo.miou), "pseudo-mask mIoU", note)]
+HOUR = 3600.0
+VARIANTS = {
+    "box": "box, class-aware",
+    "plain_box": "box without the class",
+    "point": "point",
+    "point_box": "point with box",
+}
 
 
 def this_run(cost: CostFile) -> CostRow | None:
@@ -62,95 +22,138 @@ def this_run(cost: CostFile) -> CostRow | None:
     return next((row for row in cost.rows if row.this_run), None)
 
 
-def quality(pseudo: PseudoQuality) -> Section:
-    """Pseudo-masks against hidden truth, by class and by who placed the box."""
-    counts = f"{pseudo.pseudo_masks} pseudo-masks ({pseudo.dropped} more set aside) on {pseudo.images} images"
-    if pseudo.foreground_iou is not None:
-        overlap = f"foreground IoU {score(pseudo.foreground_iou)}, Dice {score(pseudo.foreground_dice)}"
-        return Section(QUALITY, (f"{counts}: {overlap}, each a mean over images.",))
-    notes = (
-        f"{counts} for {pseudo.instances} true objects. mIoU {score(pseudo.miou)} over objects, where each of the "
-        f"{pseudo.misses} missed ones counts 0; {score(pseudo.miou_images)} over images; "
-        f"{pseudo.false_positives} false positives.",
-    )
-    tables = (
-        _quality_table("class", pseudo.by_class, "Objects of each class, missed ones count 0"),
-        _quality_table("box from", pseudo.by_origin, "Matched masks by who placed their box"),
-    )
-    return Section(QUALITY, notes, tuple(t for t in tables if t.rows))
+def full_masks(cost: CostFile) -> CostRow | None:
+    """The bill's row of masks for every image."""
+    return next((row for row in cost.rows if row.kind == MASK), None)
 
 
-def _quality_table(head: str, groups: Mapping[str, float], caption: str) -> Table:
-    ranked = sorted(groups.items(), key=lambda item: (-item[1], item[0]))
-    return Table((head, "mIoU"), tuple((name, score(miou)) for name, miou in ranked), caption)
+def bill(cost: CostFile) -> Section:
+    """Annotation time by kind of label."""
+    counts = cost.counts_from
+    if cost.instances_per_image is not None and cost.classes_per_image is not None:
+        means = f"{cost.instances_per_image:.2f} objects and {cost.classes_per_image:.2f} of {cost.classes} classes"
+        counts = f"{means} an image ({counts})"
+    intro = (
+        f"{counted(cost.images, 'image')}, {cost.human_masked_images:,} of them with human masks; {counts}."
+    )
+    full = full_masks(cost)
+    masked = (full.seconds_per_image or 0.0) * cost.human_masked_images / HOUR if full else 0.0
+    most = max((row.hours or 0.0 for row in cost.rows), default=0.0)
+    rows = tuple(_bill_row(row, masked, most) for row in cost.rows)
+    marked = next((index for index, row in enumerate(cost.rows) if row.this_run), None)
+    header = (
+        "labels of the other images", "hours, against full masks", "hours", "s/image", "money", "saving", "",
+    )  # fmt: skip
+    rate = "" if cost.hourly_rate is None else f", at {cost.hourly_rate:g} an hour"
+    table = Table(header, rows, f"Annotation time{rate}", marked, words=frozenset({6}))
+    legend = Legend(
+        (
+            ("part", f"masks of the {counted(cost.human_masked_images, 'human-masked image')}"),
+            ("more", f"labels of the other {cost.images - cost.human_masked_images:,}"),
+        )
+    )
+    priced = (table, legend) if most else (table,)
+    return Section(
+        "bill", "The bill: annotation time by kind of label", (Text((intro,)), *priced), "The bill"
+    )
+
+
+def _bill_row(row: CostRow, masked: float, most: float) -> tuple[Cell, ...]:
+    bar: Cell = DASH
+    if row.hours is not None and most:
+        first = min(masked, row.hours)
+        bar = Bar(first / most, (row.hours - first) / most, "strong" if row.this_run else "plain")
+    return (
+        f"▶ {row.kind}" if row.this_run else row.kind,
+        bar,
+        amount(row.hours, 2),
+        amount(row.seconds_per_image, 1),
+        amount(row.money, 2),
+        amount(row.saving, 2, "×"),
+        row.note,
+    )
+
+
+def gate(decisions: GateFile) -> Section:
+    """Whether tuning paid, for each SAM of the teacher."""
+    rows: list[tuple[Cell, ...]] = []
+    for name, v in decisions.root.items():
+        compared = v.tuned is not None and v.zero_shot is not None
+        rows.append(
+            (
+                VARIANTS.get(name, name),
+                Dots(v.zero_shot or 0.0, v.tuned or 0.0) if compared else DASH,
+                score(v.zero_shot),
+                score(v.tuned),
+                f"{(v.tuned or 0.0) - (v.zero_shot or 0.0):+.3f}" if compared else DASH,
+                v.use.replace("_", "-"),
+                f"{v.instances:,}",
+                v.why,
+            )
+        )
+    header = ("prompt", "mIoU, 0 to 1", "zero-shot", "tuned", "gain", "used", "objects", "why")
+    caption = "mIoU on human masks that the teacher was not fitted on"
+    table = Table(header, tuple(rows), caption, words=frozenset({5, 7}))
+    legend = Legend((("before", "zero-shot"), ("after", "tuned")))
+    blocks = (Text((gate_words(decisions),)), table, legend)
+    return Section("gate", "Teacher gate: tuned against zero-shot", blocks, "Teacher gate")
+
+
+def gate_words(decisions: GateFile) -> str:
+    """The decision in one sentence."""
+    variants = decisions.root.values()
+    tuned = sum(v.use == "tuned" for v in variants)
+    compared = max((v.instances for v in variants), default=0)
+    if not compared:
+        return "Nothing was compared: the zero-shot teacher is used."
+    method = next(v.method for v in variants if v.instances)
+    kinds = counted(len(variants), "kind")
+    which = {0: "none of", len(variants): "all"}.get(tuned, f"{tuned} of")
+    others = "" if tuned == len(variants) else ", the zero-shot one otherwise"
+    compared_on = f"compared on {counted(compared, 'object')} ({method} masks)"
+    return f"The tuned teacher is used for {which} {kinds} of prompt{others}; {compared_on}."
 
 
 def students(scores: Mapping[str, StudentScore], *, semantic: bool) -> Section:
     """What the students learned, on the val images."""
     names = ("foreground_iou", "foreground_dice") if semantic else AP_NAMES
-    rows = tuple((n, *(score(getattr(s, name)) for name in names)) for n, s in scores.items())
+    rows: list[tuple[Cell, ...]] = [
+        (n, Bar(getattr(s, names[0]) or 0.0), *(score(getattr(s, name)) for name in names), f"{s.images:,}")
+        for n, s in scores.items()
+    ]
     heads = tuple(name.replace("_", " ") for name in names)
     caption = "Mean over the val images" if semantic else "COCO mask AP on the val images"
-    return Section("Students", tables=(Table(("student", *heads), rows, caption),))
+    header = ("student", f"{heads[0]}, 0 to 1", *heads, "images")
+    return Section("students", "Students", (Table(header, tuple(rows), caption),), "Students")
 
 
-def gate(decisions: GateFile) -> Section:
-    """Whether tuning paid, for each SAM of the teacher."""
-    rows = tuple(
-        (name, score(v.tuned), score(v.zero_shot), v.use.replace("_", "-"), str(v.instances), v.why)
-        for name, v in decisions.root.items()
-    )
-    header = ("prompt", "tuned mIoU", "zero-shot mIoU", "used", "objects", "why")
-    return Section("Teacher gate: tuned against zero-shot", tables=(Table(header, rows, remarks=True),))
-
-
-def bill(cost: CostFile) -> Section:
-    """Annotation time by kind of label."""
-    counted = cost.counts_from
-    if cost.instances_per_image is not None and cost.classes_per_image is not None:
-        means = f"{cost.instances_per_image:.2f} objects and {cost.classes_per_image:.2f} of {cost.classes} classes"
-        counted = f"{means} an image ({counted})"
-    notes = (f"{cost.images} images, {cost.human_masked_images} of them with human masks; {counted}.",)
-    rows = tuple(
-        (
-            row.kind,
-            DASH if row.seconds_per_image is None else f"{row.seconds_per_image:.1f}",
-            DASH if row.hours is None else f"{row.hours:.2f}",
-            DASH if row.money is None else f"{row.money:.2f}",
-            DASH if row.saving is None else f"{row.saving:.2f}×",
-            row.note,
-        )
-        for row in cost.rows
-    )
-    marked = next((index for index, row in enumerate(cost.rows) if row.this_run), None)
-    header = ("labels of the other images", "s/image", "hours in all", "money", "saving", "")
-    caption = (
-        "Annotation time" if cost.hourly_rate is None else f"Annotation time, at {cost.hourly_rate:g} an hour"
-    )
-    return Section("The bill", notes, (Table(header, rows, caption, marked, remarks=True),))
-
-
-def times(seconds: Mapping[str, float]) -> Section:
-    """Machine time by stage."""
-    rows = tuple((stage, duration(value)) for stage, value in seconds.items())
-    total = (("all", duration(sum(seconds.values()))),)
+def times(seconds: Mapping[str, float], cost: CostFile | None) -> Section:
+    """Machine time by stage, and beside it what people spend."""
+    total = sum(seconds.values())
+    rows: list[tuple[Cell, ...]] = [
+        (stage, Bar(value / total if total else 0.0), duration(value), percent(value, total))
+        for stage, value in seconds.items()
+    ]
+    rows.append(("all", "", duration(total), ""))
     caption = "Machine time when the results were made; re-used results keep theirs"
-    return Section("Stage times", tables=(Table(("stage", "time"), rows + total, caption),))
+    table = Table(("stage", "share of all", "time", "share"), tuple(rows), caption)
+    people = _people(total, cost)
+    blocks = (Heading("By stage"), table, *((Heading("People and machine"), people) if people else ()))
+    return Section("times", "Time", blocks, "Time")
 
 
-def quarantine(found: QuarantineFile, later: Sequence[Quarantined] = ()) -> Section:
-    """What was left out at ingest and by `later` stages, and why."""
-    groups = (
-        ("images at ingest", found.images),
-        ("annotations at ingest", found.annotations),
-        ("images by a later stage", later),
+def _people(machine: float, cost: CostFile | None) -> Table | None:
+    run, full = (this_run(cost), full_masks(cost)) if cost else (None, None)
+    if run is None or run.hours is None:
+        return None
+    spans = [("machine: all stages of this run", machine), ("people: this run's labels", run.hours * HOUR)]
+    if full is not None and full.hours is not None:
+        spans.append(("people: full masks instead", full.hours * HOUR))
+    most = max(seconds for _, seconds in spans)
+    rows = tuple((who, Bar(s / most if most else 0.0), duration(s)) for who, s in spans)
+    return Table(
+        ("who", "time, to scale", "time"),
+        rows,
+        "What this run takes of a machine, and its labels of people",
+        1,
     )
-    tables = tuple(_quarantine_table(kind, entries) for kind, entries in groups if entries)
-    notes = () if tables else ("Nothing was left out.",)
-    return Section("Quarantine", notes, tables)
-
-
-def _quarantine_table(kind: str, entries: Sequence[Quarantined]) -> Table:
-    rows = tuple((entry.entry, entry.reason) for entry in entries[:SHOWN])
-    rest = f", the first {SHOWN} shown" if len(entries) > SHOWN else ""
-    return Table(("entry", "reason"), rows, f"{len(entries)} {kind}{rest}", remarks=True)

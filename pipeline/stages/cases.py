@@ -1,12 +1,12 @@
 """The few images that the report draws: where pseudo-masks are worst, and where they are as good as usual."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 from pipeline.data.matching import match_image
-from pipeline.data.records import Instance, Ontology
+from pipeline.data.records import Instance, Ontology, Record
 from pipeline.report.documents import Case, CaseMask
 from pipeline.stages.samples import read_sample
 from pipeline.stages.scoring import Pair, kept_masks, overlap
@@ -19,11 +19,13 @@ STUDENT_SCORE = 0.3
 
 @dataclass(frozen=True)
 class Choice:
-    """One image to draw: why, and the mean IoU of its objects."""
+    """One image to draw: why, the mean IoU of its objects, and its place from 1 among all `ranked`, worst first."""
 
     pair: Pair
     why: str
     miou: float
+    rank: int
+    ranked: int
 
 
 def choose(pairs: Iterable[Pair], *, worst: int, typical: int, semantic: bool) -> list[Choice]:
@@ -35,12 +37,15 @@ def choose(pairs: Iterable[Pair], *, worst: int, typical: int, semantic: bool) -
     looked_at = islice(pairs, 0, None, step)
     known = ((_image_iou(pair, semantic=semantic), pair[0].image_id) for pair in looked_at)
     ranked = sorted((miou, image_id) for miou, image_id in known if miou is not None)
-    bad, rest = ranked[:worst], ranked[worst:]
-    start = max(0, len(rest) // 2 - typical // 2)
-    plan = {image_id: ("worst", miou) for miou, image_id in bad}
-    plan |= {image_id: ("typical", miou) for miou, image_id in rest[start : start + typical]}
-    found = {pair[0].image_id: pair for pair in pairs if pair[0].image_id in plan}
-    return [Choice(found[image_id], why, miou) for image_id, (why, miou) in plan.items()]
+    start = worst + max(0, (len(ranked) - worst) // 2 - typical // 2)
+    plan = dict.fromkeys(range(min(worst, len(ranked))), "worst")
+    plan |= dict.fromkeys(range(start, min(start + typical, len(ranked))), "typical")
+    wanted = {ranked[index][1] for index in plan}
+    found = {pair[0].image_id: pair for pair in pairs if pair[0].image_id in wanted}
+    return [
+        Choice(found[ranked[index][1]], why, ranked[index][0], index + 1, len(ranked))
+        for index, why in plan.items()
+    ]
 
 
 def _image_iou(pair: Pair, *, semantic: bool) -> float | None:
@@ -54,34 +59,55 @@ def _image_iou(pair: Pair, *, semantic: bool) -> float | None:
 def draw_case(
     choice: Choice, *, students: Mapping[str, Student], images_root: Path, ontology: Ontology
 ) -> Case:
-    """One case with what every student finds on it."""
+    """One case with what every student finds on it, each mask with the true object that it was matched with."""
     truth, found = choice.pair
     sample = read_sample(found, images_root)
-    seen = {name: student.predict([sample])[0] for name, student in students.items()}
+    seen = {name: _best(student.predict([sample])[0]) for name, student in students.items()}
     return Case(
         image_id=found.image_id,
         uri=found.uri,
         sha256=found.sha256,
         why=choice.why,
         miou=choice.miou,
-        truth=_masks(truth.instances, ontology),
-        pseudo=_masks(found.instances, ontology),
-        students={name: _masks(_best(instances), ontology) for name, instances in seen.items()},
+        rank=choice.rank,
+        ranked=choice.ranked,
+        truth=[CaseMask.of(i, _name(i, ontology)) for i in _drawn(truth.instances)],
+        pseudo=_masks(truth, found, ontology),
+        students={
+            name: _masks(truth, replace(found, instances=instances), ontology)
+            for name, instances in seen.items()
+        },
     )
 
 
-def _best(instances: Iterable[Instance]) -> list[Instance]:
+def _best(instances: Iterable[Instance]) -> tuple[Instance, ...]:
     sure = [i for i in instances if (i.score or 0.0) >= STUDENT_SCORE]
-    return sorted(sure, key=lambda i: -(i.score or 0.0))[:STUDENT_MASKS]
+    return tuple(sorted(sure, key=lambda i: -(i.score or 0.0))[:STUDENT_MASKS])
 
 
-def _masks(instances: Iterable[Instance], ontology: Ontology) -> list[CaseMask]:
-    drawn = [i for i in instances if i.rle is not None and i.dropped is None]
-    return [CaseMask.of(i, instance_name(i, ontology)) for i in drawn]
+def _drawn(instances: Iterable[Instance]) -> list[Instance]:
+    return [i for i in instances if i.rle is not None and i.dropped is None]
 
 
-def instance_name(instance: Instance, ontology: Ontology) -> str:
-    """What an instance is, in words."""
-    if instance.class_id is not None:
-        return ontology.name(instance.class_id)
-    return instance.phrase or "no class"
+def _masks(truth: Record, found: Record, ontology: Ontology) -> list[CaseMask]:
+    """The drawn masks of `found` with their matches; partners are indices into the drawn true objects."""
+    pairs, _ = match_image(truth, found)
+    matches = {id(pair.pseudo): pair for pair in pairs if pair.pseudo is not None}
+    place = {id(instance): index for index, instance in enumerate(_drawn(truth.instances))}
+    drawn = []
+    for instance in _drawn(found.instances):
+        mask = CaseMask.of(instance, _name(instance, ontology))
+        pair = matches.get(id(instance))
+        drawn.append(mask if pair is None else mask.matched(place[id(pair.truth)], pair.iou))
+    return drawn
+
+
+def _name(instance: Instance, ontology: Ontology) -> str:
+    return thing_name(instance.class_id, instance.phrase, ontology)
+
+
+def thing_name(class_id: int | None, phrase: str | None, ontology: Ontology) -> str:
+    """What a labelled or proposed thing is, in words."""
+    if class_id is not None:
+        return ontology.name(class_id)
+    return phrase or "no class"

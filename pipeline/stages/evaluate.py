@@ -20,7 +20,7 @@ STUDENT = "student."
 class EvaluateConfig(StageConfig):
     """How many images are picked for the report: with the worst pseudo-masks, and with typical ones."""
 
-    worst: int = Field(4, ge=0, le=50)
+    worst: int = Field(6, ge=0, le=50)
     typical: int = Field(4, ge=0, le=50)
 
 
@@ -28,7 +28,7 @@ class Evaluate(JobStage):
     """Writes metrics.json and cases.json."""
 
     name = "evaluate"
-    version = 2
+    version = 3
     Config = EvaluateConfig
     uses = ("dataset", "truth")
     may_use = (f"{STUDENT}*",)

@@ -1,22 +1,26 @@
 """Scores of a run: pseudo-masks against hidden truth, students against the val images' human masks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.data import masks
 from pipeline.data.coco import CocoWriter
 from pipeline.data.coco_ap import Detection, detections
+from pipeline.data.matching import Key
 from pipeline.data.metrics import coco_ap, dice, iou, matched_miou
 from pipeline.data.records import RLE, Instance, Ontology, Record, Source
 from pipeline.engine.stage import TrainContext
 from pipeline.report.documents import PseudoQuality, StudentScore
 from pipeline.stages.samples import read_batches
+from pipeline.stages.trust import Spread
 from students.protocols import Student
 from teachers.protocols import Sample
 
 SURE = 0.5  # score from which a student's mask counts as foreground of a semantic set
 BATCH = 4
 
+Number = TypeVar("Number", int, float)
 Pair = tuple[Record, Record]  # (truth, what the run found) of one image
 
 
@@ -30,7 +34,8 @@ def pseudo_quality(pairs: Iterable[Pair], *, ontology: Ontology, semantic: bool)
         return None
     if semantic:
         return _foreground_quality(pairs, dropped)
-    scores = matched_miou((truth for truth, _ in pairs), (found for _, found in pairs))
+    spread = Spread()
+    scores = matched_miou((truth for truth, _ in pairs), (found for _, found in pairs), each=spread)
     return PseudoQuality(
         images=images,
         instances=scores.truths,
@@ -40,9 +45,18 @@ def pseudo_quality(pairs: Iterable[Pair], *, ontology: Ontology, semantic: bool)
         miou_images=scores.miou_images,
         misses=scores.misses,
         false_positives=scores.false_positives,
-        by_class={key_name(key, ontology): value for key, value in scores.by_class.items()},
+        by_class=_named(scores.by_class, ontology),
         by_origin=scores.by_origin,
+        objects_by_class=_named(spread.objects, ontology),
+        missed_by_class=_named(spread.missed, ontology),
+        masks_by_origin=dict(sorted(spread.masks_by_origin.items())),
+        iou_counts=spread.iou_counts,
+        reliability=dict(spread.reliability()),
     )
+
+
+def _named(groups: Mapping[Key, Number], ontology: Ontology) -> dict[str, Number]:
+    return {key_name(key, ontology): value for key, value in groups.items()}
 
 
 def key_name(key: int | str, ontology: Ontology) -> str:

@@ -11,7 +11,9 @@ from pipeline.data.records import Category, Instance, Ontology, Record, Role, We
 from pipeline.problems import explain
 from pipeline.report import sections
 from pipeline.report.bill import bill_text, make_bill
+from pipeline.report.blocks import Text
 from pipeline.report.documents import CostFile, SummaryFile
+from pipeline.report.head import Known, facts
 from pipeline.stages.cost import Cost, CostConfig
 from pipeline.stages.counts import kind_of
 
@@ -166,8 +168,10 @@ def test_a_bill_never_ends_a_run(
     assert all((row.hours, row.saving, row.seconds_per_image) == (None, None, None) for row in bill.rows)
     assert all(row.note == bill.counts_from for row in bill.rows)
     assert "n=-, c=- (no object of a class to count)" in text
-    assert "no object of a class to count" in shown.notes[0]
-    assert sections.facts(SummaryFile.read(tmp_path / "dataset" / "summary.json"), None, bill)
+    words = shown.blocks[0]
+    assert isinstance(words, Text)
+    assert "no object of a class to count" in words.lines[0]
+    assert facts(Known(SummaryFile.read(tmp_path / "dataset" / "summary.json"), None, bill))
 
 
 def test_mixed_kinds_are_priced_one_by_one() -> None:

@@ -1,13 +1,11 @@
-"""Evaluate, train_student and report: numbers that can be worked out by hand, and files that hang together."""
+"""Evaluate and train_student: numbers that can be worked out by hand, and files that hang together."""
 
 import gc
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
+from evaluate_fakes import ALL, LEFT, RIGHT, TOP, by, full, run, weak
 from stage_fakes import (
     FakeStudent,
     Stream,
@@ -16,74 +14,17 @@ from stage_fakes import (
     human,
     record,
     teacher,
-    write_images,
 )
 
-from pipeline.data.records import Instance, Origin, Prompt, Record, Role
+from pipeline.data.records import Instance, Origin, Point, Prompt, Record, Role
 from pipeline.engine.stage import Stopped
-from pipeline.report.documents import CasesFile, QuarantineFile, SummaryFile
+from pipeline.report.documents import CasesFile
 from pipeline.stages import evaluate, train_student
 from pipeline.stages.evaluate import Evaluate, EvaluateConfig
-from pipeline.stages.report import Report, ReportConfig, mask_trust
 from pipeline.stages.scoring import overlap
 from pipeline.stages.truth import TruthWriter, read_truth
 from teachers.catalog import ModelSpec
 from teachers.protocols import Sample
-
-LEFT, RIGHT, ALL = box_rle(0, 0, 8, 8), box_rle(8, 0, 16, 8), box_rle(0, 0, 16, 8)
-TOP = box_rle(0, 0, 8, 4)
-HOSTILE = "</td><script>alert(1)</script>.png"
-
-
-def summary(*, semantic: bool = False) -> SummaryFile:
-    return SummaryFile(
-        images=3,
-        bad_images=1,
-        annotations=9,
-        bad_annotations=0,
-        classes=3,
-        roles={"weak": 2, "val": 1},
-        weak="point+class",
-        semantic=semantic,
-        notes=["val image ids <i>overlap</i>"],
-    )
-
-
-def by(origin: Origin, rle: object, class_id: int = 3) -> Instance:
-    return teacher(rle, class_id, prompt=Prompt(origin, box_xyxy=(0, 0, 4, 4), class_id=class_id))
-
-
-def run(
-    folder: Path,
-    found: list[Record],
-    truth: list[Record],
-    *,
-    semantic: bool = False,
-    students: tuple[str, ...] = (),
-    **more: object,
-) -> dict[str, object]:
-    dataset = folder / "dataset"
-    dataset.mkdir(parents=True)
-    summary(semantic=semantic).write(dataset / "summary.json")
-    QuarantineFile(images=[{"entry": HOSTILE, "reason": "is <b>empty</b>"}], annotations=[]).write(
-        dataset / "quarantine.json"
-    )
-    with TruthWriter(folder / "truth") as writer:
-        for item in truth:
-            writer.add(item)
-    write_images(folder / "images", found)
-    artifacts = {"dataset": dataset, "truth": folder / "truth"}
-    artifacts |= {f"student.{name}": folder / name for name in students}
-    Evaluate(EvaluateConfig()).run(Stream(found), context(folder, artifacts=artifacts, **more))
-    return json.loads((folder / "out" / "metrics.json").read_text())
-
-
-def weak(image_id: int, *instances: Instance, **more: object) -> Record:
-    return record(image_id, instances=instances, **more)
-
-
-def full(image_id: int, *instances: Instance) -> Record:
-    return record(image_id, instances=instances)
 
 
 def test_pseudo_masks_are_scored_over_true_objects(tmp_path: Path) -> None:
@@ -102,6 +43,15 @@ def test_pseudo_masks_are_scored_over_true_objects(tmp_path: Path) -> None:
     assert (pseudo["false_positives"], pseudo["pseudo_masks"], pseudo["dropped"]) == (2, 4, 1)
     assert pseudo["by_class"] == {"car": pytest.approx(0.75), "wheel": 0.0}
     assert pseudo["by_origin"] == {"dino": pytest.approx(0.5), "sam": pytest.approx(1.0)}
+    assert pseudo["masks_by_origin"] == {"dino": 1, "sam": 1}
+    assert pseudo["objects_by_class"] == {"car": 2, "wheel": 1}
+    assert pseudo["missed_by_class"] == {"wheel": 1}
+    assert [index for index, count in enumerate(pseudo["iou_counts"]) if count] == [10, 19]
+    score = pseudo["reliability"]["score"]  # of all four masks, two of which match nothing
+    assert (score["masks"], score["iou"], score["correlation"]) == (4, pytest.approx(1.5 / 4), None)
+    assert score["bins"] == [
+        {"low": 0.9, "high": 1.0, "masks": 4, "estimate": pytest.approx(0.9), "iou": pytest.approx(1.5 / 4)}
+    ]
 
 
 def test_without_hidden_truth_there_is_no_score(tmp_path: Path) -> None:
@@ -149,9 +99,30 @@ def test_cases_are_the_worst_and_the_typical(tmp_path: Path) -> None:
     run(tmp_path, [*found, weak(30)], truth)
     cases = CasesFile.read(tmp_path / "out" / "cases.json").cases
     assert [(c.image_id, c.why, c.miou) for c in cases[:2]] == [(1, "worst", 0.0), (7, "worst", 0.5)]
-    assert [c.why for c in cases] == ["worst"] * 4 + ["typical"] * 4
-    assert len({c.image_id for c in cases}) == 8
+    assert [c.why for c in cases] == ["worst"] * 6 + ["typical"] * 4
+    assert len({c.image_id for c in cases}) == 10
+    assert [(c.rank, c.ranked) for c in cases[:2]] == [(1, 20), (2, 20)]
     assert [m.label for m in cases[0].truth] == ["car"]
+
+
+def test_a_case_tells_what_matched_and_what_was_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = FakeStudent(
+        {1: [teacher(ALL, 7, score=0.9), teacher(LEFT, 7, score=0.2), teacher(TOP, score=0.4)]}
+    )
+    monkeypatch.setattr(evaluate.catalog, "load_artifact", lambda *_, **__: student)
+    asked = Prompt(Origin.DINO, box_xyxy=(0, 0, 8, 4), points=(Point(1, 2),), class_id=3)
+    truth = [full(1, human(LEFT), human(None, human_id=3), human(RIGHT, 7, 2))]
+    found = [weak(1, teacher(RIGHT, 9), teacher(TOP, prompt=asked), teacher(LEFT, dropped="x"))]
+    run(tmp_path, found, truth, students=("s",))
+    (case,) = CasesFile.read(tmp_path / "out" / "cases.json").cases
+    assert [(m.label, m.partner, m.iou) for m in case.pseudo] == [("tree", None, None), ("car", 0, 0.5)]
+    # The student's surest first; partners are places among the drawn true objects.
+    assert [(m.partner, m.iou) for m in case.students["s"]] == [(1, 0.5), (0, 0.5)]
+    mask = case.pseudo[1]
+    assert (mask.box, mask.points, mask.origin) == ((0, 0, 8, 4), [(1, 2, 1)], "dino")
+    assert case.truth[0].box is None
 
 
 def test_every_image_is_a_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,53 +182,6 @@ def test_truth_is_streamed_back_whole_and_in_order(tmp_path: Path) -> None:
         for item in items:
             writer.add(item)
     assert list(read_truth(tmp_path / "truth")) == items
-
-
-def test_a_report_of_a_whole_run(tmp_path: Path) -> None:
-    found = [weak(i, teacher(TOP, pred_iou=0.1 * i, stability=0.9)) for i in (1, 2)]
-    found = [replace(item, dropped=None) for item in found] + [weak(4, dropped="image <i>4</i>: truncated")]
-    run(tmp_path, found, [full(1, human(LEFT)), full(2, human(TOP))])
-    (tmp_path / "out" / "metrics").mkdir()
-    for name in ("metrics.json", "cases.json"):
-        (tmp_path / "out" / name).rename(tmp_path / "out" / "metrics" / name)
-    artifacts = {"dataset": tmp_path / "dataset", "metrics": tmp_path / "out" / "metrics"}
-    around = context(tmp_path, artifacts=artifacts, timings={"propose": 3.0})
-    Report(ReportConfig(title=HOSTILE)).run(Stream(found), around)
-    html = (tmp_path / "out" / "index.html").read_text()
-    assert "<script" not in html
-    assert "<b>empty" not in html
-    assert "&lt;script&gt;" in html
-    assert "val image ids &lt;i&gt;overlap" in html
-    assert "image &lt;i&gt;4&lt;/i&gt;: truncated" in html
-    assert html.index("predicted IoU 0.10, stability 0.90") < html.index("predicted IoU 0.20, stability 0.90")
-    assert html.count("data:image/webp") == 2 * 3 + 2 * 2
-    for heading in ("Pseudo-masks against hidden truth", "Stage times", "Quarantine", "doubtful"):
-        assert heading in html
-
-
-def test_trust_ranks_masks_by_all_that_is_known_of_them() -> None:
-    """Four masks share the lowest stability; the doubtful one among them is the one SAM itself doubts."""
-    known = [(0.9, 0.0), (0.1, 0.0), (0.8, 0.0), (0.7, 0.0), (0.2, 0.5), (0.95, 0.9)]
-    shown = [teacher(TOP, pred_iou=p, stability=s) for p, s in known]
-    others = [teacher(TOP), human(LEFT), teacher(TOP, dropped="x", pred_iou=0.0), teacher(None, pred_iou=0.0)]
-    data = Stream([weak(1, *shown[:3]), weak(2, *others, *shown[3:]), weak(3, shown[0], dropped="bad")])
-    trust = mask_trust(data)
-    assert len(trust) == 7
-    assert np.isnan(trust[3])  # nothing is known of it
-    assert np.delete(trust, 3) == pytest.approx(
-        [(5 + 2.5) / 12, (1 + 2.5) / 12, (4 + 2.5) / 12, (3 + 2.5) / 12, (2 + 5) / 12, 1]
-    )
-    assert mask_trust(Stream([weak(1, teacher(TOP, quality=0.3))])).tolist() == [1]
-    assert len(mask_trust(Stream([]))) == 0
-
-
-def test_a_report_with_nothing_but_ingest(tmp_path: Path) -> None:
-    dataset = tmp_path / "dataset"
-    dataset.mkdir()
-    summary().write(dataset / "summary.json")
-    QuarantineFile(images=[], annotations=[]).write(dataset / "quarantine.json")
-    Report(ReportConfig()).run(Stream([]), context(tmp_path, artifacts={"dataset": dataset}))
-    assert "Nothing was left out" in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_train_student_names_its_artifact_and_passes_its_steps(

@@ -1,0 +1,209 @@
+"""The stage as a whole: whatever a run has or lacks, one page that says so, the same bytes each time."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from evaluate_fakes import ALL, HOSTILE, LEFT, RIGHT, TOP, full, run, summary, weak
+from stage_fakes import FakeStudent, Stream, context, human, record, teacher, write_images
+
+from pipeline.data.records import Category, Instance, Match, Ontology, Origin, Point, Prompt, Record, Role
+from pipeline.engine.context import RunFacts
+from pipeline.report.documents import GateFile, GateVariant, MetricsFile, QuarantineFile
+from pipeline.stages import evaluate
+from pipeline.stages.report import Report, ReportConfig
+
+FACTS = RunFacts("mine", "2030-01-02", "data:\n  source: coco\nnote: <b>bold</b>\n", {"omnimask": "9.9"})
+
+
+def reported(
+    folder: Path, found: Sequence[Record], *, config: dict[str, object] | None = None, **more: object
+) -> str:
+    """The page of what lies in `folder`: the dataset, and the metrics if evaluate left any."""
+    artifacts = {"dataset": folder / "dataset"}
+    if (folder / "out" / "metrics.json").exists():
+        (folder / "metrics").mkdir()
+        for name in ("metrics.json", "cases.json"):
+            (folder / "out" / name).rename(folder / "metrics" / name)
+    if (folder / "metrics").exists():
+        artifacts["metrics"] = folder / "metrics"
+    artifacts |= {name: folder / name for name in ("gate",) if (folder / name).exists()}
+    stage = Report(ReportConfig.model_validate(config or {}))
+    told = stage.run(Stream(found), context(folder, artifacts=artifacts, **more))
+    html = (folder / "out" / "index.html").read_text(encoding="utf-8")
+    assert told == {"bytes": len(html.encode())}
+    return html
+
+
+def ingested(folder: Path, *, semantic: bool = False, quarantine: QuarantineFile | None = None) -> None:
+    (folder / "dataset").mkdir(parents=True)
+    summary(semantic=semantic).write(folder / "dataset" / "summary.json")
+    (quarantine or QuarantineFile(images=[], annotations=[])).write(folder / "dataset" / "quarantine.json")
+
+
+def pointed(rle: object, match: Match, origin: Origin, **more: object) -> Instance:
+    prompt = Prompt(origin, box_xyxy=(0, 0, 9, 9), points=(Point(2, 2),), class_id=3)
+    return teacher(rle, prompt=prompt, points=(Point(2, 2),), match=match, **more)
+
+
+def test_a_report_of_a_whole_run(tmp_path: Path) -> None:
+    found = [weak(i, teacher(TOP, pred_iou=0.1 * i, stability=0.9)) for i in (1, 2)]
+    found += [weak(4, dropped="image <i>4</i>: truncated")]
+    run(tmp_path, found, [full(1, human(LEFT)), full(2, human(TOP))])
+    html = reported(tmp_path, found, config={"title": HOSTILE}, timings={"propose": 3.0}, run=FACTS)
+    assert "<script" not in html
+    assert "<b>empty" not in html
+    assert "<b>bold" not in html
+    assert "&lt;script&gt;" in html
+    assert "val image ids &lt;i&gt;overlap" in html
+    assert "image &lt;i&gt;4&lt;/i&gt;: truncated" in html
+    assert html.index("predicted IoU 0.10, stability 0.90") < html.index("predicted IoU 0.20, stability 0.90")
+    assert html.count("data:image/webp") == 2 + 2
+    assert html.count("data:image/png") == 2 * 3 + 2
+    for part in ("trust", "quality", "cases", "doubtful", "times", "quarantine", "run"):
+        assert f'<h2 id="{part}">' in html
+    for text in (
+        "run mine · 2030-01-02",
+        "omnimask 9.9",
+        "pipeline run config.yaml --out=runs/again --data=DIR",
+    ):
+        assert text in html
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
+    found = [weak(i, teacher(TOP, pred_iou=0.5), teacher(RIGHT, 9, pred_iou=0.5)) for i in (1, 2, 3)]
+    run(tmp_path, found, [full(i, human(LEFT)) for i in (1, 2, 3)])
+    pages = [reported(tmp_path, found, timings={"gate": 1.0}, run=FACTS) for _ in range(2)]
+    assert pages[0] == pages[1]
+
+
+def test_a_report_with_nothing_but_ingest(tmp_path: Path) -> None:
+    ingested(tmp_path)
+    html = reported(tmp_path, [])
+    for text in ("Nothing was left out", "No truth was hidden", "No pseudo-mask has an estimate"):
+        assert text in html
+    for part in ("bill", "quality", "gate", "students", "cases", "unmatched", "times", "run"):
+        assert f'id="{part}"' not in html
+
+
+def test_without_hidden_truth_the_page_says_so(tmp_path: Path) -> None:
+    found = [weak(1, teacher(LEFT, pred_iou=0.5))]
+    run(tmp_path, found, [])
+    html = reported(tmp_path, found)
+    assert "There was no hidden truth to compare with" in html
+    assert 'id="quality"' not in html
+    assert html.count("data:image/webp") == 1
+
+
+def test_a_semantic_set_has_overlap_and_pictures(tmp_path: Path) -> None:
+    found = [weak(1, teacher(TOP)), weak(2, teacher(LEFT))]
+    run(tmp_path, found, [full(1, human(LEFT)), full(2, human(ALL))], semantic=True)
+    html = reported(tmp_path, found)
+    assert "foreground IoU 0.500, Dice 0.667" in html
+    assert html.count('class="shot"') == 2
+
+
+def test_a_student_has_its_layer_its_score_and_hostile_names_stay_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = FakeStudent({1: [teacher(LEFT, score=0.9)], 9: [teacher(LEFT, score=0.9)]})
+    monkeypatch.setattr(evaluate.catalog, "load_artifact", lambda *_, **__: student)
+    name = '<img src=x onerror="alert(1)">'
+    ontology = Ontology((Category(3, name), Category(7, "wheel")))
+    found = [weak(1, teacher(LEFT, pred_iou=0.5))]
+    everything = [*found, record(9, Role.VAL, instances=(human(LEFT),))]
+    run(tmp_path, everything, [full(1, human(LEFT))], students=("a", "<b>"), ontology=ontology)
+    html = reported(tmp_path, found, ontology=ontology)
+    assert "<img" not in html
+    assert "&lt;img src=x onerror=&#34;alert(1)&#34;&gt;" in html
+    assert "&lt;b&gt; IoU" in html
+    assert 'class="own own-student-1"' in html
+    assert ".all-student-1:checked" in html
+    assert "AP of a" in html
+
+
+MATCHES = (
+    (Match(0, -1.0, 0.9), Origin.DINO, "took a detection&#39;s box"),
+    (Match(None, 3.0), Origin.SAM, "no detection fits"),
+    (Match(None, None), Origin.SAM, "no detection left"),
+)
+
+
+@pytest.mark.parametrize(("match", "origin", "words"), MATCHES)
+def test_what_became_of_a_point_is_told(tmp_path: Path, match: Match, origin: Origin, words: str) -> None:
+    ingested(tmp_path)
+    box = Prompt(Origin.DINO, box_xyxy=(0, 0, 9, 9), class_id=3, score=0.7)
+    found = [weak(1, pointed(LEFT, match, origin, pred_iou=0.4), proposals=(box, replace(box, score=0.6)))]
+    write_images(tmp_path / "images", found)
+    html = reported(tmp_path, found)
+    assert words in html
+    assert "1 point met 2 detections" in html
+    lone = match.proposal is None
+    assert ("Points without a detection, the most" in html) == lone
+    assert f"{2 if lone else 1} of the 2 detections were not used, {2 if lone else 1} of these" in html
+    assert f"confidence {0.7 if lone else 0.6:.2f}, not used" in html
+
+
+def test_without_points_detections_stand_alone(tmp_path: Path) -> None:
+    ingested(tmp_path)
+    used = Prompt(Origin.DINO, box_xyxy=(0, 0, 9, 9), class_id=3, score=0.7)
+    found = [weak(1, teacher(LEFT, prompt=used), proposals=(used, replace(used, score=0.2, class_id=9)))]
+    write_images(tmp_path / "images", found)
+    html = reported(tmp_path, found)
+    assert "Detections that became no mask" in html
+    assert "1 of the 2 detections were not used, 0 of these" in html
+    assert "Points without" not in html
+    assert "no mask of tree in the image" in html
+
+
+def test_a_gate_without_a_comparison_says_so(tmp_path: Path) -> None:
+    ingested(tmp_path)
+    (tmp_path / "gate").mkdir()
+    none = GateVariant(
+        tuned=None, zero_shot=None, use="zero_shot", images=0, instances=0, method="none", why="few <b>"
+    )
+    GateFile({"box": none}).write(tmp_path / "gate" / "gate.json")
+    html = reported(tmp_path, [])
+    assert "Nothing was compared: the zero-shot teacher is used." in html
+    assert "few &lt;b&gt;" in html
+
+
+@pytest.mark.parametrize(("classes", "folds"), [(1, 0), (40, 0), (300, 1)])
+def test_many_classes_are_shown_from_both_ends(tmp_path: Path, classes: int, folds: int) -> None:
+    run(tmp_path, [weak(1, teacher(LEFT))], [full(1, human(LEFT))])
+    path = tmp_path / "out" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["pseudo"]["by_class"] = {f"c{i:03}": i / classes for i in range(classes)}
+    metrics["pseudo"]["objects_by_class"] = {f"c{i:03}": 10 for i in range(classes)}
+    path.write_text(json.dumps(metrics))
+    assert MetricsFile.read(path).pseudo is not None
+    html = reported(tmp_path, [weak(1, teacher(LEFT))])
+    assert html.count("The other 260 classes") == folds
+    assert all(f">c{i:03}<" in html for i in range(classes))
+
+
+def test_pictures_end_where_the_budget_does(tmp_path: Path) -> None:
+    found = [weak(i, teacher(TOP, pred_iou=0.1 * i)) for i in (1, 2, 3)]
+    run(tmp_path, found, [full(i, human(LEFT)) for i in (1, 2, 3)])
+    html = reported(tmp_path, found, config={"picture_mb": 0.0018})
+    assert 0 < html.count("data:image/webp") < 6
+    assert "photos left out to keep the page small" in html
+    html = reported(tmp_path, found, config={"picture_mb": 0})
+    assert "data:image" not in html
+
+
+def test_quarantine_is_gathered_by_reason(tmp_path: Path) -> None:
+    bad = [
+        {"entry": f"train image {i} ({i}.jpg)", "reason": f"image {i}.jpg: cut off at {i} bytes"}
+        for i in range(40)
+    ]
+    bad.append({"entry": HOSTILE, "reason": "images[3] (id 7): width: expected an integer, found 'x'"})
+    ingested(tmp_path, quarantine=QuarantineFile.model_validate({"images": bad, "annotations": []}))
+    html = reported(tmp_path, [])
+    assert html.index("40 × cut off at # bytes") < html.index(
+        "1 × width: expected an integer, found &#39;…&#39;"
+    )
+    assert "40 entries, the first 25 shown" in html
+    assert "Images at ingest: 41" in html
