@@ -13,6 +13,8 @@ import numpy.typing as npt
 from pipeline.data.errors import BadInput
 
 Runs = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.uint8]  # 0 to 63 each
+Places = npt.NDArray[np.intp]
 
 MAX_PIXELS = 89_478_485  # of an image or mask; Pillow's own limit, so no larger canvas can be behind a mask
 _MAX_GROUPS = 7  # 35 bits: more than any difference of runs within MAX_PIXELS
@@ -56,7 +58,8 @@ def recode(text: str, runs: Runs) -> str:
     """The canonical text of the runs that `text_to_runs` found in `text`: mostly that very text."""
     codes = _codes(text)
     ends = np.flatnonzero(codes < 0x20)
-    return runs_to_text(runs) if len(runs) < len(ends) or _has_padding(codes, ends) else text
+    as_written = len(runs) == len(ends) and not _has_padding(codes, ends, _lengths(ends))
+    return text if as_written else runs_to_text(runs)
 
 
 def all_canonical(texts: Sequence[str], pixels: Sequence[int]) -> bool:
@@ -71,7 +74,7 @@ def all_canonical(texts: Sequence[str], pixels: Sequence[int]) -> bool:
     last = np.cumsum(sizes) - 1
     ends = np.flatnonzero(codes < 0x20)
     lengths = _lengths(ends)
-    if (codes[last] >= 0x20).any() or lengths.max() > _MAX_GROUPS or _has_padding(codes, ends):
+    if (codes[last] >= 0x20).any() or lengths.max() > _MAX_GROUPS or _has_padding(codes, ends, lengths):
         return False
     runs = _numbers(codes, ends, lengths)
     first = np.concatenate(([0], np.searchsorted(ends, last[:-1]) + 1))
@@ -92,27 +95,28 @@ def all_canonical(texts: Sequence[str], pixels: Sequence[int]) -> bool:
     return bool(fits) and np.array_equal(np.add.reduceat(runs, first), pixels)
 
 
-def _codes(text: str) -> npt.NDArray[np.uint8]:
+def _codes(text: str) -> Codes:
     """The characters of ASCII text as COCO's codes 0 to 63; what is none becomes larger."""
     return np.frombuffer(text.encode("ascii"), np.uint8) - np.uint8(48)
 
 
-def _lengths(ends: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+def _lengths(ends: Places) -> Places:
+    """How many codes each number has."""
     lengths = ends + 1
     lengths[1:] -= lengths[:-1].copy()
     return lengths
 
 
-def _has_padding(codes: npt.NDArray[np.uint8], ends: npt.NDArray[np.intp]) -> bool:
+def _has_padding(codes: Codes, ends: Places, lengths: Places) -> bool:
     """Whether a number has a last group that only repeats the sign of the group before it."""
-    before = codes[ends - 1]  # of a first number of one group: the text's last code, which continues nothing
-    return bool(((before >= 0x20) & (codes[ends] == (before >> 4 & 1) * 0x1F)).any())
+    tails = ends[lengths > 1]
+    return bool((codes[tails] == (codes[tails - 1] >> 4 & 1) * 0x1F).any())
 
 
-def _numbers(codes: npt.NDArray[np.uint8], ends: npt.NDArray[np.intp], lengths: npt.NDArray[np.intp]) -> Runs:
+def _numbers(codes: Codes, ends: Places, lengths: Places) -> Runs:
     """The numbers as stored [n] int64, whose last codes lie at `ends` and which have `lengths` codes each."""
-    values = codes[ends].astype(np.int64)
-    values -= (values & 0x10) << 1  # the sign
+    # The sign bit of the last group, 0x10, is spread over the bits above it.
+    values = ((codes[ends] ^ 0x10).astype(np.int8) - 0x10).astype(np.int64)
     step, rows = 1, np.flatnonzero(lengths > 1)
     while len(rows):
         values[rows] = (values[rows] << 5) | (codes[ends[rows] - step] & 0x1F)
