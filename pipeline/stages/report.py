@@ -8,7 +8,6 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
-from scipy.stats import rankdata
 
 from pipeline.data.records import Instance, Record, Role, Source
 from pipeline.engine.stage import JobStage, Metrics, Records, StageConfig, TrainContext
@@ -144,6 +143,8 @@ def _estimates(instance: Instance) -> dict[str, float]:
 
 def _share_below(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Share of the known values that are not above each; equal values share their mean rank, NaN stays."""
+    from scipy.stats import rankdata  # imported late: it takes long, and every command looks at the stages
+
     ranks = np.full(len(values), UNKNOWN)
     known = ~np.isnan(values)
     ranks[known] = rankdata(values[known]) / max(int(known.sum()), 1)
