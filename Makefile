@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check kinds overfit-student lock format clean
+.PHONY: demo test test-slow check kinds overfit-student bench lock format clean
 
 demo: $(READY)
 	$(BIN)/pipeline run stages.yaml --weak=point+class --out runs/demo
@@ -27,6 +27,10 @@ kinds: $(READY)
 
 overfit-student: $(READY)
 	$(BIN)/python -m benchmarks.overfit_student
+
+bench: $(READY)
+	for name in masks evaluate teacher_tuning labelling captions coco_io; do \
+	  $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

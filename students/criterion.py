@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from transformers import Mask2FormerConfig
 
+from pipeline.data.assignment import assign
 from students.layers import Predictions
 from students.targets import Batch
 
@@ -65,7 +65,7 @@ def match_layer(
         table = cost.cpu().numpy()
         if not np.isfinite(table).all():
             raise FloatingPointError("the predictions are not finite; a lower learning rate may help")
-        rows, columns = linear_sum_assignment(table)
+        rows, columns = assign(table)
         pairs.append((torch.from_numpy(rows), torch.from_numpy(columns) + first))
         first = last
     image_of = torch.cat([torch.full_like(rows, image) for image, (rows, _) in enumerate(pairs)])

@@ -19,9 +19,9 @@ from teachers.sam.zoom import Part, Zoom
 
 
 class View:
-    """A batch after the encoder pass: features, and the way back to each image's own size.
+    """A batch of images: features of what was asked about, and the way back to each image's own size.
 
-    The images come first, as they are; enlarged parts follow as questions ask for them, each embedded once.
+    An image, or an enlarged part of it, is embedded with the first question about it, and once.
     """
 
     def __init__(self, predictor: SamPredictor, images: Sequence[Rgb]) -> None:
@@ -30,7 +30,6 @@ class View:
         self._places: dict[Part, int] = {}
         self.embeddings = predictor.embed([])
         self.upsamplers: list[Upsampler] = []
-        self.places([(image, None) for image in range(len(images))])
 
     def size(self, image: int) -> tuple[int, int]:
         """Height and width of an image of the batch."""
@@ -100,7 +99,7 @@ class Answerer:
         return self._head(variant) is not self._plain
 
     def look(self, batch: Sequence[Sample]) -> View:
-        """The encoder pass."""
+        """The batch to ask about; the encoder runs with the questions."""
         return View(self.predictor, [sample.image for sample in batch])
 
     def answer(

@@ -79,13 +79,14 @@ class HeadTrainer:
             if should_stop():
                 self._save()
                 raise Stopped
-            self.losses.append(self._step(len(self.losses)))
+            self.losses.append(self.step(len(self.losses)))
             done = len(self.losses)
             progress(done)
             if done % settings.checkpoint_every == 0 or done == settings.steps:
                 self._save()
 
-    def _step(self, step: int) -> float:
+    def step(self, step: int) -> float:
+        """Train one step; its loss. BadInput when that is not finite."""
         settings = self._task.bench.settings
         dropped = step >= settings.decay_step
         for group in self._optimizer.param_groups:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
+from pipeline.data.assignment import assign
 from pipeline.data.boxes import iou_xyxy, points_inside
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Match, Prompt
@@ -47,7 +47,7 @@ def refine(
         invalid = ~points_inside(points, found) | ~_same_class(meant, classes)
         iou = _iou(found, own)
         cost = np.where(invalid, alpha, 0.0) - iou - beta * sure[:, None]
-        for row, column in zip(*linear_sum_assignment(cost), strict=True):
+        for row, column in zip(*assign(cost), strict=True):
             matches[column] = Match(
                 proposal=None if invalid[row, column] else keep[row],
                 cost=float(cost[row, column]),

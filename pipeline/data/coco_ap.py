@@ -3,22 +3,29 @@
 hotcoco does the matching (many times faster than pycocotools); the means are pycocotools' own, to the last digit.
 """
 
+import math
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict, cast
 
 import hotcoco
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.data import masks
-from pipeline.data.coco_entries import EntryError, as_object, integer, show
+from pipeline.data.coco_entries import MAX_ID, EntryError, as_object, integer, show
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Instance, Record
+from pipeline.data.rle_text import all_canonical
 
 AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _AREAS = {"APs": 1, "APm": 2, "APl": 3}  # s < 32^2 <= m < 96^2 <= l; 0 is all
+_AT_ONCE = 256  # results that are checked together
+
+Images = Mapping[int, dict[str, object]]
 
 
 class RleDict(TypedDict):
@@ -51,6 +58,17 @@ def detections(record: Record, instances: Iterable[Instance]) -> list[Detection]
     ]
 
 
+@dataclass(frozen=True)
+class Curves:
+    """COCO's tables, -1 where a class has no true instance: `precision` [T, R, K, A, M], `recall` [T, K, A, M].
+
+    T IoU thresholds, R recall points, K classes, A all, small, medium, large, M 1, 10, 100 detections an image.
+    """
+
+    precision: npt.NDArray[np.float64]
+    recall: npt.NDArray[np.float64]
+
+
 def coco_ap(
     truth: Path | Mapping[str, object], results: Iterable[object], *, left_out: Collection[int] = ()
 ) -> dict[str, float | None]:
@@ -60,29 +78,81 @@ def coco_ap(
     be used. Results on the images `left_out` count for nothing. None where there is no true instance to find
     (pycocotools says -1).
     """
-    gt = hotcoco.COCO(str(truth) if isinstance(truth, Path) else dict(truth))
-    images = gt.imgs
-    checked: list[dict[str, object]] = []
-    for index, result in enumerate(results):
-        where = f"results[{index}]"
-        try:
-            raw = as_object(result)
-            if integer(raw, "image_id", low=0) not in left_out:
-                checked.append(dict(_checked(raw, images, where=where)))
-        except EntryError as error:
-            raise BadInput(f"{where}.{error}") from None
-    evaluator = hotcoco.COCOeval(gt, gt.load_res(checked), "segm")
-    evaluator.evaluate()
-    evaluator.accumulate()
-    table = evaluator.eval or {}
-    # precision [IoU threshold, recall point, class, area, detections]: the last are 1, 10, 100.
-    precision = np.asarray(table["precision"], np.float64)[..., -1]
+    precision = coco_curves(truth, results, left_out=left_out).precision[..., -1]
     cuts = {"AP": precision[..., 0], "AP50": precision[0, ..., 0], "AP75": precision[5, ..., 0]}
     cuts |= {name: precision[..., area] for name, area in _AREAS.items()}
     return {name: _mean(cuts[name]) for name in AP_NAMES}
 
 
-def _checked(raw: dict[str, object], images: Mapping[int, dict[str, object]], *, where: str) -> Detection:
+def coco_curves(
+    truth: Path | Mapping[str, object], results: Iterable[object], *, left_out: Collection[int] = ()
+) -> Curves:
+    """What the averages of `coco_ap` are taken of; arguments and errors as there."""
+    gt = hotcoco.COCO(str(truth) if isinstance(truth, Path) else dict(truth))
+    checked = _checked_all(results, gt.imgs, left_out)
+    evaluator = hotcoco.COCOeval(gt, gt.load_res(cast(list[dict[str, Any]], checked)), "segm")
+    evaluator.evaluate()
+    evaluator.accumulate()
+    table = evaluator.eval or {}
+    return Curves(np.asarray(table["precision"], np.float64), np.asarray(table["recall"], np.float64))
+
+
+def _checked_all(results: Iterable[object], images: Images, left_out: Collection[int]) -> list[Detection]:
+    """The results with validated masks, less those on images `left_out`; BadInput names the first bad one."""
+    sizes = {n: [image.get("height"), image.get("width")] for n, image in images.items() if n not in left_out}
+    checked: list[Detection] = []
+    todo, done = iter(results), 0
+    while batch := list(islice(todo, _AT_ONCE)):
+        quick = _as_they_are(batch, sizes)
+        checked += _one_by_one(batch, done, images, left_out) if quick is None else quick
+        done += len(batch)
+    return checked
+
+
+def _as_they_are(batch: Sequence[object], sizes: Mapping[int, list[object]]) -> list[Detection] | None:
+    """The results of a batch if each is one that we could have written; None if one needs a closer look."""
+    rows: Sequence[Any] = batch  # whatever they are, what does not fit raises
+    try:
+        images, classes, scores = ([row[key] for row in rows] for key in ("image_id", "category_id", "score"))
+        shapes, counts = ([row["segmentation"][key] for row in rows] for key in ("size", "counts"))
+        own = [sizes[number] for number in images]
+    except (TypeError, KeyError, IndexError):
+        return None
+    plain = all(
+        set(map(type, column)) == {kind}
+        for column, kind in ((images, int), (classes, int), (scores, float), (counts, str))
+    )
+    if not plain or min(classes) < 0 or max(classes) > MAX_ID or not all(map(math.isfinite, scores)):
+        return None
+    if shapes != own or set(map(type, chain.from_iterable(shapes))) != {int}:
+        return None
+    if not all_canonical(counts, [height * width for height, width in shapes]):
+        return None
+    return [
+        {
+            "image_id": image,
+            "category_id": class_id,
+            "segmentation": {"size": size, "counts": text},
+            "score": score,
+        }
+        for image, class_id, score, size, text in zip(images, classes, scores, shapes, counts, strict=True)
+    ]
+
+
+def _one_by_one(
+    batch: Sequence[object], start: int, images: Images, left_out: Collection[int]
+) -> Iterator[Detection]:
+    for index, result in enumerate(batch, start):
+        where = f"results[{index}]"
+        try:
+            raw = as_object(result)
+            if integer(raw, "image_id", low=0) not in left_out:
+                yield _checked(raw, images, where=where)
+        except EntryError as error:
+            raise BadInput(f"{where}.{error}") from None
+
+
+def _checked(raw: dict[str, object], images: Images, *, where: str) -> Detection:
     """The result with a validated mask; EntryError, or BadInput with `where` for a mask, otherwise."""
     image_id, category_id = integer(raw, "image_id", low=0), integer(raw, "category_id", low=0)
     if image_id not in images:

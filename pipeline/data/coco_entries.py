@@ -11,7 +11,8 @@ from pipeline.data.orient import orient_box, orient_points
 from pipeline.data.records import RLE, Box, Category, Instance, Point, Source, WeakKind
 from pipeline.data.rle_text import MAX_PIXELS
 
-_MAX_ID = 2**63 - 1
+MAX_ID = 2**63 - 1
+_SOURCES = frozenset(Source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class Frame:
 
 def show(value: object) -> str:
     """A found value for a message, cut to a readable length."""
-    text = repr(value) if not isinstance(value, int) or abs(value) <= _MAX_ID else "a huge integer"
+    text = repr(value) if not isinstance(value, int) or abs(value) <= MAX_ID else "a huge integer"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -85,11 +86,11 @@ def as_object(value: object) -> Raw:
     return value
 
 
-def integer(raw: Raw, field: str, *, low: int = -_MAX_ID - 1, high: int = _MAX_ID) -> int:
+def integer(raw: Raw, field: str, *, low: int = -MAX_ID - 1, high: int = MAX_ID) -> int:
     """An integer field within low..high."""
     value = raw.get(field)
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        span = "" if low < 0 else f" from {low} to {high}" if high < _MAX_ID else f" of at least {low}"
+        span = "" if low < 0 else f" from {low} to {high}" if high < MAX_ID else f" of at least {low}"
         raise EntryError(field, f"expected an integer{span}, found {_present(raw, field)}")
     return value
 
@@ -160,7 +161,7 @@ def source_of(raw: Raw) -> Source:
     if not isinstance(extra, dict) or "source" not in extra:
         return Source.HUMAN
     value = extra["source"]
-    if not isinstance(value, str) or value not in set(Source):
+    if not isinstance(value, str) or value not in _SOURCES:
         raise EntryError("pseudo.source", f"expected one of {', '.join(Source)}, found {show(value)}")
     return Source(value)
 
@@ -228,7 +229,7 @@ def _numbers(value: object, count: int) -> list[float] | None:
     """Finite floats of a list of exactly `count` numbers, else None."""
     if not isinstance(value, list) or len(value) != count:
         return None
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= _MAX_ID for v in value):
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= MAX_ID for v in value):
         return None  # NaN and infinity fail the comparison too
     return [float(v) for v in value]
 

@@ -10,6 +10,8 @@ from typing import TextIO
 from pipeline.data import masks
 from pipeline.data.records import RLE, Box, Category, Instance, Match, Ontology, Prompt, Record, Source
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)  # json.dumps would make one each time
+
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
@@ -124,7 +126,7 @@ class CocoWriter:
 
 
 def _text(value: Json) -> str:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def _category(category: Category) -> dict[str, Json]:

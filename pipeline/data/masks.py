@@ -15,7 +15,7 @@ from pycocotools import mask as native
 from pipeline.data.errors import BadInput
 from pipeline.data.orient import UPRIGHT, orient_array
 from pipeline.data.records import RLE, Box
-from pipeline.data.rle_text import MAX_PIXELS, Runs, check_runs, runs_to_text, text_to_runs
+from pipeline.data.rle_text import MAX_PIXELS, Runs, check_runs, recode, runs_to_text, text_to_runs
 
 MAX_OUTLINE = 50_000_000  # native steps (a fifth of a pixel each) that one annotation's outlines may take
 _STEPS_PER_PIXEL = 5  # pycocotools walks polygon edges on a grid five times finer than the pixels
@@ -91,15 +91,15 @@ def tight_box(rle: RLE) -> Box | None:
     """The smallest xyxy box around the foreground, None for an empty mask."""
     bounds = np.cumsum(runs_of(rle))
     starts, ends = bounds[0::2], bounds[1::2]
-    starts = starts[: len(ends)]
     if not len(ends):
         return None
     height = rle.size[0]
-    first, top = np.divmod(starts, height)
-    last, bottom = np.divmod(ends - 1, height)
-    if (first != last).any():  # a run that leaves its column holds that column's foot and the next one's head
-        return (float(first.min()), 0.0, float(last.max() + 1), float(height))
-    return (float(first.min()), float(top.min()), float(last.max() + 1), float(bottom.max() + 1))
+    first = starts[: len(ends)] // height * height  # where the columns of the runs' first pixels begin
+    left, right = float(first[0] // height), float((ends[-1] - 1) // height + 1)
+    bottom = int((ends - first).max())
+    if bottom > height:  # a run that leaves its column holds that column's foot and the next one's head
+        return (left, 0.0, right, float(height))
+    return (left, float((starts[: len(ends)] - first).min()), right, float(bottom))
 
 
 def foreground_pixel(rle: RLE, index: int) -> tuple[int, int]:
@@ -214,12 +214,19 @@ def rle_from_coco(segmentation: object, height: int, width: int, *, where: str) 
     if size != [height, width] or any(isinstance(v, bool) or not isinstance(v, int) for v in size):
         raise BadInput(f"{where}.size: expected the image's [{height}, {width}], found {repr(size)[:60]}")
     if isinstance(counts, str):
-        runs = text_to_runs(counts, height * width, where=f"{where}.counts")
-    elif isinstance(counts, list):
+        return _canonical(counts, height, width, where=f"{where}.counts")
+    if isinstance(counts, list):
         runs = _listed_runs(counts, height * width, where=f"{where}.counts")
-    else:
-        raise BadInput(f"{where}.counts: expected text or a list of run lengths, found {_kind(counts)}")
-    return RLE((height, width), runs_to_text(runs))
+        return RLE((height, width), runs_to_text(runs))
+    raise BadInput(f"{where}.counts: expected text or a list of run lengths, found {_kind(counts)}")
+
+
+def _canonical(counts: str, height: int, width: int, *, where: str) -> RLE:
+    try:
+        runs = _runs(counts, height, width)  # kept, as area and box are asked for next
+    except BadInput:
+        runs = text_to_runs(counts, height * width, where=where)  # the same error, at its place
+    return RLE((height, width), recode(counts, runs))
 
 
 def _listed_runs(counts: list[object], pixels: int, *, where: str) -> Runs:

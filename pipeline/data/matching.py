@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from pipeline.data import masks
+from pipeline.data.assignment import assign
 from pipeline.data.records import RLE, Instance, Record
 
 CROWD_OVERLAP = (
@@ -65,7 +65,7 @@ def match_image(truth: Record, pseudo: Record) -> tuple[list[Pair], list[Instanc
     for key in sorted(real.keys() | found.keys(), key=str):
         wanted, offered = real.get(key, []), found.get(key, [])
         overlap = masks.iou_matrix([_rle(i) for i in wanted], [_rle(i) for i in offered])
-        rows, columns = linear_sum_assignment(-overlap)
+        rows, columns = assign(-overlap)
         taken = {int(r): int(c) for r, c in zip(rows, columns, strict=True) if overlap[r, c] > 0}
         for row, instance in enumerate(wanted):
             column = taken.get(row)

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from pipeline.data.matching import Key, Pair
 from pipeline.data.records import Instance, Record, Source
@@ -51,11 +50,19 @@ def mask_trust(data: Records) -> Floats:
     return np.where(count, np.nansum(ranks, axis=0) / np.maximum(count, 1), UNKNOWN)
 
 
+def _ranks(values: Floats) -> Floats:
+    """Ranks from 1; equal values share their mean rank."""
+    from scipy.stats import rankdata  # imported late: it takes long, and every command looks at the stages
+
+    ranks: Floats = rankdata(values)
+    return ranks
+
+
 def _share_below(values: Floats) -> Floats:
     """Share of the known values that are not above each; equal values share their mean rank, NaN stays."""
     ranks = np.full(len(values), UNKNOWN)
     known = ~np.isnan(values)
-    ranks[known] = rankdata(values[known]) / max(int(known.sum()), 1)
+    ranks[known] = _ranks(values[known]) / max(int(known.sum()), 1)
     return ranks
 
 
@@ -125,7 +132,7 @@ def _reliability(said: Floats, true: Floats) -> Reliability:
 
 
 def _spearman(one: Floats, other: Floats) -> float | None:
-    first, second = rankdata(one), rankdata(other)
+    first, second = _ranks(one), _ranks(other)
     if first.std() == 0 or second.std() == 0:
         return None
     return float(np.corrcoef(first, second)[0, 1])

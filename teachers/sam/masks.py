@@ -39,8 +39,8 @@ def to_mask(
     crop = upsampler.above(answer.low_res_logits, threshold - offset)
     if crop is None:
         return PredictedMask(None, None, pred_iou, 0.0)
-    low = int((crop.logits > threshold - offset).sum())
-    high = int((crop.logits > threshold + offset).sum())
+    low = np.count_nonzero(crop.logits > threshold - offset)
+    high = np.count_nonzero(crop.logits > threshold + offset)
     rle, box = _encode(crop, upsampler.size, threshold)
     return PredictedMask(rle, box, pred_iou, high / low if low else 0.0)
 

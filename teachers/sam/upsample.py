@@ -17,6 +17,8 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 Span = tuple[int, int]  # first line, one past the last
 
+_BAND = 1 << 15  # values computed at a time, so that what lies between the steps stays in the cache
+
 
 @dataclass(frozen=True)
 class _Step:
@@ -45,15 +47,22 @@ class _Axis:
     second: _Step | None  # None when the input already has the original size
     reach: IntArray
 
-    def mix(self, values: FloatArray, span: Span) -> FloatArray:
-        """Original lines of `span` from all low-res lines: (low, k) to (span, k)."""
+    def mix(self, values: FloatArray, span: Span, *, offset: int = 0) -> FloatArray:
+        """Original lines of `span` from low-res lines, `values` being those from `offset` on: (low, k) to (span, k)."""
         start, stop = span
-        if self.second is None:
-            return _mix(values, self.first, slice(start, stop), 0)
-        lines = slice(start, stop)
-        offset = int(self.second.low[start])
-        middle = _mix(values, self.first, slice(offset, int(self.second.high[stop - 1]) + 1), 0)
-        return _mix(middle, self.second, lines, offset)
+        out = np.empty((stop - start, values.shape[1]), np.float32)
+        band = max(1, _BAND // values.shape[1])
+        for first in range(start, stop, band):
+            last = min(first + band, stop)
+            target = out[first - start : last - start]
+            if self.second is None:
+                _mix(values, self.first, slice(first, last), offset=offset, out=target)
+                continue
+            between = slice(int(self.second.low[first]), int(self.second.high[last - 1]) + 1)
+            middle = np.empty((between.stop - between.start, values.shape[1]), np.float32)
+            _mix(values, self.first, between, offset=offset, out=middle)
+            _mix(middle, self.second, slice(first, last), offset=between.start, out=target)
+        return out
 
     def span(self, first: int, last: int) -> Span:
         """Original lines that see any of the low-res lines first..last; empty (0, 0) when none does."""
@@ -61,12 +70,15 @@ class _Axis:
         return (int(seen[0]), int(seen[-1]) + 1) if len(seen) else (0, 0)
 
 
-def _mix(values: FloatArray, step: _Step, lines: slice, offset: int) -> FloatArray:
+def _mix(values: FloatArray, step: _Step, lines: slice, *, offset: int, out: FloatArray) -> None:
+    """Write the step's `lines` into `out`, from source lines of which `values` holds those from `offset` on."""
     weight = step.weight[lines][:, None]
-    mixed: FloatArray = (
-        values[step.low[lines] - offset] * (1 - weight) + values[step.high[lines] - offset] * weight
-    )
-    return mixed
+    # Trap: with mode "raise" numpy would take into a buffer of its own first.
+    np.take(values, step.low[lines] - offset, axis=0, out=out, mode="clip")
+    out *= 1 - weight
+    high = np.take(values, step.high[lines] - offset, axis=0, mode="clip")
+    high *= weight
+    out += high
 
 
 def _axis(low_res: int, side: int, inside: int, original: int) -> _Axis:
@@ -115,6 +127,8 @@ class Upsampler:
         return Crop(self._compute(low_res, y, x), self._seen.top + y[0], self._seen.left + x[0])
 
     def _compute(self, low_res: FloatArray, rows: Span, columns: Span) -> FloatArray:
-        # Rows first, on the narrow low-res width; the result is the transpose of a C-ordered array, as RLE likes it.
-        wide = self._rows.mix(np.ascontiguousarray(low_res), rows)
-        return self._columns.mix(np.ascontiguousarray(wide.T), columns).T
+        # Rows first, on the few low-res columns that are seen; the result is the transpose of a C-ordered array, as RLE
+        # likes it.
+        left, right = int(self._columns.reach[columns[0], 0]), int(self._columns.reach[columns[1] - 1, 1])
+        wide = self._rows.mix(low_res[:, left : right + 1], rows)
+        return self._columns.mix(np.ascontiguousarray(wide.T), columns, offset=left).T

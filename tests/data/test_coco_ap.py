@@ -96,18 +96,50 @@ def test_file_and_content_are_one(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == ""
 
 
+def test_results_that_need_a_closer_look_score_the_same() -> None:
+    truth, results = random_set(2)
+    expected = coco_ap(truth, results)
+    for change in (
+        lambda result: result | {"score": np.float64(result["score"])},
+        lambda result: result | {"segmentation": uncompressed(result["segmentation"])},
+        lambda result: result | {"segmentation": result["segmentation"] | {"counts": padded(result)}},
+    ):
+        assert coco_ap(truth, [change(result) for result in results]) == expected
+        assert coco_ap(truth, [*results[:-1], change(results[-1])]) == expected
+
+
+def test_the_first_bad_result_is_named() -> None:
+    truth, results = random_set(0)
+    bad = (results * 8)[:800]
+    bad[700] = bad[700] | {"score": None}  # type: ignore[typeddict-item]
+    bad[600] = bad[600] | {"segmentation": {"size": [HEIGHT, WIDTH], "counts": "m3"}}
+    with pytest.raises(BadInput, match=r"results\[600\].segmentation.counts"):
+        coco_ap(truth, bad)
+    left_out = {result["image_id"] for result in (bad[700], bad[600])}
+    kept = [result for result in bad if result["image_id"] not in left_out]
+    assert coco_ap(truth, bad, left_out=left_out) == coco_ap(truth, kept)
+
+
+def uncompressed(mask: RleDict) -> dict[str, object]:
+    runs = masks.runs_of(RLE((mask["size"][0], mask["size"][1]), mask["counts"]))
+    return {"size": mask["size"], "counts": runs.tolist()}
+
+
+def padded(result: Detection) -> str:
+    """The same counts, the last number with a group more than it needs."""
+    text = result["segmentation"]["counts"]
+    last = ord(text[-1]) - 48
+    return text[:-1] + chr(last + 32 + 48) + ("O" if last & 16 else "0")
+
+
 def test_no_results_and_no_truth() -> None:
     truth, results = random_set(1)
     assert set(coco_ap(truth, []).values()) <= {0.0, None}
     assert coco_ap(truth | {"annotations": []}, results) == dict.fromkeys(AP_NAMES)
 
 
-RESULT: Detection = {
-    "image_id": 1,
-    "category_id": 3,
-    "segmentation": as_dict(masks.encode(np.ones((HEIGHT, WIDTH), bool))),
-    "score": 0.5,
-}
+FULL = as_dict(masks.encode(np.ones((HEIGHT, WIDTH), bool)))
+RESULT: Detection = {"image_id": 1, "category_id": 3, "segmentation": FULL, "score": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -135,6 +167,8 @@ RESULT: Detection = {
             r"results\[1\].segmentation.counts: RLE runs",
         ),
         ({"segmentation": {"size": [WIDTH, HEIGHT], "counts": "m3"}}, r"results\[1\].segmentation.size"),
+        ({"segmentation": FULL | {"size": [WIDTH, HEIGHT]}}, r"results\[1\].segmentation.size"),
+        ({"segmentation": FULL | {"size": [float(HEIGHT), WIDTH]}}, r"results\[1\].segmentation.size"),
     ],
 )
 def test_bad_results_never_reach_native_code(change: dict[str, object], message: str) -> None:

@@ -4,7 +4,7 @@ import pytest
 from engine_fakes import FakeMapConfig, FakePropose, make_record
 
 from pipeline.data.arrow import from_table
-from pipeline.data.records import Ontology, Role
+from pipeline.data.records import Ontology, Origin, Prompt, Role
 from pipeline.engine import parquet
 from pipeline.engine.context import Stopped, WorkerContext
 from pipeline.engine.faults import StageFailed
@@ -57,6 +57,22 @@ def test_batches_are_full_and_in_order(world):
     made, calls, _ = world([make_record(i) for i in (5, 3, 9, 1, 7)], batch_size=3)
     assert calls == [[1, 3, 5], [7, 9, 0]]
     assert scores(made) == {i: i / 1000 for i in (1, 3, 5, 7, 9)}
+
+
+def test_what_fills_a_batch_has_nothing_to_ask_about(world, monkeypatch):
+    filled = []
+    original = FakePropose.blank
+
+    def spy(self, record):
+        filled.append(record)
+        return original(self, record)
+
+    monkeypatch.setattr(FakePropose, "blank", spy)
+    labels = {"tags": (1,), "proposals": (Prompt(Origin.DINO, (0.0, 0.0, 4.0, 4.0), class_id=1, score=0.5),)}
+    known = [make_record(i, **labels) for i in (1, 2, 3)]
+    world(known, batch_size=5, unreadable=(1,))
+    assert filled[0] == known[0]  # in its own place an image keeps what its neighbours may share a chunk with
+    assert filled[1:] == [make_record(3, tags=())] * 2
 
 
 def test_an_unreadable_image_is_quarantined_in_its_place(world):

@@ -7,14 +7,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import (
-    BertConfig,
-    BertTokenizer,
-    GroundingDinoConfig,
-    GroundingDinoForObjectDetection,
-    GroundingDinoImageProcessor,
-    SwinConfig,
-)
+from small_models import small_dino_config
+from transformers import BertTokenizer, GroundingDinoForObjectDetection, GroundingDinoImageProcessor
 
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Category, Ontology, Origin, Record, Role
@@ -39,34 +33,11 @@ def vocabulary() -> dict[str, int]:
     return {word: number for number, word in words.items()}
 
 
-def config() -> GroundingDinoConfig:
-    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    sizes = {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "num_queries": 20}
-    return GroundingDinoConfig(
-        backbone_config=SwinConfig(
-            embed_dim=16,
-            depths=[1] * 4,
-            num_heads=[2] * 4,
-            window_size=4,
-            out_indices=[2, 3, 4],
-            image_size=64,
-        ),
-        text_config=BertConfig(
-            vocab_size=1030, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
-        ),
-        encoder_layers=1,
-        decoder_layers=2,
-        disable_custom_kernels=True,
-        **heads,
-        **sizes,
-    )
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("grounding_dino")
     torch.manual_seed(1)
-    GroundingDinoForObjectDetection(config()).save_pretrained(path)
+    GroundingDinoForObjectDetection(small_dino_config()).save_pretrained(path)
     BertTokenizer(vocab=vocabulary()).save_pretrained(path)
     GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(path)
     return path
