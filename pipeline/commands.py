@@ -1,4 +1,4 @@
-"""The commands for single steps: train, label, predict, evaluate, export, models."""
+"""The commands for single steps: train, label, predict, evaluate, export."""
 
 import json
 from collections.abc import Sequence
@@ -37,7 +37,6 @@ Teacher = Annotated[
 Student = Annotated[str, typer.Option("--student", help="A trained student's folder or a run folder.")]
 MAX_BAD = 0.05
 steps = typer.Typer()
-models = typer.Typer(no_args_is_help=True, help="The models there are, and their weights.")
 
 
 @steps.command()
@@ -228,31 +227,3 @@ def export(
 
         count = copy_export(run, out)
         typer.echo(f"{out}: {count} images")
-
-
-@models.command("list")
-def list_models() -> None:
-    """Print the catalog's entries and what can be fetched."""
-    with exits():
-        from pipeline.fetch import SOURCES
-        from students import catalog as students
-        from teachers import catalog as teachers
-
-        for name, entry in teachers.ENTRIES.items():
-            typer.echo(f"{entry.kind:<10} {name}")
-        for name in students.names():
-            typer.echo(f"{'student':<10} {name}")
-        for name in SOURCES:
-            typer.echo(f"{'weights':<10} {name}")
-
-
-@models.command("fetch")
-def fetch_model(
-    name: Annotated[str, typer.Argument(help="A line `weights` of `models list`.")],
-    folder: Annotated[Path, typer.Option("--to", help="Where weights are kept.")] = Path("weights"),
-) -> None:
-    """Download the weights of a model; nothing else ever downloads."""
-    with exits():
-        from pipeline.fetch import fetch
-
-        typer.echo(str(fetch(name, folder)))
