@@ -192,6 +192,8 @@ def evaluate(
                     scores = score_student(_trained(student, device), truth, images)
             finally:
                 _tell_bad([*truth.bad_images, *truth.bad_annotations])
+                for note in truth.notes:
+                    say(note)
         _refuse_bad(truth.bad_share)
         typer.echo(json.dumps(scores, indent=1))
 

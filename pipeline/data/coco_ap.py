@@ -1,4 +1,4 @@
-"""COCO's average precision of instance masks: IoU .50:.05:.95, 101 recall points, 100 detections an image.
+"""COCO's average precision and recall of instance masks: IoU .50:.05:.95, 101 recall points, 100 detections an image.
 
 hotcoco does the matching (many times faster than pycocotools); the means are pycocotools' own, to the last digit.
 """
@@ -18,7 +18,8 @@ from pipeline.data.errors import BadInput
 from pipeline.data.records import Instance, Record
 
 AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-_AREAS = {"APs": 1, "APm": 2, "APl": 3}  # s < 32^2 <= m < 96^2 <= l; 0 is all
+AR_NAMES = ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+_AREAS = {"s": 1, "m": 2, "l": 3}  # s < 32^2 <= m < 96^2 <= l; 0 is all
 
 
 class RleDict(TypedDict):
@@ -54,7 +55,15 @@ def detections(record: Record, instances: Iterable[Instance]) -> list[Detection]
 def coco_ap(
     truth: Path | Mapping[str, object], results: Iterable[object], *, left_out: Collection[int] = ()
 ) -> dict[str, float | None]:
-    """AP, AP50, AP75, APs, APm, APl of results (`Detection`s) against a COCO file (or its content); each 0..1.
+    """The first six of `coco_scores`."""
+    scores = coco_scores(truth, results, left_out=left_out)
+    return {name: scores[name] for name in AP_NAMES}
+
+
+def coco_scores(
+    truth: Path | Mapping[str, object], results: Iterable[object], *, left_out: Collection[int] = ()
+) -> dict[str, float | None]:
+    """COCO's twelve numbers of results (`Detection`s) against a COCO file (or its content); each 0..1.
 
     The truth is trusted (our own writer's, or a test's). Results may be anybody's JSON; BadInput names one that cannot
     be used. Results on the images `left_out` count for nothing. None where there is no true instance to find
@@ -75,11 +84,15 @@ def coco_ap(
     evaluator.evaluate()
     evaluator.accumulate()
     table = evaluator.eval or {}
-    # precision [IoU threshold, recall point, class, area, detections]: the last are 1, 10, 100.
+    # precision [IoU threshold, recall point, class, area, detections], recall without the points; of detections, the
+    # most an image has counted are 1, 10, 100.
     precision = np.asarray(table["precision"], np.float64)[..., -1]
+    recall = np.asarray(table["recall"], np.float64)
     cuts = {"AP": precision[..., 0], "AP50": precision[0, ..., 0], "AP75": precision[5, ..., 0]}
-    cuts |= {name: precision[..., area] for name, area in _AREAS.items()}
-    return {name: _mean(cuts[name]) for name in AP_NAMES}
+    cuts |= {f"AP{name}": precision[..., area] for name, area in _AREAS.items()}
+    cuts |= {f"AR{most}": recall[:, :, 0, rank] for rank, most in enumerate((1, 10, 100))}
+    cuts |= {f"AR{name}": recall[:, :, area, -1] for name, area in _AREAS.items()}
+    return {name: _mean(cuts[name]) for name in (*AP_NAMES, *AR_NAMES)}
 
 
 def _checked(raw: dict[str, object], images: Mapping[int, dict[str, object]], *, where: str) -> Detection:
@@ -88,6 +101,8 @@ def _checked(raw: dict[str, object], images: Mapping[int, dict[str, object]], *,
     if image_id not in images:
         raise EntryError("image_id", f"expected the id of a true image, found {image_id}")
     score = _finite(raw.get("score"))
+    if "segmentation" not in raw and "bbox" in raw:
+        raise EntryError("segmentation", "expected a mask, found a bbox alone; boxes are not scored")
     height, width = integer(images[image_id], "height", low=1), integer(images[image_id], "width", low=1)
     rle = masks.rle_from_coco(raw.get("segmentation"), height, width, where=f"{where}.segmentation")
     mask: RleDict = {"size": list(rle.size), "counts": rle.counts}
@@ -101,7 +116,7 @@ def _finite(value: object) -> float:
     raise EntryError("score", f"expected a finite number, found {show(value)}")
 
 
-def _mean(precision: npt.NDArray[np.float64]) -> float | None:
-    """Mean of a cut of the precision table without its -1 entries (classes without a true instance)."""
-    known = precision[precision > -1]
+def _mean(cut: npt.NDArray[np.float64]) -> float | None:
+    """Mean of a cut of a table without its -1 entries (classes without a true instance)."""
+    known = cut[cut > -1]
     return float(np.mean(known)) if known.size else None
