@@ -220,12 +220,31 @@ def _refuse_bad(share: float) -> None:
 
 @steps.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    source: Annotated[Path, typer.Argument(help="A run folder, or a COCO file with --images.")],
     out: Annotated[Path, typer.Option("--out", help="A new folder.")],
+    images: Annotated[
+        Path | None, typer.Option("--images", help="The folder of a COCO file's images.")
+    ] = None,
 ) -> None:
-    """Copy a run's COCO files and the images they list into a folder of their own, ready for another trainer."""
-    with exits():
-        from pipeline.standalone import copy_export
+    """Make a folder for another trainer: `coco/` and `images/`.
 
-        count = copy_export(run, out)
-        typer.echo(f"{out}: {count} images")
+    A run's COCO files are copied as they are. Any other COCO file is checked and written anew, masks as RLE; images of
+    which not every object has a usable mask, or whose photo cannot be read, are left out.
+    """
+    with exits():
+        from pipeline.data.errors import BadInput
+        from pipeline.export import export_file, export_run
+
+        if source.is_file() != (images is not None):
+            raise BadInput("expected a run folder, or a COCO file with --images, the folder of its images")
+        if images is None:
+            typer.echo(f"{out}: {export_run(source, out)} images")
+            return
+        exported = export_file(source, images, out)
+        typer.echo(f"{out}: {exported.images} images")
+        _tell_bad([*exported.bad_images, *exported.bad_annotations])
+        if exported.maskless:
+            say(f"left out: {exported.maskless} images of which not every object has a mask")
+        if exported.nameless:
+            say(f"left out: {exported.nameless} masks whose phrase is no category")
+        _refuse_bad(exported.bad_share)

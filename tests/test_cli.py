@@ -277,7 +277,15 @@ def test_cost_of_an_unknown_preset(cli):
             ["train", "mask2fromer", "--json", "truth.json", "--images", "photos"],
             "did you mean 'mask2former'?",
         ),
-        (["export", "photos", "--out", "x"], "expected a run folder with export/coco, found none"),
+        (["export", "photos", "--out", "x"], "expected a COCO file or a run folder with export/coco, found"),
+        (["export", "truth.json", "--out", "x"], "a COCO file with --images, the folder of its images"),
+        (
+            ["export", "photos", "--images", "photos", "--out", "x"],
+            "expected a run folder, or a COCO file with",
+        ),
+        (["export", "nothing", "--out", "x"], "expected a COCO file or a run folder with export/coco"),
+        (["export", "truth.json", "--images", "none", "--out", "x"], "--images none: expected a folder"),
+        (["export", "truth.json", "--images", "photos", "--out", "photos"], "is there already"),
     ],
 )
 def test_wrong_arguments(cli, photos, student, arguments, message):  # noqa: ARG001
