@@ -115,6 +115,16 @@ def test_the_sizes_of_the_embedded_files_are_theirs() -> None:
         assert WEIGHTS[name].megabytes == pytest.approx(size / 1e6, abs=0.06)
 
 
+def test_the_documentation_names_them_all() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "models.md").read_text()
+    for name, entry in WEIGHTS.items():
+        assert re.search(
+            rf"^\| `{name}` \|.*\| {entry.megabytes:g} \|.* \| {entry.licence} \|$", text, re.MULTILINE
+        )
+        assert not isinstance(entry.source, Repository) or f"hub, {entry.source.id} |" in text
+    assert all(f"`{name}`" in text for name in (*teachers.ENTRIES, *students.ENTRIES))
+
+
 def test_fetch_a_file(cli: Cli, server: str, offer: Callable[[str], None], tmp_path: Path) -> None:
     offer(f"{server}/sam.pth")
     done = cli("fetch", "sam_vit_b")
