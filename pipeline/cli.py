@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline import commands
+from pipeline import commands, model_commands
 from pipeline.options import (
     HERE,
     RUNS,
@@ -32,7 +32,7 @@ app = typer.Typer(
 )
 
 app.add_typer(commands.steps)
-app.add_typer(commands.models, name="models")
+app.add_typer(model_commands.models, name="models")
 
 
 @app.command()

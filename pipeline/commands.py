@@ -1,4 +1,4 @@
-"""The commands for single steps: train, label, predict, evaluate, export, models."""
+"""The commands for single steps: train, label, predict, evaluate, export."""
 
 import json
 from collections.abc import Sequence
@@ -37,7 +37,6 @@ Teacher = Annotated[
 Student = Annotated[str, typer.Option("--student", help="A trained student's folder or a run folder.")]
 MAX_BAD = 0.05
 steps = typer.Typer()
-models = typer.Typer(no_args_is_help=True, help="The models there are, and their weights.")
 
 
 @steps.command()
@@ -193,6 +192,8 @@ def evaluate(
                     scores = score_student(_trained(student, device), truth, images)
             finally:
                 _tell_bad([*truth.bad_images, *truth.bad_annotations])
+                for note in truth.notes:
+                    say(note)
         _refuse_bad(truth.bad_share)
         typer.echo(json.dumps(scores, indent=1))
 
@@ -219,40 +220,31 @@ def _refuse_bad(share: float) -> None:
 
 @steps.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    source: Annotated[Path, typer.Argument(help="A run folder, or a COCO file with --images.")],
     out: Annotated[Path, typer.Option("--out", help="A new folder.")],
+    images: Annotated[
+        Path | None, typer.Option("--images", help="The folder of a COCO file's images.")
+    ] = None,
 ) -> None:
-    """Copy a run's COCO files and the images they list into a folder of their own, ready for another trainer."""
+    """Make a folder for another trainer: `coco/` and `images/`.
+
+    A run's COCO files are copied as they are. Any other COCO file is checked and written anew, masks as RLE; images of
+    which not every object has a usable mask, or whose photo cannot be read, are left out.
+    """
     with exits():
-        from pipeline.standalone import copy_export
+        from pipeline.data.errors import BadInput
+        from pipeline.export import export_file, export_run
 
-        count = copy_export(run, out)
-        typer.echo(f"{out}: {count} images")
-
-
-@models.command("list")
-def list_models() -> None:
-    """Print the catalog's entries and what can be fetched."""
-    with exits():
-        from pipeline.fetch import SOURCES
-        from students import catalog as students
-        from teachers import catalog as teachers
-
-        for name, entry in teachers.ENTRIES.items():
-            typer.echo(f"{entry.kind:<10} {name}")
-        for name in students.names():
-            typer.echo(f"{'student':<10} {name}")
-        for name in SOURCES:
-            typer.echo(f"{'weights':<10} {name}")
-
-
-@models.command("fetch")
-def fetch_model(
-    name: Annotated[str, typer.Argument(help="A line `weights` of `models list`.")],
-    folder: Annotated[Path, typer.Option("--to", help="Where weights are kept.")] = Path("weights"),
-) -> None:
-    """Download the weights of a model; nothing else ever downloads."""
-    with exits():
-        from pipeline.fetch import fetch
-
-        typer.echo(str(fetch(name, folder)))
+        if source.is_file() != (images is not None):
+            raise BadInput("expected a run folder, or a COCO file with --images, the folder of its images")
+        if images is None:
+            typer.echo(f"{out}: {export_run(source, out)} images")
+            return
+        exported = export_file(source, images, out)
+        typer.echo(f"{out}: {exported.images} images")
+        _tell_bad([*exported.bad_images, *exported.bad_annotations])
+        if exported.maskless:
+            say(f"left out: {exported.maskless} images of which not every object has a mask")
+        if exported.nameless:
+            say(f"left out: {exported.nameless} masks whose phrase is no category")
+        _refuse_bad(exported.bad_share)

@@ -4,109 +4,119 @@ SAM's checkpoints have published digests. Hub models are pinned by the commit th
 digests of its files are recorded in `fetched.json`, and a later fetch takes that commit and compares.
 """
 
-import json
-import shutil
+import sys
+import time
 import urllib.request
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 
 from pipeline.data.errors import BadInput
+from pipeline.engine.faults import RunFault
 from pipeline.engine.files import commit_file, commit_text, file_digest
-from pipeline.problems import did_you_mean
-from teachers.identity import OFFICIAL_SHA256
+from pipeline.weights import RECORD, SAFE_FILES, Download, Fetched, Repository, find_weights
 
-SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything"
-RECORD = "fetched.json"
-SAFE_FILES = ("*.safetensors", "*.json", "*.txt")  # no pickles
-OPEN_CLIP = (
-    "open_clip_model.safetensors"  # open_clip's own names; model.safetensors beside it has transformers'
-)
-WEIGHTS = "model.safetensors"
+BLOCK = 1 << 20
+SILENCE = 60.0  # seconds without a byte after which a server is given up
+LINE_SECONDS = 5.0
 
 
-@dataclass(frozen=True)
-class Download:
-    """A file with a published digest."""
-
-    url: str
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Repository:
-    """A model on the Hugging Face hub: its one `file` that a config names or, without it, all safetensors and texts."""
-
-    id: str
-    file: str | None = None
-
-
-SOURCES: dict[str, Download | Repository] = {
-    "sam_vit_b": Download(f"{SAM_URL}/sam_vit_b_01ec64.pth", OFFICIAL_SHA256["vit_b"]),
-    "sam_vit_l": Download(f"{SAM_URL}/sam_vit_l_0b3195.pth", OFFICIAL_SHA256["vit_l"]),
-    "sam_vit_h": Download(f"{SAM_URL}/sam_vit_h_4b8939.pth", OFFICIAL_SHA256["vit_h"]),
-    "clip_vit_b_32": Repository("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", OPEN_CLIP),  # text: ViT-B-32
-    "clip_vit_b_16": Repository("laion/CLIP-ViT-B-16-laion2B-s34B-b88K", OPEN_CLIP),  # text: ViT-B-16
-    "grounding_dino_tiny": Repository("IDEA-Research/grounding-dino-tiny"),
-    "grounding_dino_base": Repository("IDEA-Research/grounding-dino-base"),
-    "resnet_50": Repository("microsoft/resnet-50", WEIGHTS),
-    "swin_tiny": Repository("microsoft/swin-tiny-patch4-window7-224", WEIGHTS),
-}
+class NotFetched(RunFault):
+    """A server did not give all of a file; the message says why. Nothing half-written has the file's name."""
 
 
 def fetch(name: str, folder: Path) -> Path:
-    """Download a model into `folder`, unless it is there; the file or folder to name in a config.
+    """Download weights into `folder`, unless they are there; the file or folder to name in a config.
 
-    BadInput for an unknown name, and for bytes with another digest than the published or recorded one.
+    BadInput for an unknown name, and for bytes with another digest than the published or recorded one; NotFetched when
+    the network or the server fails.
     """
-    if name not in SOURCES:
-        raise BadInput(f"model {name!r}: nothing to fetch, {did_you_mean(name, SOURCES)}")
-    source = SOURCES[name]
-    return (
-        _fetch_file(source, folder)
-        if isinstance(source, Download)
-        else _fetch_repository(name, source, folder)
-    )
-
-
-def _fetch_file(source: Download, folder: Path) -> Path:
-    target = folder / source.url.rsplit("/", 1)[-1]
-
-    def write(temp: Path) -> None:
-        with urllib.request.urlopen(source.url) as answer, temp.open("wb") as file:
-            shutil.copyfileobj(answer, file)
-        _compare(source.url, file_digest(temp), source.sha256)
-
-    if target.exists():
-        _compare(str(target), file_digest(target), source.sha256)
+    weights = find_weights(name)
+    place = weights.place(name, folder)
+    if place is None or weights.source is None:
+        raise BadInput(f"weights {name!r}: embedded in the package, nothing to fetch")
+    if isinstance(weights.source, Repository):
+        _fetch_repository(weights.source, folder / name)
+    elif place.exists():
+        _compare(str(place), file_digest(place), weights.source.sha256)
     else:
-        commit_file(target, write)
-    return target
+        commit_file(place, partial(_download, weights.source))
+    return place
 
 
-def _fetch_repository(name: str, source: Repository, folder: Path) -> Path:
+def _download(source: Download, temp: Path) -> None:
+    with _network(source.url):
+        answer = urllib.request.urlopen(source.url, timeout=SILENCE)
+    with answer, temp.open("wb") as file:
+        total = int(answer.headers.get("Content-Length") or 0)
+        told = _Told(source.url.rsplit("/", 1)[-1], total)
+        done = 0
+        while True:
+            with _network(source.url):
+                block = answer.read(BLOCK)
+            done += len(block)
+            told(done, last=not block)
+            if not block:
+                break
+            file.write(block)
+    if done < total:
+        raise NotFetched(f"{source.url}: the connection ended after {done} of {total} bytes; try again")
+    _compare(source.url, file_digest(temp), source.sha256)
+
+
+@contextmanager
+def _network(what: str, *more: type[Exception]) -> Iterator[None]:
+    """Turn what a network fails with into NotFetched; `more` are errors that are no OSError."""
+    failures: tuple[type[Exception], ...] = (OSError, HTTPException, *more)
+    try:
+        yield
+    except failures as error:
+        reason = str(getattr(error, "reason", None) or error or type(error).__name__).splitlines()[0]
+        raise NotFetched(
+            f"{what}: cannot be fetched: {reason}; without network, copy the folder from a machine that has it"
+        ) from error
+
+
+class _Told:
+    """Bytes so far on standard error, every few seconds and at the end."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self._name, self._of = name, f" of {total / 1e6:.1f}" if total else ""
+        self._last = time.monotonic()
+
+    def __call__(self, done: int, *, last: bool) -> None:
+        now = time.monotonic()
+        if last or now - self._last >= LINE_SECONDS:
+            self._last = now
+            sys.stderr.write(f"{self._name}: {done / 1e6:.1f}{self._of} MB\n")
+            sys.stderr.flush()
+
+
+def _fetch_repository(source: Repository, target: Path) -> None:
     from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
 
-    target = folder / name
-    record = target / RECORD
-    known = json.loads(record.read_text()) if record.exists() else None
-    commit = known["commit"] if known else HfApi().model_info(source.id).sha
-    wanted = list(SAFE_FILES) if source.file is None else [source.file]
-    snapshot_download(source.id, revision=commit, local_dir=target, allow_patterns=wanted)
+    known = Fetched.read(target)
+    # A refused connection is an error of the HTTP library, which is the first base of the hub's own.
+    with _network(f"hub model {source.id}", *HfHubHTTPError.__bases__):
+        commit = known.commit if known else str(HfApi().model_info(source.id).sha)
+        wanted = list(SAFE_FILES) if source.file is None else [source.file]
+        snapshot_download(source.id, revision=commit, local_dir=target, allow_patterns=wanted)
     digests = {
         path.relative_to(target).as_posix(): file_digest(path)
         for path in sorted(target.rglob("*"))
-        if path.is_file() and path != record and ".cache" not in path.parts
+        if path.is_file() and path != target / RECORD and ".cache" not in path.parts
     }
     if source.file is not None and source.file not in digests:
         raise BadInput(f"{source.id}: expected a file {source.file}, found {sorted(digests) or 'none'}")
     if known is None:
-        commit_text(
-            record, json.dumps({"id": source.id, "commit": commit, "files": digests}, indent=1) + "\n"
-        )
-    else:
-        for path, digest in known["files"].items():
-            _compare(str(target / path), digests.get(path, "nothing"), digest)
-    return target if source.file is None else target / source.file
+        record = Fetched(id=source.id, commit=commit, files=digests)
+        commit_text(target / RECORD, record.model_dump_json(indent=1) + "\n")
+        return
+    for path, digest in known.files.items():
+        _compare(str(target / path), digests.get(path, "nothing"), digest)
 
 
 def _compare(what: str, found: str, expected: str) -> None:

@@ -2,18 +2,18 @@
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice, tee
 from pathlib import Path
 
 from pipeline.data.coco import CocoFile, CocoWriter, ImageEntry
-from pipeline.data.coco_json import entries
+from pipeline.data.coco_listed import listed_areas, listed_roles
 from pipeline.data.errors import BadInput
 from pipeline.data.images import Header, read_bytes, read_header, read_upright
-from pipeline.data.metrics import coco_ap, matched_miou
+from pipeline.data.metrics import coco_scores, matched_miou
 from pipeline.data.records import Instance, Record, Role, Source
-from pipeline.stages.scoring import BATCH, Pair, student_ap
+from pipeline.stages.scoring import BATCH, Pair, student_results
 from students.protocols import Student
 from teachers.protocols import Sample
 
@@ -26,8 +26,8 @@ class Truth:
 
     Given the folder of its photos, annotations made for the stored frame of a photo are turned upright, as at ingest;
     without it the listed sizes count as upright. `bad_images` and `bad_annotations` fill with what is left out and why,
-    `left_out` with the ids of such images (complete after reading). Use it in a `with` block; BadInput for a file that
-    is no COCO file.
+    `left_out` with the ids of such images (complete after reading), `notes` with what else is worth knowing.
+    Use it in a `with` block; BadInput for a file that is no COCO file.
     """
 
     def __init__(self, path: Path, images: Path | None) -> None:
@@ -37,6 +37,7 @@ class Truth:
         self._entries = {image.id: image for image in self._file.images}
         self.bad_images: list[str] = []
         self.bad_annotations: list[str] = []
+        self.notes: list[str] = []
         refused = {finding.entry_id for finding in self._file.findings if finding.section == "images"}
         self.left_out = {number for number in refused if number is not None and number not in self._entries}
         for finding in self._file.findings:
@@ -56,6 +57,10 @@ class Truth:
         """The larger of the shares of images and of annotations that were left out."""
         images = len(self.bad_images) / max(self._images, 1)
         return max(images, len(self.bad_annotations) / max(self._annotations, 1))
+
+    def writer(self, path: Path) -> CocoWriter:
+        """For a scorer's copy: size classes follow from the listed `area`, from the pixels where none is listed."""
+        return CocoWriter(path, self.ontology, info={}, crowd=True, areas=listed_areas(self.path))
 
     def record(self, image_id: int, *, phrases: bool = False) -> Record | None:
         """One image upright, None if it is left out; things without a class are kept with `phrases` only.
@@ -127,17 +132,17 @@ def _lacking(instance: Instance, *, phrases: bool) -> str | None:
 
 
 def score_student(student: Student, truth: Truth, photos: Path) -> Scores:
-    """COCO AP of a student's masks on the photos of the true images, each 0..1, and how many images there were."""
+    """COCO's numbers for a student's masks on the photos of the true images, and how many images there were."""
     samples = truth.samples(photos)
     batches = iter(lambda: list(islice(samples, BATCH)), [])
     with tempfile.TemporaryDirectory(prefix="omnimask-") as folder:
         path = Path(folder) / TRUTH
-        images, scores = student_ap(student, batches, ontology=truth.ontology, path=path)
-    return {"images": images, **scores}
+        images, found = student_results(student, batches, truth=truth.writer(path))
+        return {"images": images, **coco_scores(path, found)}
 
 
 def score_file(truth: Truth, found: Path) -> Scores:
-    """AP of a COCO results file (a list), or mIoU of a COCO file with pseudo-masks (an object) on its own images.
+    """COCO's numbers for a results file (a list); mIoU of a COCO file of pseudo-masks (an object) on its own images.
 
     BadInput names the first entry of `found` that cannot be used.
     """
@@ -151,18 +156,27 @@ def score_file(truth: Truth, found: Path) -> Scores:
     return _score_results(truth, results, source=found)
 
 
-def _score_results(truth: Truth, results: Iterable[object], *, source: Path) -> Scores:
-    """COCO AP; a true mask's size class follows from its pixels, whatever `area` the file lists."""
+def _score_results(truth: Truth, results: Sequence[object], *, source: Path) -> Scores:
+    """COCO's numbers; results of categories that the truth does not have count for nothing, which is noted."""
     with tempfile.TemporaryDirectory(prefix="omnimask-") as folder:
         path, images = Path(folder) / TRUTH, 0
-        with CocoWriter(path, truth.ontology, info={}, crowd=True) as writer:
+        with truth.writer(path) as writer:
             for record in truth.records():
                 writer.add(record)
                 images += 1
         try:
-            return {"images": images, **coco_ap(path, results, left_out=truth.left_out)}
+            scores = coco_scores(path, results, left_out=truth.left_out)
         except BadInput as error:
             raise BadInput(f"{source}: {error}") from None
+    known = set(truth.ontology.ids)
+    found = (result.get("category_id") for result in results if isinstance(result, dict))
+    foreign = [number for number in found if type(number) is int and number not in known]
+    if foreign:
+        truth.notes.append(
+            f"{source}: {len(foreign)} of {len(results)} results count for nothing: {truth.path} has no category "
+            f"{', '.join(map(str, sorted(set(foreign))))}"
+        )
+    return {"images": images, **scores}
 
 
 def _score_pseudo(truth: Truth, found: Path) -> Scores:
@@ -193,7 +207,7 @@ class _Compared:
         self.images = self.human = 0
 
     def __iter__(self) -> Iterator[Pair]:
-        roles = _roles(self.file.path)
+        roles = listed_roles(self.file.path)
         for image in self.file.images:
             where = f"{self.file.path}: images[{image.index}] (id {image.id})"
             record, findings = self.file.record(image, sha256="", split="train", role=Role.WEAK)
@@ -212,17 +226,6 @@ class _Compared:
                 raise BadInput(f"{where}: expected {sizes[0]} as in {self.truth.path}, found {sizes[1]}")
             self.images += 1
             yield real, record
-
-
-def _roles(path: Path) -> Mapping[int, str]:
-    """What our own export says of its images (`pseudo.role`), by id; empty for a file of others."""
-    roles = {}
-    for entry in entries(path, frozenset({"images"})):
-        assert isinstance(entry.value, dict)  # the file has no findings
-        extra = entry.value.get("pseudo")
-        if isinstance(extra, dict) and isinstance(extra.get("role"), str):
-            roles[entry.value["id"]] = extra["role"]
-    return roles
 
 
 def _is_machine_made(record: Record, role: str | None) -> bool:

@@ -4,7 +4,6 @@ Each makes the config of a run with few stages, so that keys, resume, quarantine
 """
 
 import re
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,19 +11,15 @@ import yaml
 from pydantic import JsonValue
 
 from pipeline.config import Request, make_plan
-from pipeline.data.coco_entries import as_object
-from pipeline.data.coco_json import entries
 from pipeline.data.errors import BadInput
 from pipeline.data.records import WeakKind
-from pipeline.engine.files import remove, temp_name
 from pipeline.engine.plan import RunPlan
-from pipeline.engine.rundir import CONFIG, LOG, RunFolder
+from pipeline.engine.rundir import CONFIG, LOG
 from pipeline.engine.runner import read_ontology
 from pipeline.engine.status import find_results
 from pipeline.problems import did_you_mean
 from pipeline.report.documents import SummaryFile
-from pipeline.stages import sources
-from pipeline.stages.ingest import ALL, IngestConfig
+from pipeline.stages.ingest import ALL
 from students import catalog as students
 from students.card import CARD
 from teachers import catalog as teachers
@@ -36,7 +31,6 @@ NOT_TAKEN = (
     "model",
     "resources",
 )  # of a run's stage: the model is taken apart from it, the machine is another
-EXPORT = Path("export", "coco")
 Entry = dict[str, JsonValue]
 
 
@@ -226,49 +220,6 @@ def _found_in_run(run: Path, lent: dict[str, Path]) -> Found:
 def _safe(name: str) -> str:
     """A file's or folder's name as a run's may be."""
     return re.sub(r"[^A-Za-z0-9._+-]", "_", name)
-
-
-def copy_export(run: Path, out: Path) -> int:
-    """Copy a run's COCO files and their images to the new folder `out`; how many images. BadInput if it exists."""
-    source = run / EXPORT
-    if not source.is_dir():
-        raise BadInput(f"{run}: expected a run folder with {EXPORT}, found none")
-    if out.exists():
-        raise BadInput(f"--out {out}: is there already and is not overwritten")
-    images = images_root(run)
-    temp = temp_name(out.absolute().parent)
-    temp.mkdir(parents=True)
-    try:
-        count = sum(_copy_split(path, images, temp) for path in sorted(source.glob("*.json")))
-        temp.rename(out)
-    finally:
-        remove(temp)
-    return count
-
-
-def _copy_split(coco: Path, images: Path, out: Path) -> int:
-    (out / "coco").mkdir(exist_ok=True)
-    shutil.copyfile(coco, out / "coco" / coco.name)
-    count = 0
-    for entry in entries(coco, frozenset({"images"})):
-        name = str(as_object(entry.value)["file_name"])
-        target = (out / "images" / name).resolve()
-        if not target.is_relative_to((out / "images").resolve()):
-            raise BadInput(f"{coco}: image {name!r} lies outside the image folder and cannot be copied")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(images / name, target)
-        count += 1
-    return count
-
-
-def images_root(run: Path) -> Path:
-    """The folder that the file names in a run's COCO files start from."""
-    config = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
-    data = IngestConfig.model_validate({key: config.get(key) for key in ("data", "masks", "shots")}).data
-    log = RunFolder(run).read_log()
-    if log is not None and not isinstance(data, sources.ToyworldData):
-        return sources.images_root(data, Path(log.data_root))
-    return next(iter(find_results(run, "ingest").values())) / "dataset" / "images"
 
 
 def notes_of(run: Path) -> list[str]:

@@ -1,18 +1,14 @@
 """The architectures behind the variants of `students.settings`, built offline with random weights."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from transformers import (
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
     ResNetConfig,
     SwinConfig,
 )
-from transformers.utils import logging as transformers_logging
 
 from students.settings import Variant
+from teachers.quiet import quiet
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
@@ -97,17 +93,3 @@ def _tiny() -> Mask2FormerConfig:
         dropout=0.0,
         train_num_points=1024,
     )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Holds back transformers' progress bars and its warning that a ResNet is no tested backbone; it is the paper's."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.ERROR)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

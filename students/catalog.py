@@ -24,13 +24,17 @@ from teachers.catalog import ModelSpec
 class Entry:
     """One kind of student: `build` a new one for the classes and device, `open` the fitted one in a folder.
 
-    `identity` tells what the first weights that settings name are, by content.
+    `what` says it in a line, `licence` is its code's. `identity` tells what the first weights that settings name are,
+    by content; `inspect` raises BadInput unless they fit.
     """
 
+    what: str
     Settings: type[BaseModel]
     build: Callable[[BaseModel, Ontology, str], Student]
     open: Callable[[Path, str], Student]
     identity: Callable[[BaseModel], Mapping[str, str]]
+    inspect: Callable[[BaseModel], None]
+    licence: str = "Apache-2.0"
 
 
 def names() -> tuple[str, ...]:
@@ -77,6 +81,11 @@ def identity(spec: ModelSpec) -> Mapping[str, str]:
     return _entry(spec.use, where=f"models.{spec.name}.use").identity(check(spec))
 
 
+def inspect(spec: ModelSpec) -> None:
+    """BadInput unless the first weights that a spec names open safely and fit its architecture."""
+    _entry(spec.use, where=f"models.{spec.name}.use").inspect(check(spec))
+
+
 def _entry(use: str, *, where: str) -> Entry:
     if use not in ENTRIES:
         near = get_close_matches(use, ENTRIES) or list(ENTRIES)
@@ -112,6 +121,22 @@ def _mask2former_identity(settings: BaseModel) -> Mapping[str, str]:
         return {"weights": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
+def _inspect_mask2former(settings: BaseModel) -> None:
+    from students.architecture import build
+    from students.weights import load_weights
+
+    assert isinstance(settings, Mask2FormerSettings)
+    if settings.weights is not None:
+        load_weights(build(settings.variant, 1), settings.weights)
+
+
 ENTRIES: dict[str, Entry] = {
-    MASK2FORMER: Entry(Mask2FormerSettings, _build_mask2former, _open_mask2former, _mask2former_identity),
+    MASK2FORMER: Entry(
+        "Mask2Former: R-50, Swin-T, or tiny for CPUs",
+        Mask2FormerSettings,
+        _build_mask2former,
+        _open_mask2former,
+        _mask2former_identity,
+        _inspect_mask2former,
+    ),
 }

@@ -10,7 +10,7 @@ from torch import Size, Tensor
 from transformers import Mask2FormerForUniversalSegmentation, PreTrainedModel
 
 from pipeline.data.errors import BadInput
-from students.architecture import quiet
+from teachers.quiet import quiet
 
 # What transformers' loader returns when asked for its report: names that are missing, or that differ in shape.
 _Loaded = tuple[PreTrainedModel, dict[str, set[str] | set[tuple[str, Size, Size]]]]

@@ -13,7 +13,7 @@ from typing import Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from pipeline.data.errors import BadInput
-from pipeline.data.records import Ontology
+from pipeline.data.records import Category, Ontology
 from teachers.identity import GROUNDING_DINO_FILE, file_sha256, identity_of, weights_digest
 from teachers.protocols import Proposer, Teacher
 from teachers.settings import (
@@ -48,16 +48,20 @@ class Place:
 
 @dataclass(frozen=True)
 class Entry:
-    """One kind of model. `identity` tells what the weights that settings name are, by content.
+    """One kind of model; `what` says so in a line, `licence` is its code's.
 
+    `identity` tells what the weights that settings name are, by content; `inspect` raises BadInput unless they fit.
     `tunable`: whether `finetune_teacher` and `gate` can work on it.
     """
 
     kind: Kind
+    what: str
     Settings: type[BaseModel]
     build: Callable[[BaseModel, Place], Teacher | Proposer]
     identity: Callable[[BaseModel], Mapping[str, str]]
+    inspect: Callable[[BaseModel], None]
     tunable: bool = False
+    licence: str = "Apache-2.0"
 
 
 def names(kind: Kind) -> tuple[str, ...]:
@@ -107,6 +111,11 @@ def identity(spec: ModelSpec) -> Mapping[str, str]:
     return _entry(spec, None).identity(check(spec))
 
 
+def inspect(spec: ModelSpec) -> None:
+    """BadInput unless the weights that a spec names open safely and fit its architecture; nothing is computed."""
+    _entry(spec, None).inspect(check(spec))
+
+
 def _entry(spec: ModelSpec, kind: Kind | None) -> Entry:
     entry = ENTRIES.get(spec.use)
     if entry is None:
@@ -146,6 +155,22 @@ def _sam_identity(settings: BaseModel) -> Mapping[str, str]:
     }
 
 
+def _inspect_sam(settings: BaseModel) -> None:
+    from teachers.sam.load import inspect_sam
+
+    assert isinstance(settings, SamSettings)
+    inspect_sam(settings.sam, settings.checkpoint, sha256=settings.sha256)
+
+
+def _inspect_class_aware_sam(settings: BaseModel) -> None:
+    from teachers.text import inspect_text
+
+    assert isinstance(settings, ClassAwareSettings)
+    _inspect_sam(settings)
+    if settings.class_aware:
+        inspect_text(settings.text, checkpoint=settings.text_checkpoint, sha256=settings.text_sha256)
+
+
 def _build_grounding_dino(settings: BaseModel, place: Place) -> Proposer:
     from teachers.grounding import load_grounding_dino
 
@@ -164,6 +189,10 @@ def _grounding_dino_identity(settings: BaseModel) -> Mapping[str, str]:
     return found | {f"grounding_dino/{path.name}": file_sha256(path) for path in sorted(texts)}
 
 
+def _inspect_grounding_dino(settings: BaseModel) -> None:
+    _build_grounding_dino(settings, _SOMEWHERE)
+
+
 def _build_tiny_grounder(settings: BaseModel, place: Place) -> Proposer:
     from teachers.tiny.proposer import load_tiny_grounder
 
@@ -178,13 +207,37 @@ def _tiny_grounder_identity(_: BaseModel) -> Mapping[str, str]:
     }
 
 
+def _inspect_tiny_grounder(settings: BaseModel) -> None:
+    _build_tiny_grounder(settings, _SOMEWHERE)
+
+
+_SOMEWHERE = Place(Ontology((Category(1, "thing"),)), "cpu")  # to see whether a proposer can be built at all
+
 ENTRIES: dict[str, Entry] = {
     "class_aware_sam": Entry(
-        "teacher", ClassAwareSettings, _build_class_aware_sam, _sam_identity, tunable=True
+        "teacher",
+        "SAM with the class-aware branch, tuned on human masks",
+        ClassAwareSettings,
+        _build_class_aware_sam,
+        _sam_identity,
+        _inspect_class_aware_sam,
+        tunable=True,
     ),
-    "sam": Entry("teacher", SamSettings, _build_sam, _sam_identity),
+    "sam": Entry("teacher", "SAM as it is", SamSettings, _build_sam, _sam_identity, _inspect_sam),
     "grounding_dino": Entry(
-        "proposer", GroundingDinoSettings, _build_grounding_dino, _grounding_dino_identity
+        "proposer",
+        "Grounding DINO: boxes of named classes",
+        GroundingDinoSettings,
+        _build_grounding_dino,
+        _grounding_dino_identity,
+        _inspect_grounding_dino,
     ),
-    "tiny_grounder": Entry("proposer", TinyGrounderSettings, _build_tiny_grounder, _tiny_grounder_identity),
+    "tiny_grounder": Entry(
+        "proposer",
+        "the embedded proposer; knows the synthetic world's names only",
+        TinyGrounderSettings,
+        _build_tiny_grounder,
+        _tiny_grounder_identity,
+        _inspect_tiny_grounder,
+    ),
 }

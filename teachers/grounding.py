@@ -20,6 +20,7 @@ from pipeline.data.records import Ontology, Origin, Prompt
 from teachers.grounding_names import Caption, Phrase, Vocabulary, captions, token_spans
 from teachers.identity import GROUNDING_DINO_FILE, file_sha256
 from teachers.protocols import Sample
+from teachers.quiet import quiet
 
 MAX_TOKENS = 256  # of a caption, [CLS], [SEP] and the full stops among them
 SPECIAL_TOKENS = {
@@ -142,7 +143,8 @@ def load_grounding_dino(
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         image_processor = GroundingDinoImageProcessor.from_pretrained(folder, local_files_only=True)
-        model = _read_model(folder)
+        with quiet():
+            model = _read_model(folder)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise BadInput(f"grounding_dino {folder}: not readable as Grounding DINO: {error}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
@@ -168,6 +170,7 @@ def _read_model(folder: Path) -> GroundingDinoForObjectDetection:
         use_safetensors=True,
         disable_custom_kernels=True,
         output_loading_info=True,
+        dtype=torch.float32,  # not the file's: half weights would meet pixels in float32
     )  # type: ignore[assignment]
     model, info = loaded
     if info["missing_keys"]:

@@ -1,6 +1,7 @@
 """Class names to text vectors: open_clip's text towers from a local file, and the embedded tiny one."""
 
 import pickle
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +20,15 @@ from teachers.tiny import listing
 from teachers.tiny import text as tiny_text
 from teachers.tiny.weights import load_weights
 
+_UNREADABLE = (
+    *(RuntimeError, EOFError, OSError, pickle.UnpicklingError, SafetensorError),
+    *(
+        KeyError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+    ),  # of open_clip, for what is no state dict of the model
+)
 PROMPT = "a photo of a {name}"  # Das et al. 2024 name none; CLIP's own
 
 
@@ -56,11 +66,7 @@ def load_text(
     """
     if name == "tiny":
         return _tiny(device)
-    if checkpoint is None:
-        raise BadInput(f"text {name}: needs `checkpoint`, the path of its open_clip weights")
-    _check_name(name)
-    weights_digest(checkpoint, pickles=TEXT_PICKLES, expected=sha256)
-    model = _read(name, checkpoint).requires_grad_(False).eval()
+    model = _read(name, _checked(name, checkpoint, sha256)).requires_grad_(False).eval()
     tokenizer = open_clip.get_tokenizer(name)
     model.visual = nn.Identity()  # the image tower is most of the memory and answers nothing here
     model.to(device)
@@ -71,6 +77,25 @@ def load_text(
         return vector
 
     return TextEncoder(embed)
+
+
+def inspect_text(name: str = "tiny", *, checkpoint: Path | None = None, sha256: str | None = None) -> None:
+    """BadInput for what `load_text` refuses, told without making room for the weights."""
+    if name == "tiny":
+        _tiny("cpu")
+        return
+    path = _checked(name, checkpoint, sha256)
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that nothing is copied into tensors without room is the point
+        _read(name, path, device="meta")
+
+
+def _checked(name: str, checkpoint: Path | None, sha256: str | None) -> Path:
+    if checkpoint is None:
+        raise BadInput(f"text {name}: needs `checkpoint`, the path of its open_clip weights")
+    _check_name(name)
+    weights_digest(checkpoint, pickles=TEXT_PICKLES, expected=sha256)
+    return checkpoint
 
 
 def _tiny(device: str) -> TextEncoder:
@@ -94,11 +119,17 @@ def _check_name(name: str) -> None:
         )
 
 
-def _read(name: str, path: Path) -> CLIP | CustomTextCLIP:
+def _read(name: str, path: Path, device: str = "cpu") -> CLIP | CustomTextCLIP:
     try:
         model: CLIP | CustomTextCLIP = open_clip.create_model(
-            name, pretrained=str(path), pretrained_image=False, pretrained_text=False, weights_only=True
+            name,
+            pretrained=str(path),
+            device=device,
+            pretrained_image=False,
+            pretrained_text=False,
+            weights_only=True,
         )
-    except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise BadInput(f"checkpoint {path}: not readable as weights of {name}: {error}") from error
+    except _UNREADABLE as error:
+        first = "; ".join((str(error) or type(error).__name__).split("\n")[:4])
+        raise BadInput(f"checkpoint {path}: not readable as weights of {name}: {first}") from error
     return model

@@ -2,7 +2,6 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,11 @@ from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from pipeline import commands, fetch, standalone
+from pipeline import commands, standalone
 from pipeline.cli import app
 from pipeline.data.coco import CocoFile
 from pipeline.data.masks import encode
-from pipeline.engine.files import file_digest
 from pipeline.engine.rundir import RunFolder
-from pipeline.fetch import Download, Repository
 from pipeline.report.documents import MetricsFile, PseudoQuality, StudentScore
 from pipeline.summary import summary
 
@@ -280,8 +277,15 @@ def test_cost_of_an_unknown_preset(cli):
             ["train", "mask2fromer", "--json", "truth.json", "--images", "photos"],
             "did you mean 'mask2former'?",
         ),
-        (["export", "photos", "--out", "x"], "expected a run folder with export/coco, found none"),
-        (["models", "fetch", "sam_vit_x"], "nothing to fetch, did you mean"),
+        (["export", "photos", "--out", "x"], "expected a COCO file or a run folder with export/coco, found"),
+        (["export", "truth.json", "--out", "x"], "a COCO file with --images, the folder of its images"),
+        (
+            ["export", "photos", "--images", "photos", "--out", "x"],
+            "expected a run folder, or a COCO file with",
+        ),
+        (["export", "nothing", "--out", "x"], "expected a COCO file or a run folder with export/coco"),
+        (["export", "truth.json", "--images", "none", "--out", "x"], "--images none: expected a folder"),
+        (["export", "truth.json", "--images", "photos", "--out", "photos"], "is there already"),
     ],
 )
 def test_wrong_arguments(cli, photos, student, arguments, message):  # noqa: ARG001
@@ -427,77 +431,3 @@ def test_train_plans_a_score_where_there_is_a_val_file(photos):
     assert (plain.resolved["weak"], plain.resolved["masks"]) == ("none", "all")
     scored = standalone.plan_training("mask2former", standalone.Photos(coco, folder, coco, folder), request)
     assert [p.label for p in scored.stages] == ["ingest", "train_student", "evaluate"]
-
-
-def test_models_list(cli):
-    lines = cli("models", "list").stdout.splitlines()
-    assert "teacher    class_aware_sam" in lines
-    assert "student    mask2former" in lines
-    assert "weights    sam_vit_b" in lines
-
-
-def test_fetch_compares_the_digest(cli, tmp_path, monkeypatch):
-    source = tmp_path / "server" / "weights.pth"
-    source.parent.mkdir()
-    source.write_bytes(b"weights")
-    right = Download(source.as_uri(), file_digest(source))
-    monkeypatch.setitem(fetch.SOURCES, "right", right)
-    monkeypatch.setitem(fetch.SOURCES, "wrong", replace(right, sha256="0" * 64))
-    refused = cli("models", "fetch", "wrong")
-    assert refused.exit_code == 2
-    assert "expected sha256 0000" in refused.stderr
-    assert not list((tmp_path / "weights").iterdir())
-    assert cli("models", "fetch", "right").stdout == "weights/weights.pth\n"
-    source.unlink()
-    assert cli("models", "fetch", "right").exit_code == 0  # there already
-    (tmp_path / "weights" / "weights.pth").write_bytes(b"damaged")
-    assert cli("models", "fetch", "right").exit_code == 2
-
-
-def test_fetch_pins_a_hub_model_by_the_commit_it_found(cli, monkeypatch):
-    import huggingface_hub
-
-    asked = []
-
-    def download(repo_id, *, revision, local_dir, allow_patterns):
-        asked.append((repo_id, revision, allow_patterns))
-        local_dir.mkdir(exist_ok=True, parents=True)
-        (local_dir / "model.safetensors").write_text(served[0])
-
-    class Api:
-        def model_info(self, repo_id):  # noqa: ARG002
-            return type("Info", (), {"sha": "c0ffee"})
-
-    served = ["weights"]
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    monkeypatch.setitem(fetch.SOURCES, "hub", Repository("owner/model"))
-    assert cli("models", "fetch", "hub").stdout == "weights/hub\n"
-    assert asked == [("owner/model", "c0ffee", ["*.safetensors", "*.json", "*.txt"])]
-    Api.model_info = None  # a second fetch must not ask which commit is the newest
-    assert cli("models", "fetch", "hub").exit_code == 0
-    served[0] = "other weights"
-    assert cli("models", "fetch", "hub").exit_code == 2
-
-
-def test_fetch_tells_the_file_that_a_config_names(cli, monkeypatch):
-    import huggingface_hub
-
-    def download(repo_id, *, revision, local_dir, allow_patterns):  # noqa: ARG001
-        assert allow_patterns == ["open_clip_model.safetensors"]
-        local_dir.mkdir(exist_ok=True, parents=True)
-        if repo_id == "owner/clip":
-            (local_dir / "open_clip_model.safetensors").write_text("weights")
-
-    class Api:
-        def model_info(self, repo_id):  # noqa: ARG002
-            return type("Info", (), {"sha": "c0ffee"})
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    for name in ("clip", "other"):
-        monkeypatch.setitem(fetch.SOURCES, name, Repository(f"owner/{name}", fetch.OPEN_CLIP))
-    assert cli("models", "fetch", "clip").stdout == "weights/clip/open_clip_model.safetensors\n"
-    refused = cli("models", "fetch", "other")
-    assert refused.exit_code == 2
-    assert "owner/other: expected a file open_clip_model.safetensors, found none" in refused.stderr

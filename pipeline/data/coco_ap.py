@@ -1,4 +1,4 @@
-"""COCO's average precision of instance masks: IoU .50:.05:.95, 101 recall points, 100 detections an image.
+"""COCO's average precision and recall of instance masks: IoU .50:.05:.95, 101 recall points, 100 detections an image.
 
 hotcoco does the matching (many times faster than pycocotools); the means are pycocotools' own, to the last digit.
 """
@@ -6,7 +6,6 @@ hotcoco does the matching (many times faster than pycocotools); the means are py
 import math
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -22,7 +21,8 @@ from pipeline.data.records import Instance, Record
 from pipeline.data.rle_text import all_canonical
 
 AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-_AREAS = {"APs": 1, "APm": 2, "APl": 3}  # s < 32^2 <= m < 96^2 <= l; 0 is all
+AR_NAMES = ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+_AREAS = {"s": 1, "m": 2, "l": 3}  # s < 32^2 <= m < 96^2 <= l; 0 is all
 _AT_ONCE = 256  # results that are checked together
 
 Images = Mapping[int, dict[str, object]]
@@ -58,43 +58,38 @@ def detections(record: Record, instances: Iterable[Instance]) -> list[Detection]
     ]
 
 
-@dataclass(frozen=True)
-class Curves:
-    """COCO's tables, -1 where a class has no true instance: `precision` [T, R, K, A, M], `recall` [T, K, A, M].
-
-    T IoU thresholds, R recall points, K classes, A all, small, medium, large, M 1, 10, 100 detections an image.
-    """
-
-    precision: npt.NDArray[np.float64]
-    recall: npt.NDArray[np.float64]
-
-
 def coco_ap(
     truth: Path | Mapping[str, object], results: Iterable[object], *, left_out: Collection[int] = ()
 ) -> dict[str, float | None]:
-    """AP, AP50, AP75, APs, APm, APl of results (`Detection`s) against a COCO file (or its content); each 0..1.
+    """The first six of `coco_scores`."""
+    scores = coco_scores(truth, results, left_out=left_out)
+    return {name: scores[name] for name in AP_NAMES}
+
+
+def coco_scores(
+    truth: Path | Mapping[str, object], results: Iterable[object], *, left_out: Collection[int] = ()
+) -> dict[str, float | None]:
+    """COCO's twelve numbers of results (`Detection`s) against a COCO file (or its content); each 0..1.
 
     The truth is trusted (our own writer's, or a test's). Results may be anybody's JSON; BadInput names one that cannot
     be used. Results on the images `left_out` count for nothing. None where there is no true instance to find
     (pycocotools says -1).
     """
-    precision = coco_curves(truth, results, left_out=left_out).precision[..., -1]
-    cuts = {"AP": precision[..., 0], "AP50": precision[0, ..., 0], "AP75": precision[5, ..., 0]}
-    cuts |= {name: precision[..., area] for name, area in _AREAS.items()}
-    return {name: _mean(cuts[name]) for name in AP_NAMES}
-
-
-def coco_curves(
-    truth: Path | Mapping[str, object], results: Iterable[object], *, left_out: Collection[int] = ()
-) -> Curves:
-    """What the averages of `coco_ap` are taken of; arguments and errors as there."""
     gt = hotcoco.COCO(str(truth) if isinstance(truth, Path) else dict(truth))
     checked = _checked_all(results, gt.imgs, left_out)
     evaluator = hotcoco.COCOeval(gt, gt.load_res(cast(list[dict[str, Any]], checked)), "segm")
     evaluator.evaluate()
     evaluator.accumulate()
     table = evaluator.eval or {}
-    return Curves(np.asarray(table["precision"], np.float64), np.asarray(table["recall"], np.float64))
+    # precision [IoU threshold, recall point, class, area, detections], recall without the points; of detections, the
+    # most an image has counted are 1, 10, 100.
+    precision = np.asarray(table["precision"], np.float64)[..., -1]
+    recall = np.asarray(table["recall"], np.float64)
+    cuts = {"AP": precision[..., 0], "AP50": precision[0, ..., 0], "AP75": precision[5, ..., 0]}
+    cuts |= {f"AP{name}": precision[..., area] for name, area in _AREAS.items()}
+    cuts |= {f"AR{most}": recall[:, :, 0, rank] for rank, most in enumerate((1, 10, 100))}
+    cuts |= {f"AR{name}": recall[:, :, area, -1] for name, area in _AREAS.items()}
+    return {name: _mean(cuts[name]) for name in (*AP_NAMES, *AR_NAMES)}
 
 
 def _checked_all(results: Iterable[object], images: Images, left_out: Collection[int]) -> list[Detection]:
@@ -158,6 +153,8 @@ def _checked(raw: dict[str, object], images: Images, *, where: str) -> Detection
     if image_id not in images:
         raise EntryError("image_id", f"expected the id of a true image, found {image_id}")
     score = _finite(raw.get("score"))
+    if "segmentation" not in raw and "bbox" in raw:
+        raise EntryError("segmentation", "expected a mask, found a bbox alone; boxes are not scored")
     height, width = integer(images[image_id], "height", low=1), integer(images[image_id], "width", low=1)
     rle = masks.rle_from_coco(raw.get("segmentation"), height, width, where=f"{where}.segmentation")
     mask: RleDict = {"size": list(rle.size), "counts": rle.counts}
@@ -171,7 +168,7 @@ def _finite(value: object) -> float:
     raise EntryError("score", f"expected a finite number, found {show(value)}")
 
 
-def _mean(precision: npt.NDArray[np.float64]) -> float | None:
-    """Mean of a cut of the precision table without its -1 entries (classes without a true instance)."""
-    known = precision[precision > -1]
+def _mean(cut: npt.NDArray[np.float64]) -> float | None:
+    """Mean of a cut of a table without its -1 entries (classes without a true instance)."""
+    known = cut[cut > -1]
     return float(np.mean(known)) if known.size else None

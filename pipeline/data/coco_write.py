@@ -34,9 +34,13 @@ class CocoWriter:
         info: Mapping[str, Json],
         crowd: bool = False,
         run: str | None = None,
+        areas: Mapping[int, float] | None = None,
     ) -> None:
-        """`info` is the file's info section; `run` goes under the `pseudo` of the masks that this run made."""
-        self.path, self.crowd, self.left_out, self._run = path, crowd, 0, run
+        """`info` is the file's info section; `run` goes under the `pseudo` of the masks that this run made.
+
+        `areas`: those of human annotations by id, in place of their masks' pixels (a scorer sorts by them).
+        """
+        self.path, self.crowd, self.left_out, self._run, self._areas = path, crowd, 0, run, areas or {}
         self._names = {c.name.strip().casefold(): c.id for c in reversed(ontology.categories)}
         self._known = frozenset(ontology.ids)
         self._last_image: int | None = None
@@ -90,7 +94,7 @@ class CocoWriter:
             "image_id": record.image_id,
             "category_id": class_id,
             "iscrowd": int(crowd),
-            "area": masks.area(instance.rle),
+            "area": self._area(instance, instance.rle),
             "bbox": _tight_xywh(instance.rle),
             "segmentation": _rle(instance.rle),
         }
@@ -99,6 +103,10 @@ class CocoWriter:
         entry["pseudo"] = _pseudo(instance, self._run)
         self._annotations.write(("," if self._next_id > 1 else "") + "\n" + _text(entry))
         self._next_id += 1
+
+    def _area(self, instance: Instance, rle: RLE) -> float:
+        listed = None if instance.human_id is None else self._areas.get(instance.human_id)
+        return masks.area(rle) if listed is None else listed
 
     def _class_of(self, instance: Instance) -> int | None:
         if instance.phrase is not None:

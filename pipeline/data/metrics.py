@@ -6,10 +6,21 @@ Legend: truth, pred are bool [H, W]; prob is float [H, W] in 0..1. All results l
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.coco_ap import coco_ap
+from pipeline.data.coco_ap import coco_ap, coco_scores
 from pipeline.data.matching import MatchScores, matched_miou
 
-__all__ = ["MatchScores", "ber", "coco_ap", "dice", "e_measure", "f_beta", "iou", "mae", "matched_miou"]
+__all__ = [
+    "MatchScores",
+    "ber",
+    "coco_ap",
+    "coco_scores",
+    "dice",
+    "e_measure",
+    "f_beta",
+    "iou",
+    "mae",
+    "matched_miou",
+]
 
 Mask = npt.NDArray[np.bool_]
 Probability = npt.NDArray[np.floating]

@@ -108,7 +108,7 @@ class Intake:
         candidates = set(file.mask_candidates(unread=True))
         others = [image for image in file.images if image.id not in candidates]
         if setting.masked_only:
-            if not candidates and not any(_is_masked(i, read(i)) for i in others):
+            if not candidates and not any(is_masked(i, read(i)) for i in others):
                 raise BadInput(f"{split.json_file}: expected an image with masks, found none")
         elif setting.share.count(len(file.images)) > len(candidates):
             machine = {image.id for image in others if _has_machine_masks(read(image))}
@@ -172,7 +172,7 @@ class Intake:
             masked = [
                 i
                 for i in usable
-                if i.id in candidates or (i.id not in file.damaged and _is_masked(i, read(i, Role.WEAK)))
+                if i.id in candidates or (i.id not in file.damaged and is_masked(i, read(i, Role.WEAK)))
             ]
             if left := len(usable) - len(masked):
                 self.notes.append(
@@ -241,6 +241,6 @@ def _has_machine_masks(record: Record) -> bool:
     return any(i.source is not Source.HUMAN and i.rle is not None for i in record.instances)
 
 
-def _is_masked(image: ImageEntry, record: Record) -> bool:
+def is_masked(image: ImageEntry, record: Record) -> bool:
     """Whether every object that is listed has a mask; an image without any must come from our own export."""
     return bool(record.instances or image.exported) and all(i.rle is not None for i in record.instances)

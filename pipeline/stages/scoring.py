@@ -1,7 +1,6 @@
 """Scores of a run: pseudo-masks against hidden truth, students against the val images' human masks."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 from pipeline.data import masks
@@ -108,32 +107,32 @@ def overlap(truth: Sequence[RLE], found: Sequence[RLE]) -> tuple[float, float]:
 def student_score(
     student: Student, val: Iterable[Record], context: TrainContext, *, semantic: bool
 ) -> StudentScore:
-    """COCO AP of a student on the val records; foreground overlap for semantic sets."""
+    """COCO AP of a student on the val records, their sizes by pixels; foreground overlap for semantic sets."""
     batches = read_batches(val, context.images_root, size=BATCH)
     if semantic:
         return _foreground_score(student, batches)
-    images, scores = student_ap(
-        student, batches, ontology=context.ontology, path=context.workdir / "val.json"
-    )
-    return StudentScore(images=images, **scores)
+    path = context.workdir / "val.json"
+    writer = CocoWriter(path, context.ontology, info={}, crowd=True)
+    images, found = student_results(student, batches, truth=writer)
+    return StudentScore(images=images, **coco_ap(path, found))
 
 
-def student_ap(
-    student: Student, batches: Iterable[Sequence[Sample]], *, ontology: Ontology, path: Path
-) -> tuple[int, dict[str, float | None]]:
-    """(images, COCO AP of a student on them); the samples' records, by ascending id, are the truth.
+def student_results(
+    student: Student, batches: Iterable[Sequence[Sample]], *, truth: CocoWriter
+) -> tuple[int, list[Detection]]:
+    """(images, what a student finds on them); the samples' records, by ascending id, go into `truth`.
 
-    It is written to `path` on the way, so that no more than a batch of it is held.
+    They are written on the way, so that no more than a batch of them is held.
     """
     images = 0
     found: list[Detection] = []
-    with CocoWriter(path, ontology, info={}, crowd=True) as writer:
+    with truth:
         for samples in batches:
             for sample, instances in zip(samples, student.predict(samples), strict=True):
-                writer.add(sample.record)
+                truth.add(sample.record)
                 found += detections(sample.record, instances)
                 images += 1
-    return images, coco_ap(path, found)
+    return images, found
 
 
 def _foreground_score(student: Student, batches: Iterable[Sequence[Sample]]) -> StudentScore:

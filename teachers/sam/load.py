@@ -5,6 +5,7 @@
 """
 
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -46,12 +47,7 @@ def load_sam(
     `attention: official` keeps segment-anything's own encoder attention. Raises BadInput, naming the file, for a
     missing or damaged file, a digest that is not the expected one, or tensors that don't fit the variant.
     """
-    if checkpoint is not None:
-        weights = _read(checkpoint, sha256 or official_sha256(variant, checkpoint))
-    elif variant == "tiny":
-        weights = load_weights(listing.SAM)
-    else:
-        raise BadInput(f"sam: {variant} needs `checkpoint`, the path of its weights (.pth or .safetensors)")
+    weights = _weights(variant, checkpoint, sha256)
     sam = BUILDERS[variant]()
     _fill(sam, weights, checkpoint or tiny_sam.TINY_SAM_WEIGHTS, variant)
     if attention == "fast":
@@ -59,20 +55,39 @@ def load_sam(
     return sam.requires_grad_(False).eval()
 
 
+def inspect_sam(variant: Variant, checkpoint: Path | None = None, *, sha256: str | None = None) -> None:
+    """BadInput for what `load_sam` refuses, told without making room for the weights."""
+    weights = _weights(variant, checkpoint, sha256)
+    with torch.device("meta"):
+        sam = BUILDERS[variant]()
+    _fill(sam, weights, checkpoint or tiny_sam.TINY_SAM_WEIGHTS, variant, assign=True)
+
+
+def _weights(variant: Variant, checkpoint: Path | None, sha256: str | None) -> dict[str, Tensor]:
+    if checkpoint is not None:
+        return _read(checkpoint, sha256 or official_sha256(variant, checkpoint))
+    if variant == "tiny":
+        return load_weights(listing.SAM)
+    raise BadInput(f"sam: {variant} needs `checkpoint`, the path of its weights (.pth or .safetensors)")
+
+
 def _read(path: Path, expected: str | None) -> dict[str, Tensor]:
     weights_digest(path, pickles=SAM_PICKLES, expected=expected)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped, not read: ViT-H would be in memory twice. Pickles of before torch 1.6 cannot be mapped.
+        mapped = zipfile.is_zipfile(path)
+        weights: dict[str, Tensor] = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
         return weights
-    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
-        raise BadInput(f"checkpoint {path}: not readable as weights: {error}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, SafetensorError) as error:
+        why = str(error) or type(error).__name__
+        raise BadInput(f"checkpoint {path}: not readable as weights: {why}") from error
 
 
-def _fill(sam: Sam, weights: dict[str, Tensor], path: Path, variant: str) -> None:
+def _fill(sam: Sam, weights: dict[str, Tensor], path: Path, variant: str, *, assign: bool = False) -> None:
     try:
-        sam.load_state_dict(weights)
+        sam.load_state_dict(weights, assign=assign)
     except (RuntimeError, TypeError, AttributeError) as error:
         first = "; ".join(str(error).split("\n")[:4])
         raise BadInput(f"checkpoint {path}: its tensors do not fit SAM {variant}: {first}") from error

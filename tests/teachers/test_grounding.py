@@ -1,6 +1,7 @@
 """Grounding DINO from a folder: the official class gives the same numbers, classes come from token spans."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,18 @@ def test_a_sample_depends_neither_on_its_neighbours_nor_on_what_they_ask(propose
     assert proposer.propose([first, second], [[], [3]])[0] == []
 
 
+def test_half_weights_are_computed_in_float32(folder: Path, tmp_path: Path, proposer: GroundingDino) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    half = GroundingDinoForObjectDetection.from_pretrained(folder, dtype=torch.float16)
+    half.save_pretrained(tmp_path)
+    asked = sample(0, 50, 70)
+    (whole,), (found,) = (
+        p.propose([asked], [ALL]) for p in (proposer, load_grounding_dino(tmp_path, ontology=ONTOLOGY))
+    )
+    np.testing.assert_allclose([p.score for p in found], [p.score for p in whole], atol=1e-2)
+
+
 def test_the_digest_is_checked(folder: Path) -> None:
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     load_grounding_dino(folder, ontology=ONTOLOGY, sha256=digest)
@@ -111,6 +124,12 @@ def test_the_digest_is_checked(folder: Path) -> None:
 
 def cut(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-9])
+
+
+def widen(folder: Path) -> None:
+    """The configuration of another model."""
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"decoder_ffn_dim": 96}))
 
 
 def lose_a_tensor(folder: Path) -> None:
@@ -123,6 +142,7 @@ DAMAGE = {
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors"),
     "cut weights": (cut, "not readable as Grounding DINO"),
     "a tensor less": (lose_a_tensor, "1 tensors are missing, the first model.text_projection.weight"),
+    "another config": (widen, "not readable as Grounding DINO: .*(mismatch|shape|size)"),
     "no config": (lambda f: (f / "config.json").unlink(), "not readable as Grounding DINO"),
     "no image processor": (
         lambda f: (f / "preprocessor_config.json").unlink(),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,10 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from pipeline.data.errors import BadInput
-from teachers.text import TextEncoder, load_text
+from teachers.text import TextEncoder, inspect_text, load_text
 
 SMALL = "ViT-small-for-tests"
 CONFIG = {
@@ -58,6 +59,7 @@ def test_a_pickle_needs_its_digest(model: open_clip.CLIP, tmp_path: Path) -> Non
     assert load_text(SMALL, checkpoint=path, sha256=digest).encode(["car"]).shape == (1, 24)
 
 
+OWN = "the file's own"
 BAD = {
     "no checkpoint": ("ViT-B-16", None, None, "needs `checkpoint`"),
     "unknown": ("ViT-B-17", "x.safetensors", None, "not an open_clip model.*ViT-B-16"),
@@ -67,19 +69,55 @@ BAD = {
     "digest": (SMALL, "cut.safetensors", "0" * 64, "expected 0000"),
     "cut short": (SMALL, "cut.safetensors", None, "cut.safetensors: not readable"),
     "of another model": (SMALL, "other.safetensors", None, "other.safetensors: not readable"),
+    "of a wider model": (SMALL, "wide.safetensors", None, "wide.safetensors: not readable.*width"),
+    "cut pickle": (SMALL, "cut.pt", OWN, "cut.pt: not readable"),
+    "hostile pickle": (SMALL, "hostile.pt", OWN, "hostile.pt: not readable"),
+    "pickled list": (SMALL, "list.pt", OWN, "list.pt: not readable"),
 }
 
 
+class Hostile:
+    """What a pickle does that is not read safely."""
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return (pytest.fail, ("the pickle ran",))
+
+
+def bad_files(folder: Path, checkpoint: Path) -> None:
+    (folder / "notes.txt").write_text("words")
+    whole = load_file(checkpoint)
+    (folder / "cut.safetensors").write_bytes(checkpoint.read_bytes()[:-100])
+    save_file({"weight": torch.zeros(2)}, folder / "other.safetensors")
+    save_file({**whole, "positional_embedding": torch.zeros(77, 17)}, folder / "wide.safetensors")
+    torch.save(whole, folder / "whole.pt")
+    (folder / "cut.pt").write_bytes((folder / "whole.pt").read_bytes()[:9000])
+    torch.save({"x": Hostile()}, folder / "hostile.pt")
+    torch.save([1], folder / "list.pt")
+
+
+@pytest.mark.parametrize("look", [load_text, inspect_text])
 @pytest.mark.parametrize(("name", "file", "sha256", "message"), BAD.values(), ids=BAD)
 @pytest.mark.usefixtures("model")
 def test_bad_input(
-    checkpoint: Path, tmp_path: Path, name: str, file: str | None, sha256: str | None, message: str
+    checkpoint: Path,
+    tmp_path: Path,
+    look: Callable[..., object],
+    name: str,
+    file: str | None,
+    sha256: str | None,
+    message: str,
 ) -> None:
-    (tmp_path / "notes.txt").write_text("words")
-    (tmp_path / "cut.safetensors").write_bytes(checkpoint.read_bytes()[:-100])
-    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    bad_files(tmp_path, checkpoint)
+    path = None if file is None else tmp_path / file
+    if path is not None and sha256 == OWN:
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(BadInput, match=message):
-        load_text(name, checkpoint=None if file is None else tmp_path / file, sha256=sha256)
+        look(name, checkpoint=path, sha256=sha256)
+
+
+def test_a_look_takes_what_loads(checkpoint: Path) -> None:
+    inspect_text(SMALL, checkpoint=checkpoint)
+    inspect_text("tiny")
 
 
 def test_each_name_is_computed_once_and_alone() -> None:
