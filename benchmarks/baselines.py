@@ -26,7 +26,7 @@ from pipeline.engine.status import find_results
 from pipeline.engine.streams import RecordStream
 from pipeline.engine.units import RecordSet
 from pipeline.stages.truth import read_truth
-from pipeline.standalone import images_root
+from pipeline.export import images_root
 
 GRABCUT_ROUNDS = 5
 Mask = npt.NDArray[np.bool_]

@@ -17,7 +17,7 @@ from pipeline.data.images import read_upright
 from pipeline.engine.status import find_results
 from pipeline.report.documents import Case, CaseMask, CasesFile
 from pipeline.report.layers import PALETTE, Shape, Window, colours, paint
-from pipeline.standalone import images_root
+from pipeline.export import images_root
 
 ROWS = 3
 STRENGTH = 0.75  # of the masks' colours, as the report shows them at first

@@ -54,7 +54,7 @@ def export_run(run: Path, out: Path) -> int:
     source = run / EXPORT
     if not source.is_dir():
         raise BadInput(f"{run}: expected a COCO file or a run folder with {EXPORT}, found neither")
-    images = _images_root(run)
+    images = images_root(run)
     with _new_folder(out) as temp:
         return sum(_copy_split(path, images, temp) for path in sorted(source.glob("*.json")))
 
@@ -147,7 +147,7 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def _images_root(run: Path) -> Path:
+def images_root(run: Path) -> Path:
     """The folder that the file names in a run's COCO files start from."""
     config = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
     data = IngestConfig.model_validate({key: config.get(key) for key in ("data", "masks", "shots")}).data
