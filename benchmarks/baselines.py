@@ -25,8 +25,8 @@ from pipeline.data.records import RLE, Box, Instance, Record, Role, Source
 from pipeline.engine.status import find_results
 from pipeline.engine.streams import RecordStream
 from pipeline.engine.units import RecordSet
-from pipeline.stages.truth import read_truth
 from pipeline.export import images_root
+from pipeline.stages.truth import read_truth
 
 GRABCUT_ROUNDS = 5
 Mask = npt.NDArray[np.bool_]

@@ -15,9 +15,9 @@ from PIL import Image
 
 from pipeline.data.images import read_upright
 from pipeline.engine.status import find_results
+from pipeline.export import images_root
 from pipeline.report.documents import Case, CaseMask, CasesFile
 from pipeline.report.layers import PALETTE, Shape, Window, colours, paint
-from pipeline.export import images_root
 
 ROWS = 3
 STRENGTH = 0.75  # of the masks' colours, as the report shows them at first
