@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import fetch
 from pipeline.config import Request, load_plan
 from pipeline.data.errors import BadInput
 from pipeline.engine.faults import BadPlan
 from pipeline.engine.keys import config_content
+from pipeline.weights import WEIGHTS
 from teachers import catalog, identity
 
 GOOD = {
@@ -403,14 +403,11 @@ def test_the_coco_config_fits_the_catalog_and_the_files_that_fetch_leaves(tmp_pa
     """With stand-ins for the data and the weights: names, paths and keys are right, nothing is loaded."""
     monkeypatch.undo()  # the real identity
     monkeypatch.chdir(tmp_path)
-    for name, source in fetch.SOURCES.items():
-        names = {
-            fetch.Download: lambda s, _: s.url.rsplit("/", 1)[-1],
-            fetch.Repository: lambda s, n: f"{n}/{s.file or 'model.safetensors'}",
-        }
-        path = tmp_path / "weights" / names[type(source)](source, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
+    for name, entry in WEIGHTS.items():
+        if (place := entry.place(name, tmp_path / "weights")) is not None:
+            path = place if place.suffix else place / "model.safetensors"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(name)
     stand_in = hashlib.sha256(b"sam_vit_b").hexdigest()
     monkeypatch.setitem(identity.OFFICIAL_SHA256, "vit_b", stand_in)
     (tmp_path / "annotations").mkdir()
