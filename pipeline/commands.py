@@ -59,14 +59,12 @@ def train(
     with exits():
         from pipeline.config import Request
         from pipeline.engine.status import find_results
-        from pipeline.standalone import Photos, notes_of, plan_training
+        from pipeline.standalone import Photos, plan_training
 
         request = Request(Path(), settings=tuple(settings or ()), device=device)
         plan = plan_training(student, Photos(coco, images, val_json, val_images), request)
         folder = out or RUNS / plan.name
         _drive(plan, folder, store)
-        for note in notes_of(folder):
-            say(note)
         (artifact,) = find_results(folder, "train_student").values()
         typer.echo(f"student: {artifact}")
 
@@ -125,14 +123,18 @@ def _folder(argument: Path | None, option: Path | None) -> Path:
 
 
 def _drive(plan: "RunPlan", folder: Path, store: Path) -> None:
+    """Do a run and tell what ingest noted on its images."""
     from pipeline.engine.drive import Options, drive
     from pipeline.progress import make_display
+    from pipeline.standalone import notes_of
 
     display = make_display()
     try:
         drive(plan, Options(folder, store), display)
     finally:
         display.close()
+    for note in notes_of(folder):
+        say(note)
 
 
 @steps.command()
@@ -153,10 +155,13 @@ def predict(
 
         if out.exists():
             raise BadInput(f"--out {out}: is there already and is not overwritten")
-        photos, bad = list_photos(_folder(images, images_option), coco)
-        prediction = Prediction(_trained(student, device), photos, bad=bad)
+        folder = _folder(images, images_option)
+        photos, bad = list_photos(folder, coco)
+        prediction = Prediction(_trained(student, device), folder, photos, bad=bad)
         count = write_results(prediction, out)
         typer.echo(f"{out}: {count} instances in {prediction.images} images")
+        for note in prediction.notes:
+            say(note)
         _tell_bad(prediction.bad)
         _refuse_bad(prediction.bad_share)
 
