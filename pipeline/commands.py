@@ -20,6 +20,7 @@ from pipeline.options import (
     StoreDir,
     Weak,
     exits,
+    in_utf8,
     say,
 )
 
@@ -140,7 +141,7 @@ def _drive(plan: "RunPlan", folder: Path, store: Path) -> None:
 @steps.command()
 def predict(
     student: Student,
-    out: Annotated[Path, typer.Option("--out", help="The COCO results file to write.")],
+    out: Annotated[Path, typer.Option("--out", callback=in_utf8, help="The COCO results file to write.")],
     images: ImagesArgument = None,
     images_option: ImagesOption = None,
     coco: Annotated[
@@ -225,7 +226,7 @@ def _refuse_bad(share: float) -> None:
 @steps.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    out: Annotated[Path, typer.Option("--out", help="A new folder.")],
+    out: Annotated[Path, typer.Option("--out", callback=in_utf8, help="A new folder.")],
 ) -> None:
     """Copy a run's COCO files and the images they list into a folder of their own, ready for another trainer."""
     with exits():

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 
-def _in_utf8(path: Path) -> Path:
-    """Parquet takes no other paths."""
+def in_utf8(path: Path | None) -> Path | None:
+    """A path to write to; Parquet files and a strict terminal take no others."""
     try:
-        str(path.absolute()).encode()
+        str(path and path.absolute()).encode()
     except UnicodeEncodeError:
         raise typer.BadParameter("expected a path in UTF-8, found other bytes") from None
     return path
@@ -25,8 +25,10 @@ Masks = Annotated[
 ]
 Shots = Annotated[int | None, typer.Option("--shots", help="Number of them, instead of --masks.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Set a config key: a.b=value. May be repeated.")]
-Out = Annotated[Path | None, typer.Option("--out", help="The run folder; default runs/<name>-<weak>.")]
-StoreDir = Annotated[Path, typer.Option("--store", callback=_in_utf8, help="Results shared by all runs.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", callback=in_utf8, help="The run folder; default runs/<name>-<weak>.")
+]
+StoreDir = Annotated[Path, typer.Option("--store", callback=in_utf8, help="Results shared by all runs.")]
 Data = Annotated[
     Path,
     typer.Option("--data", envvar="OMNIMASK_DATA", help="Root of relative paths in `data`; default: here."),
