@@ -21,6 +21,7 @@ from pipeline.options import (
     StoreDir,
     Weak,
     exits,
+    say,
 )
 
 app = typer.Typer(
@@ -55,6 +56,7 @@ def run(
         from pipeline.config import Request, load_plan
         from pipeline.engine.drive import Options, drive
         from pipeline.progress import make_display
+        from pipeline.standalone import notes_of
         from pipeline.summary import summary
 
         _refuse_ray(engine)
@@ -69,6 +71,8 @@ def run(
         finally:
             display.close()
         typer.echo(f"{folder}: complete" if worked else f"{folder}: complete already, nothing to do")
+        for note in notes_of(folder):
+            say(note)
         if text := summary(folder):
             typer.echo(text)
 

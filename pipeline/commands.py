@@ -20,6 +20,7 @@ from pipeline.options import (
     StoreDir,
     Weak,
     exits,
+    in_utf8,
     say,
 )
 
@@ -58,14 +59,12 @@ def train(
     with exits():
         from pipeline.config import Request
         from pipeline.engine.status import find_results
-        from pipeline.standalone import Photos, notes_of, plan_training
+        from pipeline.standalone import Photos, plan_training
 
         request = Request(Path(), settings=tuple(settings or ()), device=device)
         plan = plan_training(student, Photos(coco, images, val_json, val_images), request)
         folder = out or RUNS / plan.name
         _drive(plan, folder, store)
-        for note in notes_of(folder):
-            say(note)
         (artifact,) = find_results(folder, "train_student").values()
         typer.echo(f"student: {artifact}")
 
@@ -124,20 +123,24 @@ def _folder(argument: Path | None, option: Path | None) -> Path:
 
 
 def _drive(plan: "RunPlan", folder: Path, store: Path) -> None:
+    """Do a run and tell what ingest noted on its images."""
     from pipeline.engine.drive import Options, drive
     from pipeline.progress import make_display
+    from pipeline.standalone import notes_of
 
     display = make_display()
     try:
         drive(plan, Options(folder, store), display)
     finally:
         display.close()
+    for note in notes_of(folder):
+        say(note)
 
 
 @steps.command()
 def predict(
     student: Student,
-    out: Annotated[Path, typer.Option("--out", help="The COCO results file to write.")],
+    out: Annotated[Path, typer.Option("--out", callback=in_utf8, help="The COCO results file to write.")],
     images: ImagesArgument = None,
     images_option: ImagesOption = None,
     coco: Annotated[
@@ -152,10 +155,13 @@ def predict(
 
         if out.exists():
             raise BadInput(f"--out {out}: is there already and is not overwritten")
-        photos, bad = list_photos(_folder(images, images_option), coco)
-        prediction = Prediction(_trained(student, device), photos, bad=bad)
+        folder = _folder(images, images_option)
+        photos, bad = list_photos(folder, coco)
+        prediction = Prediction(_trained(student, device), folder, photos, bad=bad)
         count = write_results(prediction, out)
         typer.echo(f"{out}: {count} instances in {prediction.images} images")
+        for note in prediction.notes:
+            say(note)
         _tell_bad(prediction.bad)
         _refuse_bad(prediction.bad_share)
 
@@ -221,7 +227,7 @@ def _refuse_bad(share: float) -> None:
 @steps.command()
 def export(
     source: Annotated[Path, typer.Argument(help="A run folder, or a COCO file with --images.")],
-    out: Annotated[Path, typer.Option("--out", help="A new folder.")],
+    out: Annotated[Path, typer.Option("--out", callback=in_utf8, help="A new folder.")],
     images: Annotated[
         Path | None, typer.Option("--images", help="The folder of a COCO file's images.")
     ] = None,
@@ -234,6 +240,7 @@ def export(
     with exits():
         from pipeline.data.errors import BadInput
         from pipeline.export import export_file, export_run
+        from pipeline.stages.photos import notes_on
 
         if source.is_file() != (images is not None):
             raise BadInput("expected a run folder, or a COCO file with --images, the folder of its images")
@@ -242,6 +249,8 @@ def export(
             return
         exported = export_file(source, images, out)
         typer.echo(f"{out}: {exported.images} images")
+        for note in notes_on(exported.remarks):
+            say(note)
         _tell_bad([*exported.bad_images, *exported.bad_annotations])
         if exported.maskless:
             say(f"left out: {exported.maskless} images of which not every object has a mask")

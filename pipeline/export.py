@@ -20,7 +20,7 @@ from pipeline.engine.status import find_results
 from pipeline.stages import sources
 from pipeline.stages.ingest import IngestConfig
 from pipeline.stages.intake import is_masked
-from pipeline.stages.photos import look_at
+from pipeline.stages.photos import listed_twice, look_at
 
 EXPORT = Path("export", "coco")
 COCO, IMAGES = "coco", "images"  # what an exported folder holds
@@ -39,6 +39,9 @@ class Exported:
     nameless: int = 0
     listed: int = 0
     annotations: int = 0
+    remarks: dict[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # what a person should know, by file name
     bad_images: list[str] = field(default_factory=list)
     bad_annotations: list[str] = field(default_factory=list)
 
@@ -91,12 +94,14 @@ def _trainable(file: CocoFile, images: Path, exported: Exported) -> Iterator[Rec
     """The records of all images that can be trained on; why the others cannot goes into `exported`."""
     roles = listed_roles(file.path)
     split = sources.Split("", file.path, images)
-    candidates = set(file.mask_candidates())
+    candidates, twice = set(file.mask_candidates()), listed_twice(file.images)
     for image in file.images:
-        photo = look_at(split, image)
+        photo = twice.get(image.id) or look_at(split, image, annotated=file.annotations > 0)
         if isinstance(photo, str):
             exported.bad_images.append(photo)
             continue
+        if photo.remarks:
+            exported.remarks[image.file_name] = photo.remarks
         role = _role(roles.get(image.id))
         record, findings = file.record(image, sha256=photo.sha256, split="", role=role, header=photo.header)
         exported.bad_annotations += [f"{file.path}: {finding}" for finding in findings]

@@ -1,11 +1,14 @@
 """The files and folders that `data:` names, looked at before any work, as ingest will; no photo is decoded."""
 
+import os
 from pathlib import Path
 
 from pipeline.data.errors import BadInput
+from pipeline.data.paths import check_folder, shown
+from pipeline.stages.folders import find_photos
 from pipeline.stages.ingest import IngestConfig
 from pipeline.stages.intake import Intake
-from pipeline.stages.sources import FolderData, Split, ToyworldData, coco_splits, find_photos
+from pipeline.stages.sources import FolderData, Split, ToyworldData, coco_splits
 
 
 def input_problems(config: IngestConfig, root: Path) -> list[str]:
@@ -18,8 +21,8 @@ def input_problems(config: IngestConfig, root: Path) -> list[str]:
             find_photos(root / data.images)
             return []
         splits = coco_splits(data, root)
-        folders = dict.fromkeys(split.images for split in splits)
-        problems += [f"{f}: expected a folder of images, found none" for f in folders if not f.is_dir()]
+        for folder in dict.fromkeys(split.images for split in splits):
+            problems += _folder_problems(folder)
         with Intake(splits, config.setting()) as intake:
             problems += [] if problems else _absent(intake, splits)
             intake.check()
@@ -28,10 +31,18 @@ def input_problems(config: IngestConfig, root: Path) -> list[str]:
     return problems
 
 
+def _folder_problems(folder: Path) -> list[str]:
+    try:
+        check_folder(folder)
+    except BadInput as error:
+        return [str(error)]
+    return []
+
+
 def _absent(intake: Intake, splits: list[Split]) -> list[str]:
     """The splits of which not one listed image is there; single ones that lack go to quarantine."""
     return [
-        f"{split.json_file}: none of its {len(names)} images is in {split.images}, first {names[0]!r}"
+        f"{split.json_file}: none of its {len(names)} images is in {shown(str(split.images))}, first {names[0]!r}"
         for split, names in zip(splits, intake.listed(), strict=True)
-        if names and not any((split.images / name).is_file() for name in names)
+        if names and not any(os.path.isfile(split.images / name) for name in names)
     ]

@@ -7,6 +7,16 @@ from typing import Annotated
 
 import typer
 
+
+def in_utf8(path: Path | None) -> Path | None:
+    """A path to write to; Parquet files and a strict terminal take no others."""
+    try:
+        str(path and path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter("expected a path in UTF-8, found other bytes") from None
+    return path
+
+
 File = Annotated[Path, typer.Argument(help="The run's config.")]
 Weak = Annotated[str | None, typer.Option("--weak", help="none, class, point+class or box+class.")]
 Masks = Annotated[
@@ -15,8 +25,10 @@ Masks = Annotated[
 ]
 Shots = Annotated[int | None, typer.Option("--shots", help="Number of them, instead of --masks.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Set a config key: a.b=value. May be repeated.")]
-Out = Annotated[Path | None, typer.Option("--out", help="The run folder; default runs/<name>-<weak>.")]
-StoreDir = Annotated[Path, typer.Option("--store", help="Results shared by all runs.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", callback=in_utf8, help="The run folder; default runs/<name>-<weak>.")
+]
+StoreDir = Annotated[Path, typer.Option("--store", callback=in_utf8, help="Results shared by all runs.")]
 Data = Annotated[
     Path,
     typer.Option("--data", envvar="OMNIMASK_DATA", help="Root of relative paths in `data`; default: here."),

@@ -9,10 +9,12 @@ from pathlib import Path
 from pipeline.data.coco import CocoFile
 from pipeline.data.coco_ap import Detection, detections
 from pipeline.data.errors import BadInput
-from pipeline.data.images import read_upright
+from pipeline.data.images import decode_upright, read_listed
+from pipeline.data.paths import check_folder
 from pipeline.data.records import Record, Role
 from pipeline.engine.files import commit_file
-from pipeline.stages.sources import find_photos
+from pipeline.stages.folders import find_photos
+from pipeline.stages.photos import notes_on, remarks_on
 from students.protocols import Student
 from teachers.protocols import Sample
 
@@ -21,17 +23,26 @@ BATCH = 4
 
 @dataclass
 class Prediction:
-    """Predicts lazily; `bad` fills with the images that cannot be used, and why, `images` counts the others."""
+    """Predicts on photos of `folder` (id, name), lazily; `bad` fills with the images that cannot be used, and why,
+    `images` counts the others.
+    """
 
     student: Student
-    photos: Sequence[tuple[int, Path]]
+    folder: Path
+    photos: Sequence[tuple[int, str]]
     images: int = 0
     bad: list[str] = field(default_factory=list)
+    remarks: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def bad_share(self) -> float:
         """Share of the images that were left out, once all are predicted."""
         return len(self.bad) / max(len(self.bad) + self.images, 1)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is odd with images that were used, once all are predicted."""
+        return notes_on(self.remarks)
 
     def __iter__(self) -> Iterator[Detection]:
         samples = self._samples()
@@ -40,26 +51,28 @@ class Prediction:
                 yield from detections(sample.record, instances)
 
     def _samples(self) -> Iterator[Sample]:
-        for image_id, path in self.photos:
+        for image_id, name in self.photos:
             try:
-                image = read_upright(path).image
+                photo = decode_upright(read_listed(self.folder, name), name)
             except BadInput as error:
                 self.bad.append(str(error))
                 continue
             self.images += 1
-            height, width = image.shape[:2]
-            yield Sample(Record(image_id, path.name, "", width, height, "", Role.WEAK), image)
+            self.remarks[name] = remarks_on(photo)
+            height, width = photo.header.upright_size
+            yield Sample(Record(image_id, name, "", width, height, "", Role.WEAK), photo.image)
 
 
-def list_photos(images: Path, coco: Path | None) -> tuple[list[tuple[int, Path]], list[str]]:
-    """(id, path) of every photo: those a COCO file lists, or all of the folder, numbered from 1 by name.
+def list_photos(images: Path, coco: Path | None) -> tuple[list[tuple[int, str]], list[str]]:
+    """(id, name) of every photo: those a COCO file lists, or all of the folder, numbered from 1 by name.
 
     And why other images of the COCO file cannot be used. BadInput for a file that is none, or a folder without photos.
     """
+    check_folder(images)
     if coco is not None:
         with CocoFile(coco) as file:
             bad = [f"{coco}: {finding}" for finding in file.findings if finding.section == "images"]
-            return [(image.id, images / image.file_name) for image in file.images], bad
+            return [(image.id, image.file_name) for image in file.images], bad
     return list(enumerate(find_photos(images), start=1)), []
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.data.coco import CocoFile, CocoWriter, ImageEntry
 from pipeline.data.coco_listed import listed_areas, listed_roles
 from pipeline.data.errors import BadInput
-from pipeline.data.images import Header, read_bytes, read_header, read_upright
+from pipeline.data.images import Header, decode_upright, read_header, read_listed
 from pipeline.data.metrics import coco_scores, matched_miou
 from pipeline.data.records import Instance, Record, Role, Source
 from pipeline.stages.scoring import BATCH, Pair, student_results
@@ -82,7 +82,7 @@ class Truth:
         """The same with their photos, from the folder `photos`; those that cannot be read are left out."""
         for image in self._entries.values():
             try:
-                photo = read_upright(photos / image.file_name)
+                photo = decode_upright(read_listed(photos, image.file_name), image.file_name)
                 record = self._record(image, photo.header, phrases=False)
             except BadInput as error:
                 self._leave_out(image, error)
@@ -100,8 +100,7 @@ class Truth:
     def _header(self, image: ImageEntry) -> Header | None:
         if self.images is None:
             return None
-        path = self.images / image.file_name
-        return read_header(read_bytes(path), str(path))
+        return read_header(read_listed(self.images, image.file_name), image.file_name)
 
     def _record(self, image: ImageEntry, header: Header | None, *, phrases: bool) -> Record:
         record, findings = self._file.record(image, sha256="", split="val", role=Role.VAL, header=header)

@@ -1,6 +1,8 @@
 """The real data sets some tests look at, found through the environment alone; hypothesis kept steady."""
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import settings
 
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -17,3 +20,20 @@ def real_data() -> Path:
     if not root:
         pytest.skip("OMNIMASK_DATA does not name the folder of real data sets")
     return Path(root)
+
+
+@pytest.fixture
+def without_rights() -> Iterator[Path]:
+    """An empty folder, in a test that has no more rights than anyone: root may read everything."""
+    with tempfile.TemporaryDirectory(prefix="omnimask-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # pytest's own are closed to others
+        if os.geteuid():
+            yield folder
+            return
+        os.chown(folder, NOBODY, NOBODY)
+        os.seteuid(NOBODY)
+        try:
+            yield folder
+        finally:
+            os.seteuid(0)

@@ -1,34 +1,47 @@
 """Photos in: judged by content, not name, size-checked from the header, upright 8-bit RGB out.
 
 Whatever is wrong with a file becomes a `BadInput` that names it; a file is read once, so a link swapped in between
-changes nothing. Alpha is ignored, as every public SAM pipeline does; of animations and pages the first is read.
+changes nothing. Of animations and pages the first is read. Orientation is EXIF's; XMP's is ignored, as browsers and
+annotation tools ignore it.
 """
 
+import re
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import (
+    BmpImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from pipeline.data.errors import BadInput
+from pipeline.data.image_kinds import ALLOWED, describe, image_kind
 from pipeline.data.orient import UPRIGHT, orient_array, upright_size, valid_orientation
+from pipeline.data.paths import inside, open_file, shown
+from pipeline.data.pixels import Rgb, is_faint, to_rgb
 from pipeline.data.rle_text import MAX_PIXELS
+from pipeline.data.tiff import TiffPage, read_page
 
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 MAX_FILE_BYTES = 1 << 30
 _ORIENTATION_TAG = 0x0112
-_BITS_TAG = 0x0102  # TIFF BitsPerSample
-_MAGIC = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG": "PNG",
-    b"RIFF": "WEBP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"BM": "BMP",
+_WHITE = 0xFFFF
+# Not Image.open: it warns of sizes that are refused here, and hides why a file cannot be opened.
+_OPENERS = {
+    "JPEG": JpegImagePlugin.jpeg_factory,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
 }
 # What Pillow's decoders raise on broken files; OSError covers truncation.
 _BROKEN = (
@@ -46,13 +59,20 @@ _BROKEN = (
     zlib.error,
     Image.DecompressionBombError,
 )
-
-Rgb = npt.NDArray[np.uint8]
+_CUT = (TypeError, KeyError, IndexError, EOFError, struct.error)
+_WORDS = {
+    "decoder error .*|could not create decoder object|failed to read next frame": "its pixels cannot be decoded",
+    r"broken PNG file \(chunk b''\)|Truncated File Read": "it ends too early",
+    "not identified by this driver": "it does not say its size",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says of itself; sizes are (height, width), `exif_orientation` 1-8 leads from stored to upright."""
+    """What a file says of itself; sizes are (height, width), `exif_orientation` 1-8 leads from stored to upright.
+
+    `frames` counts frames or pages, a TIFF's up to 1000.
+    """
 
     stored_size: tuple[int, int]
     upright_size: tuple[int, int]
@@ -63,10 +83,14 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Upright:
-    """A photo as a person sees it: `image` [H, W, 3] uint8 RGB, and the header it came with."""
+    """A photo as a person sees it: `image` [H, W, 3] uint8 RGB, and the header it came with.
+
+    `faint`: it holds 16-bit gray that uses the lowest sixteenth of its range alone, and is as dark.
+    """
 
     image: Rgb
     header: Header
+    faint: bool = False
 
 
 def read_upright(path: Path) -> Upright:
@@ -75,16 +99,30 @@ def read_upright(path: Path) -> Upright:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a regular file; BadInput for a missing, unreadable, special or oversized one."""
+    """The content of a plain file; BadInput for a missing, unreadable, special or oversized one."""
     try:
-        if not path.is_file():  # before open: opening a FIFO would wait for ever
-            found = "a folder" if path.is_dir() else "a special file" if path.exists() else "nothing"
-            raise BadInput(f"image {path}: expected a file, found {found}")
-        if (size := path.stat().st_size) > MAX_FILE_BYTES:
-            raise BadInput(f"image {path}: expected at most {MAX_FILE_BYTES} bytes, found {size}")
-        return path.read_bytes()
+        return _read(path)
+    except BadInput as error:
+        raise BadInput(f"image {shown(str(path))}: {error}") from error
+
+
+def read_listed(folder: Path, file_name: str) -> bytes:
+    """The same of a file that a data set lists, named as it is listed; BadInput also for one outside of the folder."""
+    try:
+        return _read(inside(folder, file_name))
+    except BadInput as error:
+        raise BadInput(f"image {shown(file_name)}: {error}") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with open_file(path) as file:
+            data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise BadInput(f"image {path}: cannot be read: {error.strerror or error}") from error
+        raise BadInput(f"cannot be read: {error.strerror or error}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise BadInput(f"expected at most {MAX_FILE_BYTES} bytes, found more")
+    return data
 
 
 def read_header(data: bytes, name: str) -> Header:
@@ -92,108 +130,118 @@ def read_header(data: bytes, name: str) -> Header:
 
     Pixels are decoded only where the EXIF may lie behind them (PNG), and need not be whole.
     """
-    image = _open(data, name)
-    try:
-        return _header(image)
-    except _BROKEN as error:
-        raise BadInput(f"image {name}: broken header: {error}") from error
+    with _refused(data, name):
+        page = read_page(data) if image_kind(data) == "TIFF" else None
+        return _header(_open(data, page), page)
 
 
 def decode_upright(data: bytes, name: str) -> Upright:
     """The upright RGB image of a file's bytes; BadInput names `name`."""
-    image = _open(data, name)
-    try:
-        # Looking for a PNG's EXIF loads its pixels, and a load that failed does nothing when called again. A TIFF
-        # forgets its orientation while it loads.
-        if image.format != "TIFF":
+    with _refused(data, name):
+        page = read_page(data) if image_kind(data) == "TIFF" else None
+        image = _open(data, page)
+        if image.format == "PNG":
+            PngImagePlugin.PngImageFile(BytesIO(data)).verify()  # checksums, which decoding does not look at
+            # Looking for a PNG's EXIF loads its pixels, and a load that failed does nothing when called again.
             image.load()
-        header = _header(image)
+        header = _header(image, page)
         image.load()
-        pixels = _to_rgb(image, name)
-    except _BROKEN as error:
-        if isinstance(error, BadInput):
-            raise
-        raise BadInput(f"image {name}: {_format(image)} cannot be decoded: {error}") from error
-    # Pillow turns TIFFs upright while loading them, and nothing else.
-    if header.format != "TIFF":
-        pixels = orient_array(pixels, header.exif_orientation)
-    return Upright(np.ascontiguousarray(pixels), header)
+        # A TIFF with a turned size was not turned (`_orientation` took the tag away), though it says so.
+        whole = image.copy() if page is not None and image.size != image.im.size else image
+        white = (1 << page.bits) - 1 if page is not None and page.bits > 8 else _WHITE
+        inverted = page is not None and page.white_is_zero
+        pixels = orient_array(to_rgb(whole, white=white, inverted=inverted), header.exif_orientation)
+        faint = not inverted and is_faint(whole, white=white)
+        return Upright(np.ascontiguousarray(pixels), header, faint)
 
 
-def _open(data: bytes, name: str) -> Image.Image:
-    """The image of a file's bytes, its size checked, its pixels not loaded yet."""
+@contextmanager
+def _refused(data: bytes, name: str) -> Iterator[None]:
+    """Whatever is wrong with an image's bytes, in words and with its name."""
+    kind = image_kind(data)
     try:
-        image = Image.open(BytesIO(data), formats=FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise BadInput(
-                f"image {name}: expected at most {MAX_PIXELS} pixels, found {image.width}x{image.height}"
-            )
-        return image
-    except UnidentifiedImageError as error:
-        found = _looks_like(data)
-        raise BadInput(f"image {name}: expected a readable {', '.join(FORMATS)}, found {found}") from error
+        if kind is None:
+            raise BadInput(f"expected {ALLOWED}, found {describe(data)}")
+        yield
+    except BadInput as error:
+        raise BadInput(f"image {shown(name)}: {error}") from error
     except _BROKEN as error:
-        if isinstance(error, BadInput):
+        raise BadInput(
+            f"image {shown(name)}: expected a whole {kind}, found a broken one: {_plain(error)}"
+        ) from error
+
+
+def _plain(error: BaseException) -> str:
+    """A decoder's message in words."""
+    opening = error.__cause__ if isinstance(error, SyntaxError) else error  # Pillow wraps what happens there
+    if isinstance(opening, _CUT):
+        return "its header is cut off or damaged"
+    text = str(error) or type(error).__name__
+    return next((words for code, words in _WORDS.items() if re.fullmatch(code, text)), text)
+
+
+def _open(data: bytes, page: TiffPage | None) -> Image.Image:
+    """The image of a file's bytes, its size checked, its pixels not loaded yet."""
+    kind = image_kind(data)
+    assert kind is not None
+    if kind == "WEBP":  # its decoder takes memory for the canvas when it is made
+        _check_size(_webp_canvas(data))
+    try:
+        image = _OPENERS[kind](BytesIO(data), "")
+    except SyntaxError as error:
+        if page is None:
             raise
-        raise BadInput(f"image {name}: broken header: {error}") from error
+        raise BadInput(f"expected a TIFF of a known layout, found {page.layout}: {error}") from error
+    _check_size(image.size)
+    return image
 
 
-def _header(image: Image.Image) -> Header:
+def _check_size(size: tuple[int, int]) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise BadInput(f"expected at most {MAX_PIXELS} pixels, found {width}x{height}")
+
+
+def _webp_canvas(data: bytes) -> tuple[int, int]:
+    """(width, height) that a WebP declares; (0, 0) if it is too broken to say."""
+    chunk, body = data[12:16], data[20:30]
+    if len(body) < 10:
+        return (0, 0)
+    if chunk == b"VP8X":
+        return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
+    if chunk == b"VP8L":
+        bits = int.from_bytes(body[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = struct.unpack("<HH", body[6:10])
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _header(image: Image.Image, page: TiffPage | None) -> Header:
     orientation = _orientation(image)
-    frames = int(getattr(image, "n_frames", 1))
+    if page is not None:
+        return Header(page.size, upright_size(page.size, orientation), orientation, "TIFF", page.pages)
     size = (image.height, image.width)
-    if image.format == "TIFF":  # its width and height are upright already
-        return Header(upright_size(size, orientation), size, orientation, "TIFF", frames)
-    return Header(size, upright_size(size, orientation), orientation, _format(image), frames)
-
-
-def _looks_like(data: bytes) -> str:
-    """What bytes that no decoder takes seem to be."""
-    if not data:
-        return "an empty file"
-    known = next((name for magic, name in _MAGIC.items() if data.startswith(magic)), None)
-    return f"a broken {known} header" if known else f"a file that starts with {data[:12]!r}"
-
-
-def _format(image: Image.Image) -> str:
     # A JPEG with several pictures inside (3D cameras, phones) reports itself as MPO.
-    return "JPEG" if image.format == "MPO" else str(image.format)
+    kind = "JPEG" if image.format == "MPO" else str(image.format)
+    frames = int(getattr(image, "n_frames", 1))
+    return Header(size, upright_size(size, orientation), orientation, kind, frames)
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1-8; a broken EXIF block counts as none."""
+    """EXIF orientation 1-8; a broken EXIF block counts as none.
+
+    It is taken away from the image: Pillow turns TIFFs while loading them, by values that are no orientation too.
+    """
+    for key in ("xmp", "XML:com.adobe.xmp"):  # where Pillow looks when EXIF has none
+        image.info.pop(key, None)
     try:
-        return valid_orientation(image.getexif().get(_ORIENTATION_TAG))
+        exif = image.getexif()
+        found = exif.get(_ORIENTATION_TAG)
+        if found is not None:
+            del exif[_ORIENTATION_TAG]
+        return valid_orientation(found)
     except _BROKEN:
         return UPRIGHT
-
-
-def _to_rgb(image: Image.Image, name: str) -> Rgb:
-    """Stored pixels [H, W, 3] uint8 of a loaded image of any mode."""
-    if image.mode.startswith("I;16"):
-        return _gray_to_rgb(np.asarray(image).astype(np.uint32), white=_white(image))
-    if image.mode == "I":  # 32-bit; 16-bit files come like this from some decoders
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 0xFFFF:
-            raise BadInput(f"image {name}: expected 8- or 16-bit pixels, found 32-bit up to {values.max()}")
-        return _gray_to_rgb(values.astype(np.uint32), white=0xFFFF)
-    if image.mode == "F":
-        raise BadInput(f"image {name}: expected 8- or 16-bit pixels, found floating point")
-    return np.asarray(image.convert("RGB"))
-
-
-def _white(image: Image.Image) -> int:
-    """The brightest value of a 16-bit image: TIFFs of microscopes and scanners often hold 10, 12 or 14 bits."""
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        bits = int(image.tag_v2.get(_BITS_TAG, (16,))[0])
-        return (1 << bits) - 1 if 8 < bits <= 16 else 0xFFFF
-    return 0xFFFF
-
-
-def _gray_to_rgb(values: npt.NDArray[np.uint32], *, white: int) -> Rgb:
-    """Gray [H, W] of 0..white to 8-bit RGB, white to 255 (Pillow's own conversion clips at 255 instead)."""
-    gray = np.minimum((values * 255 + white // 2) // white, 255).astype(np.uint8)
-    return np.repeat(gray[:, :, None], 3, axis=2)
 
 
 def annotation_orientation(header: Header, height: int, width: int, *, where: str) -> int:

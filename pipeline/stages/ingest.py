@@ -15,6 +15,7 @@ from pipeline.data.weak import MaskShare, parse_kind, parse_masks
 from pipeline.engine.stage import JobStage, Metrics, Records, StageConfig, TrainContext
 from pipeline.engine.streams import write_records
 from pipeline.report.documents import SummaryFile
+from pipeline.stages.folders import folder_digest, list_folder
 from pipeline.stages.intake import Intake, Setting
 from pipeline.stages.sources import (
     CocoData,
@@ -22,8 +23,6 @@ from pipeline.stages.sources import (
     Split,
     ToyworldData,
     coco_splits,
-    folder_digest,
-    list_folder,
     render_toyworld,
     source_digest,
 )
@@ -94,7 +93,7 @@ class Ingest(JobStage):
     """Makes `dataset` (records, classes, summary, quarantine, toyworld's pictures) and `truth` (what was hidden)."""
 
     name = "ingest"
-    version = 2
+    version = 3
     Config = IngestConfig
     produces = "ingest"
     parts = ("dataset", "truth")

@@ -11,10 +11,11 @@ from functools import partial
 
 from pipeline.data.coco import CocoFile, ImageEntry
 from pipeline.data.errors import BadInput
+from pipeline.data.paths import shown
 from pipeline.data.records import Ontology, Record, Role, Source, WeakKind
 from pipeline.data.weak import MaskShare, assign_roles, check_supports, simulate
 from pipeline.report.documents import Quarantined, QuarantineFile
-from pipeline.stages.photos import Photo, look_at
+from pipeline.stages.photos import Photo, listed_twice, look_at, notes_on
 from pipeline.stages.sources import THREADS, Split
 
 AHEAD = 256  # photos read between two looks at the wish to stop
@@ -136,6 +137,8 @@ class Intake:
     def _count(self, split: Split, file: CocoFile) -> None:
         self.images += len(file.images)
         self.annotations += file.annotations
+        self.images += len(split.refused)
+        self.bad_images |= {f"{split.name} image ({shown(n)})": why for n, why in split.refused.items()}
         for finding in file.findings:
             images = finding.section == "images"
             self.images += images
@@ -147,15 +150,21 @@ class Intake:
     def _photos(self, split: Split, file: CocoFile) -> dict[int, Photo]:
         """Every photo read and decoded once; those that cannot be used go to quarantine."""
         found: dict[int, Photo] = {}
+        remarks: dict[str, tuple[str, ...]] = {}
+        twice = listed_twice(file.images)
+        look = partial(look_at, split, annotated=file.annotations > 0)
         with ThreadPoolExecutor(THREADS) as threads:
             for start in range(0, len(file.images), AHEAD):
                 self.heed()
                 images = file.images[start : start + AHEAD]
-                for image, photo in zip(images, threads.map(partial(look_at, split), images), strict=True):
-                    if isinstance(photo, str):
-                        self.bad_images[f"{split.name} image {image.id} ({image.file_name})"] = photo
-                    else:
+                for image, photo in zip(images, threads.map(look, images), strict=True):
+                    problem = photo if isinstance(photo, str) else twice.get(image.id)
+                    if problem is not None:
+                        self.bad_images[f"{split.name} image {image.id} ({shown(image.file_name)})"] = problem
+                    elif isinstance(photo, Photo):
                         found[image.id] = photo
+                        remarks[image.file_name] = photo.remarks
+        self.notes += notes_on(remarks, what=f"{split.name} images")
         return found
 
     def _train(

@@ -1,25 +1,35 @@
 """Where images and human labels come from: `data:` of a run, checked before any work, and the COCO files behind it."""
 
 import hashlib
-import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, field_validator
 
 from pipeline.data.coco import CocoFile
 from pipeline.data.errors import BadInput
-from pipeline.data.images import read_bytes, read_header
+from pipeline.data.paths import inside, open_file, shown
 from pipeline.toyworld.dataset import write_dataset
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 THREADS = 4  # readers of image files; hashing and decoding release the interpreter lock
+
+
+def _writable(text: str) -> str:
+    """A path that a config file can hold and the file system takes."""
+    if "\0" in text or any(
+        "\ud800" <= c <= "\udfff" for c in text
+    ):  # halves of pairs: bytes that are not UTF-8
+        raise ValueError("expected a path in UTF-8, without NUL")
+    return text
+
+
+PathText = Annotated[str, AfterValidator(_writable)]
 
 
 class ToyworldData(BaseModel):
@@ -43,10 +53,10 @@ class CocoData(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
 
     source: Literal["coco"]
-    json_file: str = Field(alias="json")
-    images: str
-    val_json: str | None = None
-    val_images: str | None = None
+    json_file: PathText = Field(alias="json")
+    images: PathText
+    val_json: PathText | None = None
+    val_images: PathText | None = None
     masks: Literal["instances", "semantic"] = "instances"
 
 
@@ -56,7 +66,7 @@ class FolderData(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: Literal["folder"]
-    images: str
+    images: PathText
     classes: dict[str, NonNegativeInt] = Field(min_length=1)
 
     @field_validator("classes")
@@ -69,12 +79,16 @@ class FolderData(BaseModel):
 
 @dataclass(frozen=True)
 class Split:
-    """One COCO file with its image folder; `prefix` leads from the run's images root to that folder."""
+    """One COCO file with its image folder; `prefix` leads from the run's images root to that folder.
+
+    `refused`: photos that the file could not list, by name, and why.
+    """
 
     name: str
     json_file: Path
     images: Path
     prefix: str = ""
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 def coco_splits(data: CocoData, root: Path) -> list[Split]:
@@ -102,48 +116,6 @@ def _way(start: Path, folder: Path) -> str:
     return "" if way == "." else way
 
 
-def find_photos(folder: Path) -> list[Path]:
-    """Every image file in a folder and its subfolders, by name; BadInput if there is none."""
-    if not folder.is_dir():
-        raise BadInput(f"{folder}: expected a folder of images, found none")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not found:
-        raise BadInput(f"{folder}: expected images ({', '.join(sorted(SUFFIXES))}), found none")
-    return found
-
-
-def list_folder(data: FolderData, root: Path, *, scratch: Path) -> Split:
-    """The folder's images, numbered from 1 by name, as a COCO file in `scratch` that says nothing else of them."""
-    folder = root / data.images
-    photos = find_photos(folder)
-    with ThreadPoolExecutor(THREADS) as threads:
-        sizes = threads.map(_upright_size, photos)
-        images = [
-            {"id": n, "file_name": path.relative_to(folder).as_posix(), "height": size[0], "width": size[1]}
-            for n, (path, size) in enumerate(zip(photos, sizes, strict=True), start=1)
-        ]
-    categories = [{"id": number, "name": name} for name, number in data.classes.items()]
-    content = {"images": images, "categories": categories, "annotations": []}
-    path = scratch / "folder.json"
-    path.write_text(json.dumps(content), encoding="utf-8")
-    return Split("train", path, folder)
-
-
-def _upright_size(path: Path) -> tuple[int, int]:
-    """(height, width); (1, 1) for a file that is no image, whose own reason is told when it is decoded."""
-    try:
-        return read_header(read_bytes(path), path.name).upright_size
-    except BadInput:
-        return (1, 1)
-
-
-def folder_digest(folder: Path) -> str:
-    """sha256 over the names and bytes of a folder's images."""
-    total = hashlib.sha256()
-    _add_images(total, folder, [path.relative_to(folder).as_posix() for path in find_photos(folder)])
-    return total.hexdigest()
-
-
 def render_toyworld(
     data: ToyworldData, *, scratch: Path, images: Path, told: Callable[[], None]
 ) -> list[Split]:
@@ -166,22 +138,15 @@ def source_digest(splits: Sequence[Split]) -> str:
     for split in splits:
         total.update(f"{split.name} {split.prefix}\n{_file_digest(split.json_file)}\n".encode())
         with CocoFile(split.json_file) as file:
-            _add_images(total, split.images, [image.file_name for image in file.images])
+            add_images(total, split.images, [image.file_name for image in file.images])
     return total.hexdigest()
 
 
-def _add_images(total: "hashlib._Hash", folder: Path, names: Sequence[str]) -> None:
+def add_images(total: "hashlib._Hash", folder: Path, names: Sequence[str]) -> None:
+    """Add the names and bytes of a folder's images to a digest; one that cannot be used counts as such."""
     with ThreadPoolExecutor(THREADS) as threads:
         for name, digest in zip(names, threads.map(partial(_image_digest, folder), names), strict=True):
             total.update(f"{name!r} {digest}\n".encode())
-
-
-def inside(folder: Path, file_name: str) -> Path:
-    """The path of a listed image; BadInput when it leads out of the image folder, through links too."""
-    path = folder / file_name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise BadInput(f"image {file_name!r}: expected a file inside {folder}, found {path.resolve()}")
-    return path
 
 
 def _image_digest(folder: Path, file_name: str) -> str:
@@ -192,10 +157,10 @@ def _image_digest(folder: Path, file_name: str) -> str:
 
 
 def _file_digest(path: Path) -> str:
-    if not path.is_file():  # before open: opening a FIFO would wait for ever
-        raise BadInput(f"{path}: expected a file, found {'something else' if path.exists() else 'nothing'}")
     try:
-        with path.open("rb") as handle:
+        with open_file(path) as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise BadInput(f"{shown(str(path))}: cannot be read: {error.strerror or error}") from error
+    except BadInput as error:
+        raise BadInput(f"{shown(str(path))}: {error}") from None

@@ -114,7 +114,7 @@ def test_val_keeps_its_labels_and_never_shares_an_id(tmp_path: Path) -> None:
     ("file_name", "content", "reason"),
     [
         ("2.png", b"", "empty file"),
-        ("2.png", b"<html>", "starts with b.<html>"),
+        ("2.png", b"<html>", "found an HTML page"),
         ("2.png", png()[:45], "decoded|broken|damaged"),
         ("2.png", png(size=(5, 5)), "does not fit"),
         ("gone.png", None, "found nothing"),

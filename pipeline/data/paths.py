@@ -1,0 +1,96 @@
+"""Files by their paths: opened only if they are plain files, named in messages so that a line stays a line.
+
+A listed file that is not there is looked for under other spellings: names that differ in Unicode's normal form or in
+case alone look equal to a person (macOS writes NFD where a JSON file says NFC). It is told, not taken.
+"""
+
+import os
+import stat
+import unicodedata
+from collections.abc import Mapping
+from errno import ELOOP, ENAMETOOLONG
+from functools import lru_cache
+from io import BufferedReader
+from pathlib import Path
+
+from pipeline.data.errors import BadInput
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe (FIFO)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def shown(name: str) -> str:
+    """A name as a message shows it: line breaks, terminal codes, text direction marks and bytes that are not UTF-8 are
+    escaped.
+    """
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
+
+
+def open_file(path: Path) -> BufferedReader:
+    """A plain file opened for reading; BadInput says what is there instead, without naming the path.
+
+    Pipes, sockets and devices are never opened: that would wait for ever, or do something.
+    """
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            link = "a link to " if path.is_symlink() else ""
+            kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+            raise BadInput(f"expected a file, found {link}{kind}")
+        return path.open("rb")
+    except FileNotFoundError:
+        raise BadInput(f"expected a file, found {_absence(path)}") from None
+    except NotADirectoryError:
+        raise BadInput("expected a file, found nothing: a part of its path is no folder") from None
+    except OSError as error:
+        why = {ELOOP: "a loop of links", ENAMETOOLONG: "a name too long for the file system"}
+        if error.errno in why:
+            raise BadInput(f"expected a file, found {why[error.errno]}") from None
+        raise BadInput(f"cannot be read: {error.strerror or error}") from error
+
+
+def check_folder(folder: Path) -> None:
+    """BadInput unless a folder is there."""
+    if not os.path.isdir(folder):
+        found = "a file" if os.path.isfile(folder) else "none"
+        raise BadInput(f"{shown(str(folder))}: expected a folder of images, found {found}")
+
+
+def inside(folder: Path, file_name: str) -> Path:
+    """The path of a listed file; BadInput when it leads out of the folder, through links too."""
+    path = folder / file_name
+    # Not Path.resolve, which raises RuntimeError on a loop of links.
+    real = Path(os.path.realpath(path))
+    if not real.is_relative_to(os.path.realpath(folder)):
+        raise BadInput(
+            f"expected a file inside {shown(str(folder))}, found a way out of it to {shown(str(real))}"
+        )
+    return path
+
+
+def _absence(path: Path) -> str:
+    """Why nothing is there."""
+    if path.is_symlink():
+        return f"a link to {shown(os.readlink(path))}, which is not there"
+    try:
+        near = _spellings(path.parent, path.parent.stat().st_mtime_ns).get(_plain(path.name))
+    except OSError:
+        return "nothing"
+    return "nothing" if near is None else f"nothing; {near!r} ({near!a}) is there, spelled otherwise"
+
+
+@lru_cache(maxsize=8)
+def _spellings(folder: Path, changed: int) -> Mapping[str, str]:  # noqa: ARG001
+    """The names in a folder by their plain form; `changed`, its time of change, keeps the memory true."""
+    return {_plain(name): name for name in os.listdir(folder)}
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

@@ -1,0 +1,97 @@
+"""A folder of photos of which nothing is known: which of its files they are, and its listing as a COCO file."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from pipeline.data.errors import BadInput
+from pipeline.data.image_kinds import HEAD, is_picture
+from pipeline.data.images import read_header, read_listed
+from pipeline.data.paths import check_folder, open_file, shown
+from pipeline.stages.sources import THREADS, FolderData, Split, add_images
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
+
+
+def find_photos(folder: Path) -> list[str]:
+    """The names, relative to it, of all that seems to be a photo in a folder and its subfolders, sorted.
+
+    That is what is named like one or is a picture by its first bytes, and every link to a folder, as links are not
+    followed: what cannot be read is to be told, not passed over. BadInput if there is none, or for a folder that cannot
+    be listed.
+    """
+    check_folder(folder)
+    found = sorted(_candidates(folder), key=lambda path: path.parts)
+    if not found:
+        raise BadInput(f"{shown(str(folder))}: expected images ({', '.join(sorted(SUFFIXES))}), found none")
+    return [path.relative_to(folder).as_posix() for path in found]
+
+
+def _candidates(folder: Path) -> Iterator[Path]:
+    for where, folders, files in os.walk(folder, onerror=_refuse):
+        for name in (*files, *folders):
+            path = Path(where, name)
+            linked = name in folders and path.is_symlink()
+            if linked or path.suffix.lower() in SUFFIXES or (name in files and _is_picture(path)):
+                yield path
+
+
+def _refuse(error: OSError) -> None:
+    raise BadInput(f"{shown(str(error.filename))}: cannot be listed: {error.strerror or error}")
+
+
+def _is_picture(path: Path) -> bool:
+    try:
+        with open_file(path) as file:
+            return is_picture(file.read(HEAD))
+    except (BadInput, OSError):
+        return False  # nothing says that it is one
+
+
+def list_folder(data: FolderData, root: Path, *, scratch: Path) -> Split:
+    """The folder's images, numbered from 1 by name, as a COCO file in `scratch` that says nothing else of them."""
+    folder = root / data.images
+    names = find_photos(folder)
+    with ThreadPoolExecutor(THREADS) as threads:
+        sizes = list(threads.map(partial(_upright_size, folder), names))
+    refused = {name: why for name in names if (why := _unlistable(name)) is not None}
+    images = [
+        {"id": number, "file_name": name, "height": size[0], "width": size[1]}
+        for number, (name, size) in enumerate(zip(names, sizes, strict=True), start=1)
+        if name not in refused
+    ]
+    if not images:
+        raise BadInput("\n".join(refused.values()))
+    categories = [{"id": number, "name": name} for name, number in data.classes.items()]
+    content = {"images": images, "categories": categories, "annotations": []}
+    path = scratch / "folder.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return Split("train", path, folder, refused=refused)
+
+
+def _unlistable(name: str) -> str | None:
+    """Why JSON cannot hold a file's name."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return f"image {shown(name)}: expected a name in UTF-8, found other bytes; rename it"
+    return None
+
+
+def _upright_size(folder: Path, name: str) -> tuple[int, int]:
+    """(height, width); (1, 1) for a file that is no image, whose own reason is told when it is decoded."""
+    try:
+        return read_header(read_listed(folder, name), name).upright_size
+    except BadInput:
+        return (1, 1)
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 over the names and bytes of a folder's images."""
+    total = hashlib.sha256()
+    add_images(total, folder, find_photos(folder))
+    return total.hexdigest()
