@@ -1,5 +1,6 @@
 """The files and folders that `data:` names, looked at before any work, as ingest will; no photo is decoded."""
 
+import os
 from pathlib import Path
 
 from pipeline.data.errors import BadInput
@@ -33,5 +34,5 @@ def _absent(intake: Intake, splits: list[Split]) -> list[str]:
     return [
         f"{split.json_file}: none of its {len(names)} images is in {split.images}, first {names[0]!r}"
         for split, names in zip(splits, intake.listed(), strict=True)
-        if names and not any((split.images / name).is_file() for name in names)
+        if names and not any(os.path.isfile(split.images / name) for name in names)
     ]

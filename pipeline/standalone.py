@@ -12,7 +12,7 @@ import yaml
 from pydantic import JsonValue
 
 from pipeline.config import Request, make_plan
-from pipeline.data.coco_entries import as_object
+from pipeline.data.coco_fields import as_object
 from pipeline.data.coco_json import entries
 from pipeline.data.errors import BadInput
 from pipeline.data.records import WeakKind

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data import masks
-from pipeline.data.coco_entries import EntryError, as_object, integer, show
-from pipeline.data.errors import BadInput
+from pipeline.data.coco_fields import EntryError, as_object, integer
+from pipeline.data.errors import BadInput, show
 from pipeline.data.records import Instance, Record
 
 AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")

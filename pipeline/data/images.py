@@ -207,4 +207,6 @@ def annotation_orientation(header: Header, height: int, width: int, *, where: st
         return header.exif_orientation
     (h, w), (sh, sw) = header.upright_size, header.stored_size
     stored = "" if (h, w) == (sh, sw) else f" (stored as {sw}x{sh})"
-    raise BadInput(f"{where}: width x height {width}x{height} does not fit the file's {w}x{h}{stored}")
+    raise BadInput(
+        f"{where}: expected width x height {w}x{h}{stored} as the file has, found {width}x{height}"
+    )

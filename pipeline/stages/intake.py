@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from pipeline.data.coco import CocoFile, ImageEntry
+from pipeline.data.coco import CocoFile, Finding, ImageEntry
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Ontology, Record, Role, Source, WeakKind
 from pipeline.data.weak import MaskShare, assign_roles, check_supports, simulate
@@ -152,8 +152,8 @@ class Intake:
                 self.heed()
                 images = file.images[start : start + AHEAD]
                 for image, photo in zip(images, threads.map(partial(look_at, split), images), strict=True):
-                    if isinstance(photo, str):
-                        self.bad_images[f"{split.name} image {image.id} ({image.file_name})"] = photo
+                    if isinstance(photo, Finding):
+                        self.bad_images[f"{split.name} image {image.id} ({image.file_name})"] = str(photo)
                     else:
                         found[image.id] = photo
         return found

@@ -179,8 +179,13 @@ def _add_images(total: "hashlib._Hash", folder: Path, names: Sequence[str]) -> N
 def inside(folder: Path, file_name: str) -> Path:
     """The path of a listed image; BadInput when it leads out of the image folder, through links too."""
     path = folder / file_name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise BadInput(f"image {file_name!r}: expected a file inside {folder}, found {path.resolve()}")
+    try:
+        target = path.resolve()
+        within = target.is_relative_to(folder.resolve())
+    except (OSError, RuntimeError) as error:  # before Python 3.13 a loop of links is a RuntimeError
+        raise BadInput(f"image {file_name}: cannot be read: {error}") from None
+    if not within:
+        raise BadInput(f"image {file_name}: expected a file inside {folder}, found {target}")
     return path
 
 
@@ -192,9 +197,10 @@ def _image_digest(folder: Path, file_name: str) -> str:
 
 
 def _file_digest(path: Path) -> str:
-    if not path.is_file():  # before open: opening a FIFO would wait for ever
-        raise BadInput(f"{path}: expected a file, found {'something else' if path.exists() else 'nothing'}")
     try:
+        if not path.is_file():  # before open: opening a FIFO would wait for ever
+            found = "something else" if path.exists() else "nothing"
+            raise BadInput(f"{path}: expected a file, found {found}")
         with path.open("rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:

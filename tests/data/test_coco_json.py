@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data import coco_json
+from pipeline.data import coco_json, json_window
 from pipeline.data.coco_json import entries
 from pipeline.data.errors import BadInput
 
@@ -12,7 +12,7 @@ SECTIONS = frozenset({"images", "annotations"})
 @pytest.fixture(params=[1, 7, 1 << 22], ids=lambda size: f"window {size}")
 def window(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test at windows so small that each token is cut somewhere."""
-    monkeypatch.setattr(coco_json, "_CHUNK", request.param)
+    monkeypatch.setattr(json_window, "CHUNK", request.param)
 
 
 @pytest.mark.usefixtures("window")
@@ -50,7 +50,7 @@ def test_entries_and_their_place(tmp_path: Path, text: str, expected: list[tuple
     ("data", "message"),
     [
         (b"", "line 1, column 1: a COCO dataset starts with"),
-        (b"  \n [1]", "found a list, as results files have"),
+        (b"  \n [1]", "expected a COCO dataset (an object), found a list"),
         (b'"text"', "starts with"),
         (b"<html>", "starts with"),
         (b"\x89PNG\r\n", "starts with"),
@@ -83,8 +83,8 @@ def test_syntax_errors_name_the_place(tmp_path: Path, data: bytes, message: str)
 
 
 def test_endless_entries_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coco_json, "_CHUNK", 64)
-    monkeypatch.setattr(coco_json, "_MAX_ENTRY", 1000)
+    monkeypatch.setattr(json_window, "CHUNK", 64)
+    monkeypatch.setattr(json_window, "MAX_VALUE", 1000)
     path = tmp_path / "long.json"
     path.write_text('{"images": ["' + "a" * 100_000)
     with pytest.raises(BadInput, match="longer than 1000 bytes or never ends"):
