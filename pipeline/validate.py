@@ -154,23 +154,31 @@ def _check(path: Path, images: Path | None, checker: _Watched, tally: Tally) -> 
         images = None
     with CocoFile(path, watcher=checker) as file:
         checker.whole(file)
-        photos = _photos(Split("", path, images), file.images) if images is not None else repeat(None)
+        photos = repeat(None) if images is None else _photos(Split("", path, images), file.images)
         usable = 0
-        for image, photo in zip(file.images, photos, strict=False):
-            checker.screen.state(f"checking, image {image.index}")
-            if isinstance(photo, Finding):
-                tally.error(photo)
-            else:
-                usable += 1
-            if isinstance(photo, Photo):
-                checker.photo(image, photo.sha256, photo.header)
-            # With a photo that cannot be used, a run does not come to the annotations: they are checked as listed.
-            header = photo.header if isinstance(photo, Photo) else None
-            for finding in file.record(image, sha256="", split="", role=Role.VAL, header=header)[1]:
+        for done, (image, photo) in enumerate(zip(file.images, photos, strict=False)):
+            checker.screen.state(f"checking, {done / len(file.images):.0%}")
+            usable += not isinstance(photo, Finding)
+            for finding in _image(file, image, photo, checker):
                 tally.error(finding)
         if not usable:
             tally.stop("images: expected at least one usable image, found none")
     return images is not None
+
+
+def _image(
+    file: CocoFile, image: ImageEntry, photo: Photo | Finding | None, checker: Checker
+) -> Iterator[Finding]:
+    """What is wrong with one image and its annotations; of its doubts `checker` is told."""
+    if isinstance(photo, Finding):
+        yield photo
+        if photo.field != "file_name":
+            return  # the listed size is wrong, and so is what it says of masks
+    header = photo.header if isinstance(photo, Photo) else None
+    if isinstance(photo, Photo):
+        checker.photo(image, photo.sha256, photo.header)
+    # A run does not come to the annotations of a photo that it cannot use: here they are checked as listed.
+    yield from file.record(image, sha256="", split="", role=Role.VAL, header=header)[1]
 
 
 def _photos(split: Split, images: Sequence[ImageEntry]) -> Iterator[Photo | Finding]:

@@ -6,6 +6,7 @@ ASCII is parsed once more as UTF-8.
 
 import json
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import BinaryIO
@@ -99,8 +100,9 @@ class JsonWindow:
                     raise self.error(error.pos, error.msg) from None
             except RecursionError:
                 raise self.error(self.at, "nested too deeply") from None
-            except ValueError as error:  # an integer of thousands of digits
-                raise self.error(self.at, str(error)) from None
+            except ValueError:
+                digits = sys.get_int_max_str_digits()
+                raise self.error(self.at, f"an integer of more than {digits} digits") from None
             else:
                 # A number near the end of the window may go on behind it ("1" of "1.5", even "1" of "1.").
                 if self.ended or isinstance(value, str | list | dict) or end + _TOKEN < len(self.text):
