@@ -254,6 +254,9 @@ VALID: list[tuple[str, Change]] = [
     ("polygons touch themselves", thing(segmentation=[[2, 2, 8, 2, 8, 8, 2, 8, 2, 2, 8, 2]])),
     ("box of pixels, not of the outline", thing(bbox=[1.2, 1.1, 7.5, 7])),
     ("area of the outline", thing(segmentation=[[2, 2, 8, 8, 2, 8]], area=18.0)),
+    ("box of an outline with a thin end",
+     thing(segmentation=[[2, 2, 8, 2, 8, 8, 5.05, 8, 5, 15, 5, 8, 2, 8]], bbox=[2, 2, 6, 13])),
+    ("area of a crowd region", thing(4, area=90)),
     ("class without annotations", named("unseen")),
 ]  # fmt: skip
 
