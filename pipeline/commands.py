@@ -1,4 +1,4 @@
-"""The commands for single steps: train, label, predict, evaluate, export."""
+"""The commands for single steps: train, label, predict, evaluate, validate, export."""
 
 import json
 from collections.abc import Sequence
@@ -222,6 +222,25 @@ def _refuse_bad(share: float) -> None:
 
     if share > MAX_BAD:
         raise TooManyBad(f"{share:.1%} of the images or annotations are bad; {MAX_BAD:.0%} are allowed")
+
+
+@steps.command()
+def validate(
+    file: Annotated[Path, typer.Argument(help="A COCO file.")],
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", help="The folder of its images; default: no photo is looked at."),
+    ] = None,
+) -> None:
+    """Check a COCO file and its photos as a run would take them in; exit code 0: valid, 1: warnings, 2: errors.
+
+    Each finding is a line that names the entry and its field; 70 is a fault of this program.
+    """
+    with exits():
+        from pipeline.progress import Lines
+        from pipeline.validate import validate as check
+
+        raise typer.Exit(check(file, images, Lines()))
 
 
 @steps.command()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.data.coco import CocoFile, CocoWriter, ImageEntry
-from pipeline.data.coco_entries import as_object
+from pipeline.data.coco import CocoFile, CocoWriter, Finding, ImageEntry
+from pipeline.data.coco_fields import as_object
 from pipeline.data.coco_json import entries
 from pipeline.data.coco_listed import listed_roles
 from pipeline.data.errors import BadInput
@@ -97,8 +97,8 @@ def _trainable(file: CocoFile, images: Path, exported: Exported) -> Iterator[Rec
     candidates, twice = set(file.mask_candidates()), listed_twice(file.images)
     for image in file.images:
         photo = twice.get(image.id) or look_at(split, image, annotated=file.annotations > 0)
-        if isinstance(photo, str):
-            exported.bad_images.append(photo)
+        if isinstance(photo, Finding):
+            exported.bad_images.append(f"{file.path}: {photo}")
             continue
         if photo.remarks:
             exported.remarks[image.file_name] = photo.remarks

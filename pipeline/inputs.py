@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from pipeline.data.errors import BadInput
-from pipeline.data.paths import check_folder, shown
+from pipeline.data.errors import BadInput, printable
+from pipeline.data.paths import check_folder
 from pipeline.stages.folders import find_photos
 from pipeline.stages.ingest import IngestConfig
 from pipeline.stages.intake import Intake
@@ -42,7 +42,7 @@ def _folder_problems(folder: Path) -> list[str]:
 def _absent(intake: Intake, splits: list[Split]) -> list[str]:
     """The splits of which not one listed image is there; single ones that lack go to quarantine."""
     return [
-        f"{split.json_file}: none of its {len(names)} images is in {shown(str(split.images))}, first {names[0]!r}"
+        f"{split.json_file}: none of its {len(names)} images is in {printable(str(split.images))}, first {names[0]!r}"
         for split, names in zip(splits, intake.listed(), strict=True)
         if names and not any(os.path.isfile(split.images / name) for name in names)
     ]

@@ -72,5 +72,7 @@ def exits() -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """A line for the user, apart from the command's output."""
-    typer.echo(text, err=True)
+    """A line for the user (or several), apart from the command's output."""
+    from pipeline.data.errors import printable
+
+    typer.echo("\n".join(map(printable, text.split("\n"))), err=True)

@@ -1,5 +1,6 @@
 """How a run shows itself: a live table in a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
 
@@ -17,7 +18,11 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from pipeline.data.errors import printable
+
 LINE_SECONDS = 5.0
+STATE_SECONDS = 0.2
+CLOSED = 128 + 13  # as a process that SIGPIPE ends
 
 
 class _Rate(ProgressColumn):
@@ -146,6 +151,46 @@ class PlainDisplay:
     def _say(self, text: str) -> None:
         sys.stderr.write(f"{self._label}: {text.rstrip()}\n")
         sys.stderr.flush()
+
+
+class Lines:
+    """A result line by line on standard output; how far the work is on standard error, if that is a terminal."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._shown = False
+        self._told = 0.0
+
+    def line(self, text: str) -> None:
+        """One line, whatever stands in the text; the process ends when nobody reads any more."""
+        self._clear()
+        encoding = sys.stdout.encoding or "utf-8"
+        known = printable(text).encode(encoding, "backslashreplace").decode(encoding)
+        try:
+            sys.stdout.write(f"{known}\n")
+            sys.stdout.flush()
+        except BrokenPipeError:  # as with `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(CLOSED) from None
+
+    def state(self, text: str) -> None:
+        """What is being done, in place of what was said before."""
+        now = time.monotonic()
+        if self._live and now - self._told >= STATE_SECONDS:
+            self._told, self._shown = now, True
+            sys.stderr.write(f"\r{printable(text)}\x1b[K")
+            sys.stderr.flush()
+
+    def trouble(self, text: str) -> None:
+        """A traceback."""
+        self._clear()
+        sys.stderr.write(text)
+
+    def _clear(self) -> None:
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._shown = False
 
 
 def make_display() -> LiveDisplay | PlainDisplay:

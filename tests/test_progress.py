@@ -1,9 +1,10 @@
-"""What the plain display says of a job: how far, how fast, how long still."""
+"""What the plain display says of a job: how far, how fast, how long still; results line by line."""
 
 import pytest
 
 from pipeline import progress
-from pipeline.progress import PlainDisplay
+from pipeline.options import say
+from pipeline.progress import Lines, PlainDisplay
 
 
 @pytest.fixture
@@ -40,3 +41,22 @@ def test_another_part_of_the_job_has_a_pace_of_its_own(told):
 
 def test_without_a_total_there_is_no_time_left(told):
     assert told((10.0, 0, 0, "photos"), (20.0, 30, 0, "images")) == ["fit: photos", "fit: 30 images, 3.0/s"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_state_of_the_work_gives_way_to_a_line(monkeypatch, capsys, terminal):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: terminal, raising=False)
+    lines = Lines()
+    for now[0], text in ((101.0, "reading, 1%"), (101.1, "reading, 2%"), (102.0, "reading, 3%")):
+        lines.state(text)
+    lines.line("a\nb\x1b[31m")
+    lines.trouble("why\n")
+    shown = "\rreading, 1%\x1b[K\rreading, 3%\x1b[K\r\x1b[K" if terminal else ""
+    assert capsys.readouterr() == ("a\\nb\\x1b[31m\n", shown + "why\n")
+
+
+def test_what_is_said_leaves_the_terminal_alone(capsys):
+    say("error: one\nerror: \x1b[2J\u202e")
+    assert capsys.readouterr().err == "error: one\nerror: \\x1b[2J\\u202e\n"

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data import masks
-from pipeline.data.coco_entries import MAX_ID, EntryError, as_object, integer, show
-from pipeline.data.errors import BadInput
+from pipeline.data.coco_fields import MAX_ID, EntryError, as_object, integer
+from pipeline.data.errors import BadInput, show
 from pipeline.data.records import Instance, Record
 from pipeline.data.rle_text import all_canonical
 

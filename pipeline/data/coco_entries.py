@@ -1,46 +1,49 @@
 """One entry of a COCO file at a time: raw JSON values in, checked values out; every problem names entry and field."""
 
 import math
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from pipeline.data import masks
-from pipeline.data.errors import BadInput
+from pipeline.data.coco_fields import (
+    EntryError,
+    Raw,
+    as_object,
+    integer,
+    known_text,
+    numbers,
+    present,
+    text,
+)
+from pipeline.data.errors import BadInput, show
 from pipeline.data.orient import orient_box, orient_points
 from pipeline.data.records import RLE, Box, Category, Instance, Point, Source, WeakKind
 from pipeline.data.rle_text import MAX_PIXELS
 
-MAX_ID = 2**63 - 1
 _SOURCES = frozenset(Source)
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One problem of one entry, which is left out for it; `problem` says what was expected and what was found."""
+    """One problem of one entry; `problem` says what was expected and what was found. No index: of the whole section."""
 
     section: str
-    index: int
+    index: int | None
     entry_id: int | None
     field: str
     problem: str
 
+    @property
+    def place(self) -> str:
+        """The entry: where it stands in its section, and its id if it has one."""
+        name = self.section if self.index is None else f"{self.section}[{self.index}]"
+        return name if self.entry_id is None else f"{name} (id {self.entry_id})"
+
     def __str__(self) -> str:
-        name = f"{self.section}[{self.index}]"
-        return (
-            f"{name}{'' if self.entry_id is None else f' (id {self.entry_id})'}: {self.field}: {self.problem}"
-        )
-
-
-class EntryError(Exception):
-    """An entry cannot be used: which field, and why."""
-
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}")
-        self.field, self.problem = field, problem
-
-
-Raw = dict[str, object]
+        return f"{self.place}: {self.field}: {self.problem}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,51 +76,6 @@ class Frame:
     semantic: bool
 
 
-def show(value: object) -> str:
-    """A found value for a message, cut to a readable length."""
-    text = repr(value) if not isinstance(value, int) or abs(value) <= MAX_ID else "a huge integer"
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def as_object(value: object) -> Raw:
-    """The entry itself, which must be an object."""
-    if not isinstance(value, dict):
-        raise EntryError("entry", f"expected an object, found {show(value)}")
-    return value
-
-
-def integer(raw: Raw, field: str, *, low: int = -MAX_ID - 1, high: int = MAX_ID) -> int:
-    """An integer field within low..high."""
-    value = raw.get(field)
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        span = "" if low < 0 else f" from {low} to {high}" if high < MAX_ID else f" of at least {low}"
-        raise EntryError(field, f"expected an integer{span}, found {_present(raw, field)}")
-    return value
-
-
-def text(raw: Raw, field: str) -> str:
-    """A text field that is not blank."""
-    value = known_text(raw.get(field))
-    if value is None:
-        raise EntryError(field, f"expected text, found {_present(raw, field)}")
-    return value
-
-
-def known_text(value: object) -> str | None:
-    """Text that is not blank and can be written as UTF-8 (JSON allows half a surrogate pair, which cannot), or None."""
-    if not isinstance(value, str) or not value.strip():
-        return None
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return None
-    return value
-
-
-def _present(raw: Raw, field: str) -> str:
-    return show(raw[field]) if field in raw else "nothing"
-
-
 def parse_category(value: object) -> Category:
     """A class; EntryError without an id of at least 0 (scorers take no other) and a name."""
     raw = as_object(value)
@@ -129,6 +87,8 @@ def parse_image(value: object, *, index: int, offset: int, length: int) -> Image
     raw = as_object(value)
     image_id, name = integer(raw, "id", low=0), text(raw, "file_name")
     path = PurePosixPath(name)
+    if _URL.match(name):
+        raise EntryError("file_name", f"expected a path, as nothing is fetched, found the URL {show(name)}")
     if path.is_absolute() or ".." in path.parts or "\0" in name:
         raise EntryError("file_name", f"expected a path inside the image folder, found {show(name)}")
     width = integer(raw, "width", low=1, high=MAX_PIXELS)
@@ -178,7 +138,7 @@ def parse_annotation(raw: Raw, frame: Frame) -> Instance:
     box = None if rle is not None else _box(raw, frame)
     if rle is None and is_crowd(raw):
         raise EntryError(
-            "segmentation", f"expected the mask of a crowd region, found {_present(raw, 'segmentation')}"
+            "segmentation", f"expected the mask of a crowd region, found {present(raw, 'segmentation')}"
         )
     if rle is None and box is None and not any(point.label == 1 for point in points):
         raise EntryError(
@@ -219,31 +179,23 @@ def _mask(raw: Raw, frame: Frame) -> RLE | None:
     try:
         rle = masks.rle_from_coco(segmentation, frame.height, frame.width, where="segmentation")
     except BadInput as error:
-        raise EntryError("segmentation", str(error).removeprefix("segmentation: ")) from None
+        place, _, problem = str(error).partition(": ")
+        raise EntryError(place, problem) from None
     if not masks.area(rle):
         raise EntryError("segmentation", "expected a mask with at least one pixel, found an empty one")
     return rle
-
-
-def _numbers(value: object, count: int) -> list[float] | None:
-    """Finite floats of a list of exactly `count` numbers, else None."""
-    if not isinstance(value, list) or len(value) != count:
-        return None
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= MAX_ID for v in value):
-        return None  # NaN and infinity fail the comparison too
-    return [float(v) for v in value]
 
 
 def _box(raw: Raw, frame: Frame) -> Box | None:
     """The bbox as xyxy cut to the image."""
     if raw.get("bbox") is None:
         return None
-    numbers = _numbers(raw["bbox"], 4)
-    if numbers is None or min(numbers[2:]) <= 0:
+    xywh = numbers(raw["bbox"], 4)
+    if xywh is None or min(xywh[2:]) <= 0:
         raise EntryError(
             "bbox", f"expected [x, y, width, height] with positive sides, found {show(raw['bbox'])}"
         )
-    x, y, w, h = numbers
+    x, y, w, h = xywh
     box = (max(x, 0.0), max(y, 0.0), min(x + w, float(frame.width)), min(y + h, float(frame.height)))
     if box[0] >= box[2] or box[1] >= box[3]:
         size = f"{frame.width}x{frame.height}"
@@ -260,11 +212,11 @@ def _points(raw: Raw, frame: Frame) -> tuple[Point, ...]:
         raise EntryError("point_coords", f"expected a list of [x, y], found {show(coords)}")
     if not isinstance(labels, list) or len(labels) != len(coords):
         raise EntryError(
-            "point_labels", f"expected {len(coords)} labels, found {_present(raw, 'point_labels')}"
+            "point_labels", f"expected {len(coords)} labels, found {present(raw, 'point_labels')}"
         )
     points = []
     for index, (place, label) in enumerate(zip(coords, labels, strict=True)):
-        xy = _numbers(place, 2)
+        xy = numbers(place, 2)
         if xy is None or not (0 <= xy[0] <= frame.width and 0 <= xy[1] <= frame.height):
             size = f"{frame.width}x{frame.height}"
             raise EntryError(

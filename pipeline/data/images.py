@@ -24,10 +24,10 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from pipeline.data.errors import BadInput
+from pipeline.data.errors import BadInput, printable
 from pipeline.data.image_kinds import ALLOWED, describe, image_kind
 from pipeline.data.orient import UPRIGHT, orient_array, upright_size, valid_orientation
-from pipeline.data.paths import inside, open_file, shown
+from pipeline.data.paths import inside, open_file
 from pipeline.data.pixels import Rgb, is_faint, to_rgb
 from pipeline.data.rle_text import MAX_PIXELS
 from pipeline.data.tiff import TiffPage, read_page
@@ -103,7 +103,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         return _read(path)
     except BadInput as error:
-        raise BadInput(f"image {shown(str(path))}: {error}") from error
+        raise BadInput(f"image {printable(str(path))}: {error}") from error
 
 
 def read_listed(folder: Path, file_name: str) -> bytes:
@@ -111,7 +111,7 @@ def read_listed(folder: Path, file_name: str) -> bytes:
     try:
         return _read(inside(folder, file_name))
     except BadInput as error:
-        raise BadInput(f"image {shown(file_name)}: {error}") from error
+        raise BadInput(f"image {printable(file_name)}: {error}") from error
 
 
 def _read(path: Path) -> bytes:
@@ -164,10 +164,10 @@ def _refused(data: bytes, name: str) -> Iterator[None]:
             raise BadInput(f"expected {ALLOWED}, found {describe(data)}")
         yield
     except BadInput as error:
-        raise BadInput(f"image {shown(name)}: {error}") from error
+        raise BadInput(f"image {printable(name)}: {error}") from error
     except _BROKEN as error:
         raise BadInput(
-            f"image {shown(name)}: expected a whole {kind}, found a broken one: {_plain(error)}"
+            f"image {printable(name)}: expected a whole {kind}, found a broken one: {_plain(error)}"
         ) from error
 
 
@@ -255,4 +255,6 @@ def annotation_orientation(header: Header, height: int, width: int, *, where: st
         return header.exif_orientation
     (h, w), (sh, sw) = header.upright_size, header.stored_size
     stored = "" if (h, w) == (sh, sw) else f" (stored as {sw}x{sh})"
-    raise BadInput(f"{where}: width x height {width}x{height} does not fit the file's {w}x{h}{stored}")
+    raise BadInput(
+        f"{where}: expected width x height {w}x{h}{stored} as the file has, found {width}x{height}"
+    )

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as native
 
-from pipeline.data.errors import BadInput
+from pipeline.data.errors import BadInput, show
 from pipeline.data.orient import UPRIGHT, orient_array
 from pipeline.data.records import RLE, Box
 from pipeline.data.rle_text import MAX_PIXELS, Runs, check_runs, recode, runs_to_text, text_to_runs
@@ -152,6 +152,23 @@ def rotate(rle: RLE, orientation: int) -> RLE:
 
 def polygons_to_rle(polygons: Sequence[Sequence[float]], height: int, width: int, *, where: str) -> RLE:
     """The union of polygons [x0, y0, x1, y1, ...], rasterised as pycocotools does; BadInput for unusable ones."""
+    merged = native.merge(_rasterised(polygons, height, width, where=where))
+    return RLE((height, width), merged["counts"].decode("ascii"))
+
+
+def polygon_areas(
+    polygons: Sequence[Sequence[float]], height: int, width: int, *, where: str
+) -> npt.NDArray[np.int64]:
+    """Pixels [len(polygons)] of each polygon by itself; BadInput for unusable ones."""
+    parts = _rasterised(polygons, height, width, where=where)
+    # One at a time: pycocotools' area of 256 or more masks at once overflows.
+    return np.array([native.area(part) for part in parts], np.int64)
+
+
+def _rasterised(
+    polygons: Sequence[Sequence[float]], height: int, width: int, *, where: str
+) -> list[dict[str, object]]:
+    """pycocotools' masks of polygons, once these are known to do no harm there."""
     _check_canvas(height, width, where)
     steps = 0.0
     for index, polygon in enumerate(polygons):
@@ -163,25 +180,25 @@ def polygons_to_rle(polygons: Sequence[Sequence[float]], height: int, width: int
             f"{where}: expected one or more polygons of at most {limit} pixels of outline, found {found}"
         )
     # Never one bare list: pycocotools takes four numbers for a box.
-    parts = native.frPyObjects([list(map(float, polygon)) for polygon in polygons], height, width)
-    merged = native.merge(parts)
-    return RLE((height, width), merged["counts"].decode("ascii"))
+    parts: list[dict[str, object]] = native.frPyObjects(
+        [list(map(float, polygon)) for polygon in polygons], height, width
+    )
+    return parts
 
 
 def _outline_steps(polygon: Sequence[float], height: int, width: int, *, where: str) -> float:
     """Native work for one polygon; BadInput unless it has 3 or more finite points near the canvas."""
     if len(polygon) < 6 or len(polygon) % 2:
-        raise BadInput(
-            f"{where}: a polygon needs an even number of 6 or more coordinates, found {len(polygon)}"
-        )
+        raise BadInput(f"{where}: expected an even number of 6 or more coordinates, found {len(polygon)}")
     if not set(map(type, polygon)) <= {int, float}:
         odd = next(value for value in polygon if type(value) not in (int, float))
-        raise BadInput(f"{where}: polygon coordinates must be numbers, found {str(odd)[:60]!r}")
+        raise BadInput(f"{where}: expected numbers as coordinates, found {show(odd)}")
     reach = 2.0 * max(height, width)
     # Compared as Python numbers: an integer of 400 digits has no float. NaN is neither end and fails the sum.
     if not (-reach <= min(polygon) and max(polygon) <= reach and math.isfinite(sum(polygon))):
+        odd = next(value for value in polygon if not -reach <= value <= reach)
         raise BadInput(
-            f"{where}: polygon coordinates must be finite and within {reach:.0f} pixels of the origin"
+            f"{where}: expected coordinates within {reach:.0f} pixels of the origin, found {show(odd)}"
         )
     points = np.array(polygon, np.float64).reshape(-1, 2)
     edges = np.abs(points - points[np.arange(-1, len(points) - 1)]).max(axis=1)
@@ -190,7 +207,7 @@ def _outline_steps(polygon: Sequence[float], height: int, width: int, *, where: 
 
 def _check_canvas(height: int, width: int, where: str) -> None:
     if min(height, width) < 1 or height * width > MAX_PIXELS:
-        raise BadInput(f"{where}: mask size must be 1 to {MAX_PIXELS} pixels, found {height}x{width}")
+        raise BadInput(f"{where}: expected a mask size of 1 to {MAX_PIXELS} pixels, found {height}x{width}")
 
 
 def rle_from_coco(segmentation: object, height: int, width: int, *, where: str) -> RLE:
@@ -201,9 +218,7 @@ def rle_from_coco(segmentation: object, height: int, width: int, *, where: str) 
     if isinstance(segmentation, list):
         for index, polygon in enumerate(segmentation):
             if not isinstance(polygon, list):
-                raise BadInput(
-                    f"{where}[{index}]: a polygon must be a list of numbers, found {_kind(polygon)}"
-                )
+                raise BadInput(f"{where}[{index}]: expected a list of numbers, found {_kind(polygon)}")
         return polygons_to_rle(segmentation, height, width, where=where)
     if not isinstance(segmentation, dict):
         raise BadInput(
@@ -212,7 +227,7 @@ def rle_from_coco(segmentation: object, height: int, width: int, *, where: str) 
     _check_canvas(height, width, where)
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if size != [height, width] or any(isinstance(v, bool) or not isinstance(v, int) for v in size):
-        raise BadInput(f"{where}.size: expected the image's [{height}, {width}], found {repr(size)[:60]}")
+        raise BadInput(f"{where}.size: expected the image's [{height}, {width}], found {show(size)}")
     if isinstance(counts, str):
         return _canonical(counts, height, width, where=f"{where}.counts")
     if isinstance(counts, list):
@@ -232,9 +247,8 @@ def _canonical(counts: str, height: int, width: int, *, where: str) -> RLE:
 def _listed_runs(counts: list[object], pixels: int, *, where: str) -> Runs:
     for index, value in enumerate(counts):
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= pixels:
-            found = "a huge integer" if isinstance(value, int) and abs(value) >> 63 else repr(value)[:60]
             raise BadInput(
-                f"{where}[{index}]: a run length must be an integer of 0 to {pixels}, found {found}"
+                f"{where}[{index}]: expected a run length of 0 to {pixels}, an integer, found {show(value)}"
             )
     return check_runs(np.array(counts, np.int64), pixels, where=where)
 

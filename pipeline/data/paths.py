@@ -13,7 +13,7 @@ from functools import lru_cache
 from io import BufferedReader
 from pathlib import Path
 
-from pipeline.data.errors import BadInput
+from pipeline.data.errors import BadInput, printable
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -22,15 +22,6 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-
-
-def shown(name: str) -> str:
-    """A name as a message shows it: line breaks, terminal codes, text direction marks and bytes that are not UTF-8 are
-    escaped.
-    """
-    if name.isprintable():
-        return name
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
 
 
 def open_file(path: Path) -> BufferedReader:
@@ -60,7 +51,7 @@ def check_folder(folder: Path) -> None:
     """BadInput unless a folder is there."""
     if not os.path.isdir(folder):
         found = "a file" if os.path.isfile(folder) else "none"
-        raise BadInput(f"{shown(str(folder))}: expected a folder of images, found {found}")
+        raise BadInput(f"{printable(str(folder))}: expected a folder of images, found {found}")
 
 
 def inside(folder: Path, file_name: str) -> Path:
@@ -70,7 +61,7 @@ def inside(folder: Path, file_name: str) -> Path:
     real = Path(os.path.realpath(path))
     if not real.is_relative_to(os.path.realpath(folder)):
         raise BadInput(
-            f"expected a file inside {shown(str(folder))}, found a way out of it to {shown(str(real))}"
+            f"expected a file inside {printable(str(folder))}, found a way out of it to {printable(str(real))}"
         )
     return path
 
@@ -78,7 +69,7 @@ def inside(folder: Path, file_name: str) -> Path:
 def _absence(path: Path) -> str:
     """Why nothing is there."""
     if path.is_symlink():
-        return f"a link to {shown(os.readlink(path))}, which is not there"
+        return f"a link to {printable(os.readlink(path))}, which is not there"
     try:
         near = _spellings(path.parent, path.parent.stat().st_mtime_ns).get(_plain(path.name))
     except OSError:

@@ -17,6 +17,7 @@ Codes = npt.NDArray[np.uint8]  # 0 to 63 each
 Places = npt.NDArray[np.intp]
 
 MAX_PIXELS = 89_478_485  # of an image or mask; Pillow's own limit, so no larger canvas can be behind a mask
+MAX_TEXT = 1 << 24  # characters of one mask's counts: taking them apart takes some 70 bytes each
 _MAX_GROUPS = 7  # 35 bits: more than any difference of runs within MAX_PIXELS
 
 
@@ -35,18 +36,20 @@ def runs_to_text(runs: Runs) -> str:
 
 def text_to_runs(text: str, pixels: int, *, where: str) -> Runs:
     """Run lengths [n] int64 of compressed counts; BadInput unless they are well formed and sum to `pixels`."""
-    if not text.isascii():
-        raise BadInput(f"{where}: RLE counts hold non-ASCII characters")
+    form = f"{where}: expected COCO's compressed text"
+    if not text.isascii() or len(text) > MAX_TEXT:
+        found = f"{len(text)} characters" if len(text) > MAX_TEXT else "characters beyond ASCII"
+        raise BadInput(f"{form} of at most {MAX_TEXT} characters, found {found}")
     codes = _codes(text)
     if not len(codes) or codes.max() > 63:
         found = "empty text" if not len(codes) else "characters outside '0' to 'o'"
-        raise BadInput(f"{where}: RLE counts are not COCO's compressed text: found {found}")
+        raise BadInput(f"{form}, found {found}")
     ends = np.flatnonzero(codes < 0x20)
     if not len(ends) or ends[-1] != len(codes) - 1:
-        raise BadInput(f"{where}: RLE counts end in the middle of a number")
+        raise BadInput(f"{form}, found an end in the middle of a number")
     lengths = _lengths(ends)
     if lengths.max() > _MAX_GROUPS:
-        raise BadInput(f"{where}: RLE counts hold a number of more than {5 * _MAX_GROUPS} bits")
+        raise BadInput(f"{form}, found a number of more than {5 * _MAX_GROUPS} bits")
     values = _numbers(codes, ends, lengths)
     # The differences start at the fourth number only: the third is stored as it is.
     for chain in (values[1::2], values[2::2]):
@@ -129,10 +132,10 @@ def check_runs(runs: Runs, pixels: int, *, where: str) -> Runs:
     """The same runs in canonical form (no empty run but the first); BadInput unless non-negative, sum `pixels`."""
     if not len(runs) or runs.min() < 0 or runs.max() > pixels:
         found = "no runs" if not len(runs) else f"runs from {runs.min()} to {runs.max()}"
-        raise BadInput(f"{where}: RLE runs must lie between 0 and height*width = {pixels}, found {found}")
+        raise BadInput(f"{where}: expected runs from 0 to height*width = {pixels}, found {found}")
     total = int(runs.sum())
     if total != pixels:
-        raise BadInput(f"{where}: RLE runs must sum to height*width = {pixels}, found {total}")
+        raise BadInput(f"{where}: expected runs that sum to height*width = {pixels}, found {total}")
     return runs if runs[1:].all() else _merge_empty(runs)
 
 

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from pipeline.data.errors import BadInput
+from pipeline.data.errors import BadInput, printable
 from pipeline.data.image_kinds import HEAD, is_picture
 from pipeline.data.images import read_header, read_listed
-from pipeline.data.paths import check_folder, open_file, shown
+from pipeline.data.paths import check_folder, open_file
 from pipeline.stages.sources import THREADS, FolderData, Split, add_images
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
@@ -27,7 +27,9 @@ def find_photos(folder: Path) -> list[str]:
     check_folder(folder)
     found = sorted(_candidates(folder), key=lambda path: path.parts)
     if not found:
-        raise BadInput(f"{shown(str(folder))}: expected images ({', '.join(sorted(SUFFIXES))}), found none")
+        raise BadInput(
+            f"{printable(str(folder))}: expected images ({', '.join(sorted(SUFFIXES))}), found none"
+        )
     return [path.relative_to(folder).as_posix() for path in found]
 
 
@@ -41,7 +43,7 @@ def _candidates(folder: Path) -> Iterator[Path]:
 
 
 def _refuse(error: OSError) -> None:
-    raise BadInput(f"{shown(str(error.filename))}: cannot be listed: {error.strerror or error}")
+    raise BadInput(f"{printable(str(error.filename))}: cannot be listed: {error.strerror or error}")
 
 
 def _is_picture(path: Path) -> bool:
@@ -78,7 +80,7 @@ def _unlistable(name: str) -> str | None:
     try:
         name.encode()
     except UnicodeEncodeError:
-        return f"image {shown(name)}: expected a name in UTF-8, found other bytes; rename it"
+        return f"image {printable(name)}: expected a name in UTF-8, found other bytes; rename it"
     return None
 
 

@@ -9,9 +9,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from pipeline.data.coco import CocoFile, ImageEntry
-from pipeline.data.errors import BadInput
-from pipeline.data.paths import shown
+from pipeline.data.coco import CocoFile, Finding, ImageEntry
+from pipeline.data.errors import BadInput, printable
 from pipeline.data.records import Ontology, Record, Role, Source, WeakKind
 from pipeline.data.weak import MaskShare, assign_roles, check_supports, simulate
 from pipeline.report.documents import Quarantined, QuarantineFile
@@ -138,7 +137,7 @@ class Intake:
         self.images += len(file.images)
         self.annotations += file.annotations
         self.images += len(split.refused)
-        self.bad_images |= {f"{split.name} image ({shown(n)})": why for n, why in split.refused.items()}
+        self.bad_images |= {f"{split.name} image ({printable(n)})": why for n, why in split.refused.items()}
         for finding in file.findings:
             images = finding.section == "images"
             self.images += images
@@ -158,9 +157,11 @@ class Intake:
                 self.heed()
                 images = file.images[start : start + AHEAD]
                 for image, photo in zip(images, threads.map(look, images), strict=True):
-                    problem = photo if isinstance(photo, str) else twice.get(image.id)
+                    problem = photo if isinstance(photo, Finding) else twice.get(image.id)
                     if problem is not None:
-                        self.bad_images[f"{split.name} image {image.id} ({shown(image.file_name)})"] = problem
+                        self.bad_images[f"{split.name} image {image.id} ({printable(image.file_name)})"] = (
+                            str(problem)
+                        )
                     elif isinstance(photo, Photo):
                         found[image.id] = photo
                         remarks[image.file_name] = photo.remarks

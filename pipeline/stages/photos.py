@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from pipeline.data.coco import ImageEntry
-from pipeline.data.errors import BadInput
+from pipeline.data.coco import Finding, ImageEntry
+from pipeline.data.errors import BadInput, printable
 from pipeline.data.images import Header, Upright, annotation_orientation, decode_upright, read_listed
 from pipeline.data.orient import UPRIGHT
-from pipeline.data.paths import shown
 from pipeline.stages.sources import Split
 
-EITHER_WAY = "are turned by EXIF in a way that no size tells; their annotations were taken as made on the upright photo"
+SEVERAL = "several frames or pages, of which the first is read"
+FAINT = "16-bit gray in the lowest sixteenth of its range alone, which looks as dark"
+EITHER_WAY = "an EXIF turn that no size tells, so that annotations are taken as made on the upright photo"
 NAMED = 5  # files that a note names; the rest is counted
+_NAME = 200  # characters of a file name in a message
 
 
 @dataclass(frozen=True)
@@ -26,28 +28,35 @@ class Photo:
     remarks: tuple[str, ...] = ()
 
 
-def look_at(split: Split, image: ImageEntry, *, annotated: bool) -> Photo | str:
+def look_at(split: Split, image: ImageEntry, *, annotated: bool) -> Photo | Finding:
     """The photo, read and decoded in full, or why it cannot be used; `annotated`: its file holds annotations."""
-    name = image.file_name
+    field, name = "file_name", image.file_name
     try:
         data = read_listed(split.images, name)
         photo = decode_upright(data, name)
-        annotation_orientation(photo.header, image.height, image.width, where=f"image {shown(name)}")
+        field = "width"
+        annotation_orientation(photo.header, image.height, image.width, where=f"image {printable(name)}")
     except BadInput as error:
-        return str(error)
+        return _finding(image, field, str(error).removeprefix(f"image {printable(name)}: "))
     header, remarks = photo.header, remarks_on(photo)
     if annotated and header.exif_orientation != UPRIGHT and header.stored_size == header.upright_size:
         remarks += (EITHER_WAY,)
     return Photo(hashlib.sha256(data).hexdigest(), header, remarks)
 
 
+def _finding(image: ImageEntry, field: str, problem: str) -> Finding:
+    name = image.file_name if len(image.file_name) <= _NAME else f"{image.file_name[:_NAME]}..."
+    return Finding("images", image.index, image.id, field, f"{problem} ({printable(name)})")
+
+
 def remarks_on(photo: Upright) -> tuple[str, ...]:
-    """What is odd with a photo that can be used, worded for many."""
+    """What a photo has that a person should know, though it can be used."""
     remarks = []
-    if photo.header.frames > 1:
-        remarks.append("hold several frames or pages, of which the first was read")
+    # A JPEG with several pictures is a phone's photo with its depth or preview: nobody takes it for pages.
+    if photo.header.frames > 1 and photo.header.format != "JPEG":
+        remarks.append(SEVERAL)
     if photo.faint:
-        remarks.append("hold 16-bit gray in the lowest sixteenth of its range alone, and look as dark")
+        remarks.append(FAINT)
     return tuple(remarks)
 
 
@@ -56,26 +65,28 @@ def notes_on(remarks: Mapping[str, Sequence[str]], *, what: str = "images") -> l
     files: dict[str, list[str]] = defaultdict(list)
     for name, found in remarks.items():
         for remark in found:
-            files[remark].append(shown(name))
+            files[remark].append(printable(name))
     return [
-        f"{len(names)} {what} {remark}: {', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''}"
+        f"{len(names)} {what} with {remark}: {', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''}"
         for remark, names in sorted(files.items())
     ]
 
 
-def listed_twice(images: Sequence[ImageEntry]) -> dict[int, str]:
-    """Ids of the images whose file another entry lists too, and why none of them can be used.
+def listed_twice(images: Sequence[ImageEntry]) -> dict[int, Finding]:
+    """By id: the images whose file another entry lists too, and why none of them can be used.
 
     What one of them says is not all that is known of the photo.
     """
-    entries: dict[PurePosixPath, list[int]] = defaultdict(list)
+    entries: dict[PurePosixPath, list[ImageEntry]] = defaultdict(list)
     for image in images:
-        entries[PurePosixPath(image.file_name)].append(image.id)
+        entries[PurePosixPath(image.file_name)].append(image)
     return {
-        number: f"image {shown(str(path))}: expected one entry, found {len(ids)}: ids {_some(ids)}"
-        for path, ids in entries.items()
-        if len(ids) > 1
-        for number in ids
+        image.id: _finding(
+            image, "file_name", f"expected one entry, found {len(same)}: ids {_some([i.id for i in same])}"
+        )
+        for same in entries.values()
+        if len(same) > 1
+        for image in same
     }
 
 

@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, field_validator
 
 from pipeline.data.coco import CocoFile
-from pipeline.data.errors import BadInput
-from pipeline.data.paths import inside, open_file, shown
+from pipeline.data.errors import BadInput, printable
+from pipeline.data.paths import inside, open_file
 from pipeline.toyworld.dataset import write_dataset
 
 THREADS = 4  # readers of image files; hashing and decoding release the interpreter lock
@@ -161,6 +161,6 @@ def _file_digest(path: Path) -> str:
         with open_file(path) as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
-        raise BadInput(f"{shown(str(path))}: cannot be read: {error.strerror or error}") from error
+        raise BadInput(f"{printable(str(path))}: cannot be read: {error.strerror or error}") from error
     except BadInput as error:
-        raise BadInput(f"{shown(str(path))}: {error}") from None
+        raise BadInput(f"{printable(str(path))}: {error}") from None

@@ -160,11 +160,11 @@ RESULT: Detection = {"image_id": 1, "category_id": 3, "segmentation": FULL, "sco
         ({"segmentation": None}, r"results\[1\].segmentation: expected polygons or an RLE"),
         (
             {"segmentation": [["x"] * 6]},
-            r"results\[1\].segmentation\[0\]: polygon coordinates must be numbers",
+            r"results\[1\].segmentation\[0\]: expected numbers as coordinates",
         ),
         (
             {"segmentation": {"size": [HEIGHT, WIDTH], "counts": "m3"}},
-            r"results\[1\].segmentation.counts: RLE runs",
+            r"results\[1\].segmentation.counts: expected runs that sum",
         ),
         ({"segmentation": {"size": [WIDTH, HEIGHT], "counts": "m3"}}, r"results\[1\].segmentation.size"),
         ({"segmentation": FULL | {"size": [WIDTH, HEIGHT]}}, r"results\[1\].segmentation.size"),

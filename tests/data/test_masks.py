@@ -9,7 +9,7 @@ from pipeline.data import masks
 from pipeline.data.errors import BadInput
 from pipeline.data.orient import orient_array
 from pipeline.data.records import RLE
-from pipeline.data.rle_text import runs_to_text, text_to_runs
+from pipeline.data.rle_text import MAX_TEXT, runs_to_text, text_to_runs
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24)
 MASKS = hnp.arrays(np.bool_, SHAPES, fill=st.nothing())
@@ -158,12 +158,12 @@ def test_both_rle_forms_are_one() -> None:
         ([5], "list of numbers, found int"),
         ([[1, 2, 3, 4]], "6 or more coordinates, found 4"),
         ([[1, 2, 3, 4, 5, 6, 7]], "even number"),
-        ([[1, 2, 3, 4, 5, "6"]], "must be numbers, found '6'"),
-        ([[1, 2, 3, 4, 5, True]], "must be numbers, found 'True'"),
-        ([[1, 2, 3, 4, 5, None]], "must be numbers, found 'None'"),
-        ([[1, 2, 3, 4, 5, float("nan")]], "finite"),
-        ([[float("nan"), 2, 3, 4, 5, 6]], "finite"),
-        ([[1, 2, 3, 4, 5, float("inf")]], "finite"),
+        ([[1, 2, 3, 4, 5, "6"]], "expected numbers as coordinates, found '6'"),
+        ([[1, 2, 3, 4, 5, True]], "numbers as coordinates, found True"),
+        ([[1, 2, 3, 4, 5, None]], "numbers as coordinates, found None"),
+        ([[1, 2, 3, 4, 5, float("nan")]], "within 24 pixels of the origin, found nan"),
+        ([[float("nan"), 2, 3, 4, 5, 6]], "found nan"),
+        ([[1, 2, 3, 4, 5, float("inf")]], "found inf"),
         ([[1, 2, 3, 4, 5, 1e9]], "within 24 pixels"),
         ([[1, 2, 3, 4, 5, -(10**400)]], "within 24 pixels"),
         ([[-20, -20, 20, 20] * 400_000], "of outline"),
@@ -174,17 +174,18 @@ def test_both_rle_forms_are_one() -> None:
         ({"size": [10, 12], "counts": {}}, "found dict"),
         ({"size": [10, 12], "counts": ""}, "empty text"),
         ({"size": [10, 12], "counts": " "}, "outside '0' to 'o'"),
-        ({"size": [10, 12], "counts": "é"}, "non-ASCII"),
+        ({"size": [10, 12], "counts": "é"}, "beyond ASCII"),
         ({"size": [10, 12], "counts": "P"}, "middle of a number"),
         ({"size": [10, 12], "counts": "ooooooo0"}, "more than 35 bits"),
+        ({"size": [10, 12], "counts": "0" * (MAX_TEXT + 1)}, "at most 16777216 characters, found 16777217"),
         ({"size": [10, 12], "counts": "5"}, "sum to height[*]width = 120, found 5"),
         ({"size": [10, 12], "counts": "O"}, "found runs from -1 to -1"),
         ({"size": [10, 12], "counts": "hPPP0"}, "found runs|found"),
         ({"size": [10, 12], "counts": []}, "no runs"),
         ({"size": [10, 12], "counts": [100, 19]}, "found 119"),
         ({"size": [10, 12], "counts": [100, 21]}, "found 121"),
-        ({"size": [10, 12], "counts": [130, -10]}, r"counts\[0\]: a run length"),
-        ({"size": [10, 12], "counts": [119, True]}, r"counts\[1\]: a run length"),
+        ({"size": [10, 12], "counts": [130, -10]}, r"counts\[0\]: expected a run length"),
+        ({"size": [10, 12], "counts": [119, True]}, r"counts\[1\]: expected a run length"),
         ({"size": [10, 12], "counts": [119, 1.0]}, r"counts\[1\]"),
         ({"size": [10, 12], "counts": [10**400]}, r"counts\[0\]"),
     ],

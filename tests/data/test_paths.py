@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.errors import BadInput
+from pipeline.data.errors import BadInput, printable
 from pipeline.data.images import read_bytes, read_listed, read_upright
-from pipeline.data.paths import check_folder, inside, open_file, shown
+from pipeline.data.paths import check_folder, inside, open_file
 
 NFC, NFD = (unicodedata.normalize(form, "é.png") for form in ("NFC", "NFD"))
 
@@ -28,7 +28,7 @@ NFC, NFD = (unicodedata.normalize(form, "é.png") for form in ("NFC", "NFD"))
     ],
 )
 def test_a_name_stays_on_its_line(name: str, expected: str) -> None:
-    assert shown(name) == expected
+    assert printable(name) == expected
 
 
 @pytest.fixture

@@ -116,7 +116,7 @@ def test_val_keeps_its_labels_and_never_shares_an_id(tmp_path: Path) -> None:
         ("2.png", b"", "empty file"),
         ("2.png", b"<html>", "found an HTML page"),
         ("2.png", png()[:45], "decoded|broken|damaged"),
-        ("2.png", png(size=(5, 5)), "does not fit"),
+        ("2.png", png(size=(5, 5)), "width: expected width x height 5x5 as the file has, found 32x24"),
         ("gone.png", None, "found nothing"),
     ],
 )
