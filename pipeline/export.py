@@ -20,7 +20,7 @@ from pipeline.engine.status import find_results
 from pipeline.stages import sources
 from pipeline.stages.ingest import IngestConfig
 from pipeline.stages.intake import is_masked
-from pipeline.stages.photos import listed_twice, look_at
+from pipeline.stages.photos import listed_twice, look_at, with_name
 
 EXPORT = Path("export", "coco")
 COCO, IMAGES = "coco", "images"  # what an exported folder holds
@@ -98,7 +98,7 @@ def _trainable(file: CocoFile, images: Path, exported: Exported) -> Iterator[Rec
     for image in file.images:
         photo = twice.get(image.id) or look_at(split, image, annotated=file.annotations > 0)
         if isinstance(photo, Finding):
-            exported.bad_images.append(f"{file.path}: {photo}")
+            exported.bad_images.append(f"{file.path}: {with_name(photo, image)}")
             continue
         if photo.remarks:
             exported.remarks[image.file_name] = photo.remarks

@@ -19,7 +19,7 @@ from pipeline.data.coco_check import Checker
 from pipeline.data.coco_json import Entry
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Role
-from pipeline.stages.photos import Photo, listed_twice, look_at
+from pipeline.stages.photos import Photo, listed_twice, look_at, with_name
 from pipeline.stages.sources import THREADS, Split
 
 _NOUNS = {"images": "image", "annotations": "annotation", "categories": "class"}
@@ -174,7 +174,7 @@ def _image(
 ) -> Iterator[Finding]:
     """What is wrong with one image and its annotations; of its doubts `checker` is told."""
     if isinstance(photo, Finding):
-        yield photo
+        yield with_name(photo, image)
         if photo.field != "file_name":
             return  # the listed size is wrong, and so is what it says of masks
     header = photo.header if isinstance(photo, Photo) else None

@@ -140,7 +140,8 @@ def test_the_end_of_a_run_tells_what_came_out(tmp_path):
 
 
 def test_all_commands_are_there(cli):
-    there = {"run", "check", "status", "train", "label", "predict", "evaluate", "export", "cost", "models"}
+    there = {"run", "check", "status", "train", "label", "predict", "evaluate", "validate", "export"}
+    there |= {"cost", "models"}
     assert set(get_command(app).commands) == there
     assert all(cli(name, "--help").exit_code == 0 for name in there)
 

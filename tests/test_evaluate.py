@@ -179,7 +179,7 @@ def without(field: str) -> Entry:
         ),
         (
             post() | {"segmentation": {"size": list(SIZE), "counts": "b'Rb01'"}},  # bytes, turned into text
-            "segmentation.counts: RLE counts are not COCO's compressed text",
+            "segmentation.counts: expected COCO's compressed text, found characters outside",
         ),
         (post() | {"segmentation": rle(np.ones((80, 60), np.uint8))}, "expected the image's [60, 80]"),
     ],

@@ -130,11 +130,11 @@ def unlabelled(content: Content, folder: Path) -> None:
     [
         (box_only, {30}, "left out: 1 images of which not every object has a mask"),
         (unlabelled, {30, 40}, "left out: 2 images of which not every object has a mask"),
-        (bad_mask, {30}, "mine.json: annotations[2] (id 2): segmentation: segmentation[0]: a polygon needs"),
+        (bad_mask, {30}, "mine.json: annotations[2] (id 2): segmentation[0]: expected an even number"),
         (bad_image, {30}, "mine.json: images[2] (id 30): width: expected an integer"),
-        (no_photo, {30}, "3.png: expected a file, found nothing"),
-        (cut_photo, {30}, "3.png: PNG cannot be decoded"),
-        (link_out, {30}, "image '3.png': expected a file inside"),
+        (no_photo, {30}, "mine.json: images[2] (id 30): file_name: expected a file, found nothing (3.png)"),
+        (cut_photo, {30}, "expected a whole PNG, found a broken one: it ends too early (3.png)"),
+        (link_out, {30}, "file_name: expected a file inside"),
     ],
 )
 def test_what_is_left_out_and_told(

@@ -155,7 +155,8 @@ def test_odd_names_in_the_quarantine_and_the_report(
             .replace("\x1b", "\\x1b")
             .replace("\u202e", "\\u202e")
         )
-        assert item["reason"].startswith(f"image {line}: expected JPEG, PNG")
+        assert item["entry"].endswith(f" ({line})")
+        assert ": file_name: expected JPEG, PNG" in item["reason"]
     html = (tmp_path / "run" / "report" / "index.html").read_text()
     assert "&lt;script&gt;alert(1).png" in html
     assert "<script" not in html
@@ -235,7 +236,7 @@ def test_what_is_odd_with_predicted_photos_is_told(
     (folder / "out.png").symlink_to("../secret.png")
     done = cli("predict", folder, "--student", student, "--out", "found.json")
     assert done.stderr.splitlines()[:2] == [
-        "7 images hold several frames or pages, of which the first was read: "
+        "7 images with several frames or pages, of which the first is read: "
         "1.tif, 2.tif, 3.tif, 4.tif, 5.tif, ...",
         f"left out: image out.png: expected a file inside {folder}, "
         f"found a way out of it to {tmp_path / 'secret.png'}",

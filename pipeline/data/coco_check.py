@@ -119,7 +119,9 @@ class Checker:
             path = posixpath.normpath(image.file_name)
             other, known = seen.setdefault(unicodedata.normalize("NFC", path), (image.index, path))
             if known != path:  # the very same file twice is no doubt, but an error
-                problem = f"expected a file of its own, found {show(path)}, that of images[{other}] but for Unicode form"
+                problem = (
+                    f"expected a file of its own, found {show(path)}, images[{other}]'s but for Unicode form"
+                )
                 self._warn_image(image, "file_name", problem)
 
 

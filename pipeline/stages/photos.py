@@ -3,7 +3,7 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from pipeline.data.coco import Finding, ImageEntry
@@ -45,8 +45,13 @@ def look_at(split: Split, image: ImageEntry, *, annotated: bool) -> Photo | Find
 
 
 def _finding(image: ImageEntry, field: str, problem: str) -> Finding:
+    return Finding("images", image.index, image.id, field, problem)
+
+
+def with_name(finding: Finding, image: ImageEntry) -> Finding:
+    """The finding with the photo's name, for those who see it alone."""
     name = image.file_name if len(image.file_name) <= _NAME else f"{image.file_name[:_NAME]}..."
-    return Finding("images", image.index, image.id, field, f"{problem} ({printable(name)})")
+    return replace(finding, problem=f"{finding.problem} ({printable(name)})")
 
 
 def remarks_on(photo: Upright) -> tuple[str, ...]:

@@ -165,5 +165,5 @@ def test_which_frame_annotations_fit(
     if expected is not None:
         assert annotation_orientation(header, *listed, where="images[3]") == expected
         return
-    with pytest.raises(ValueError, match=r"images\[3\]: width x height .* does not fit"):
+    with pytest.raises(ValueError, match=r"images\[3\]: expected width x height .* as the file has, found"):
         annotation_orientation(header, *listed, where="images[3]")

@@ -196,11 +196,18 @@ def taken_in(path: Path, images: Path) -> tuple[list[str], str]:
             for visible, full in intake.records():
                 assert to_bytes([visible] if full is None else [visible, full])  # it can be kept
                 count += 1
-            reasons = [*intake.bad_images.values(), *intake.bad_annotations.values()]
+            reasons = [reason + _name(entry) for entry, reason in intake.bad_images.items()]
+            reasons += intake.bad_annotations.values()
     except BadInput as error:
         return [], str(error)
     place = re.compile(r"^(\w+\[\d+\](?: \(id -?\d+\))?): ")
     return sorted(place.sub(r"\1 ", printable(reason)) for reason in reasons), "" if count else "no image"
+
+
+def _name(entry: str) -> str:
+    """What `validate` adds of `train image 3 (a.png)`: the name, if it is a photo that cannot be used."""
+    name = entry.partition(" (")[2].removesuffix(")")
+    return f" ({name if len(name) <= 200 else f'{name[:200]}...'})" if name else ""
 
 
 def mutated(data: bytes, dice: random.Random) -> bytes:
