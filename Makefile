@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Where this is set, every process would compile all of torch and transformers anew: 7 of 12 seconds of a worker's start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-slow check kinds overfit-student bench lock format clean
 
 demo: $(READY)

@@ -1,5 +1,6 @@
 """Image features of the frozen encoder, computed once and memory-mapped, so that tuning runs the encoder no more."""
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from teachers.sam.zoom import Part
 from teachers.training_set import TrainingImage
 
 _DONE = "embeddings.done"
+_SAVE_SECONDS = 5.0
 DTYPES: dict[str, type[np.floating]] = {"float16": np.float16, "float32": np.float32}
 
 
@@ -63,15 +65,25 @@ class EmbeddingCache:
         done = int(done_path.read_text()) if done_path.is_file() and path.is_file() else 0
         shape = (self.cached, *self._shape)
         self._map = np.memmap(path, dtype=self._dtype, mode="r+" if done else "w+", shape=shape)
-        step = self._predictor.embed_batch
+        step, saved = self._predictor.embed_batch, time.monotonic()
         for start in range(done, self.cached, step):
-            if context.should_stop():
+            stopped = context.should_stop()
+            # Not after every one: with a small model the flush takes as long as the embedding.
+            if stopped or time.monotonic() - saved > _SAVE_SECONDS:
+                self._save(done_path, start)
+                saved = time.monotonic()
+            if stopped:
                 raise Stopped
             stop = min(start + step, self.cached)
             self._map[start:stop] = self._embed(self._parts[start:stop]).numpy()
-            self._map.flush()
-            _write_count(done_path, stop)
             progress(stop, self.cached)
+        self._save(done_path, self.cached)
+
+    def _save(self, count: Path, done: int) -> None:
+        """Note that the first `done` features are in the file for good."""
+        assert self._map is not None
+        self._map.flush()
+        _write_count(count, done)
 
     def gather(self, parts: Sequence[Part]) -> Embeddings:
         """Features (len(parts), C, g, g) float32 on the model's device, in the order given; KeyError for an unknown."""

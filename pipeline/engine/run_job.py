@@ -13,7 +13,7 @@ from pipeline.engine.run_unit import Surroundings
 from pipeline.engine.stage import JobStage
 from pipeline.engine.tasks import Alive, JobDone, JobTask, Progress
 
-NOTE_EVERY_SECONDS = 2.0
+NOTE_EVERY_SECONDS = 10.0
 ALIVE_EVERY_SECONDS = 1.0
 SPENT = "seconds-spent"  # beside the checkpoints: what earlier, killed attempts took
 

@@ -40,7 +40,9 @@ class FastAttention(nn.Module):
         grid = q.reshape(batch, heads, height, width, dim)
         rel_h = torch.einsum("bnhwc,hkc->bnhwk", grid, _relative(self.rel_pos_h, height))
         rel_w = torch.einsum("bnhwc,wkc->bnhwk", grid, _relative(self.rel_pos_w, width))
-        return (rel_h[..., :, None] + rel_w[..., None, :]).reshape(batch, heads, tokens, tokens)
+        # Trap: einsum leaves another layout, which the sum would take on, and be copied whole (ViT-B: 805 MB a block).
+        rel_h, rel_w = rel_h.contiguous(), rel_w.contiguous()
+        return (rel_h[..., :, None] + rel_w[..., None, :]).view(batch, heads, tokens, tokens)
 
 
 def _relative(table: Tensor, size: int) -> Tensor:
