@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from pydantic import JsonValue
+
 from pipeline.data.records import WeakKind
 from pipeline.engine.plan import PlannedStage
 from pipeline.stages.finetune_teacher import FinetuneTeacherConfig
@@ -10,13 +12,30 @@ from pipeline.stages.propose import Propose, ProposeConfig
 from pipeline.stages.pseudo_label import PseudoLabel, PseudoLabelConfig
 from teachers.catalog import ENTRIES, ModelSpec
 
+# A stage and those that use what it makes, which the planner cannot know: they also run without it. After the last of
+# them it works for nobody.
+USERS = {
+    "finetune_teacher": ("pseudo_label",),
+    "gate": ("pseudo_label",),
+    "propose": ("pseudo_label",),
+    "pseudo_label": ("filter", "export", "evaluate"),
+    "filter": ("export",),
+    "train_student": ("evaluate",),
+    "evaluate": ("report",),
+    "cost": ("report",),
+}
+ONCE = (Propose.name, PseudoLabel.name)  # a second one replaces what the first one found, or labels it again
 
-def incoherences(weak: str, stages: Sequence[PlannedStage]) -> list[str]:
-    """A line for each stage that cannot do what its settings say, beside these other stages and `--weak`."""
-    return [*_placeless(weak, stages), *_deaf(stages), *_at_odds(stages)]
+
+def incoherences(weak: JsonValue, stages: Sequence[PlannedStage], sound: Sequence[PlannedStage]) -> list[str]:
+    """A line for each stage that cannot do what its settings say, beside these other stages and `--weak`.
+
+    `sound` are those of the stages whose settings are valid; of the others the names count.
+    """
+    return [*_placeless(weak, stages), *_in_vain(stages), *_repeated(stages), *_deaf(sound), *_at_odds(sound)]
 
 
-def _placeless(weak: str, stages: Sequence[PlannedStage]) -> list[str]:
+def _placeless(weak: JsonValue, stages: Sequence[PlannedStage]) -> list[str]:
     """Labels without a place prompt nothing: a proposer must have found boxes first."""
     names = [planned.stage.name for planned in stages]
     if weak not in (WeakKind.NONE, WeakKind.CLASS) or PseudoLabel.name not in names:
@@ -25,6 +44,25 @@ def _placeless(weak: str, stages: Sequence[PlannedStage]) -> list[str]:
         return []
     return [
         f"weak: {weak} labels have no place: expected a stage `propose` before `pseudo_label`, found none"
+    ]
+
+
+def _in_vain(stages: Sequence[PlannedStage]) -> list[str]:
+    """Stages behind the last one that could use what they make."""
+    names = [planned.stage.name for planned in stages]
+    last = {name: index for index, name in enumerate(names)}
+    return [
+        f"{stages[index].label}: expected before `{user}`, which works with what it makes; found after it"
+        for index, name in enumerate(names)
+        for user in USERS.get(name, ())
+        if last.get(user, index) < index
+    ]
+
+
+def _repeated(stages: Sequence[PlannedStage]) -> list[str]:
+    names = [planned.stage.name for planned in stages]
+    return [
+        f"{name}: expected once, found {names.count(name)} times" for name in ONCE if names.count(name) > 1
     ]
 
 

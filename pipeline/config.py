@@ -8,44 +8,43 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from pipeline.coherence import incoherences
 from pipeline.data.errors import BadInput
+from pipeline.data.records import WeakKind
 from pipeline.engine.faults import BadPlan
-from pipeline.engine.plan import PlannedStage, RunPlan, label_stages, prove
-from pipeline.engine.stage import Resources, Stage, StageConfig
+from pipeline.engine.plan import PlannedStage, RunPlan
 from pipeline.inputs import input_problems
 from pipeline.models import Models, model_fields
 from pipeline.overrides import apply_overrides, read_config
-from pipeline.problems import did_you_mean, explain
-from pipeline.stages.ingest import Ingest, IngestConfig
+from pipeline.problems import explain
+from pipeline.stage_list import StageList
+from pipeline.stages.ingest import IngestConfig
 from pipeline.stages.sources import ToyworldData, images_root
-from pipeline.stages.table import STAGES
 
 SHARED = ("data", "weak", "masks", "shots", "seed")  # keys of the file that are ingest's settings
+MAX_THREADS = 1024
 SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"
 
 
 class RunFile(BaseModel):
-    """The keys of stages.yaml. `masks` or `shots`, not both; `models` and `stages` are checked one by one."""
+    """The keys of stages.yaml. `models` and `stages` are checked one by one, and SHARED as the settings of ingest."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(pattern=SAFE_NAME)
-    seed: int = Field(0, ge=0)
-    data: dict[str, JsonValue]
-    weak: str = "point+class"
-    masks: str | None = None
-    shots: int | None = None
-    models: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
-    stages: list[dict[str, dict[str, JsonValue] | None]] = Field(min_length=1)
+    seed: JsonValue = 0
+    data: JsonValue
+    weak: JsonValue = WeakKind.POINT.value
+    masks: JsonValue = None
+    shots: JsonValue = None
+    models: dict[str, JsonValue] = Field(default_factory=dict)
+    stages: list[JsonValue] = Field(min_length=1)
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    torch_threads: int = Field(2, ge=1)
-    max_bad: float = Field(0.05, ge=0, le=1)
-    stall_timeout: float = Field(600.0, gt=0)
+    torch_threads: int = Field(2, ge=1, le=MAX_THREADS)
+    max_bad: float = Field(0.05, ge=0, le=1, allow_inf_nan=False)
+    stall_timeout: float = Field(600.0, gt=0, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -77,43 +76,49 @@ def make_plan(
     lent = lent or {}
     _lay_flags(raw, request)
     problems = apply_overrides(raw, request.settings)
-    file = _read(raw, problems)
-    models = Models(file.models)
-    stages = _stages(file, models, request.data_root.resolve(), problems)
-    problems += models.problems
-    if not problems:
-        problems += [*incoherences(file.weak, stages), *prove(stages, lent)]
-    if problems:
+    file, wrong = _read(raw, problems)
+    ingest = _ingest(file, request.data_root.resolve(), problems)
+    models = Models(None if "models" in wrong else file.models)
+    stages = StageList(file.stages, models, ingest)
+    problems += [*stages.problems, *models.problems]
+    if "stages" not in wrong:
+        problems += stages.order_problems(file.weak, lent)
+    if problems or ingest is None:
         raise BadPlan(tuple(problems))
-    plan = _plan(file, models, stages, request)
+    plan = _plan(file, models, stages.planned(), request)
     return replace(plan, lent=lent, resolved=plan.resolved | _named(lent)) if lent else plan
 
 
-def _read(raw: dict[str, JsonValue], problems: list[str]) -> RunFile:
-    """The file's keys. Wrong ones are noted and left out, so that the others are looked at all the same."""
+def _read(raw: dict[str, JsonValue], problems: list[str]) -> tuple[RunFile, set[str]]:
+    """The file's keys, and which are wrong: noted and left out, so that the others are looked at all the same."""
     try:
-        return RunFile.model_validate(raw)
+        return RunFile.model_validate(raw), set()
     except ValidationError as error:
         problems += explain(error, RunFile, "")
-        wrong = {item["loc"][0] for item in error.errors()}
-    if "models" in wrong:
-        wrong.add("stages")  # every stage would be told that it names no model
+        wrong = {str(item["loc"][0]) for item in error.errors()}
     right = {key: value for key, value in raw.items() if key in RunFile.model_fields and key not in wrong}
-    return RunFile.model_construct(set(right), **{"data": {}, "stages": [], **right})
+    return RunFile.model_construct(set(right), **{"stages": [], **right}), wrong
+
+
+def _ingest(file: RunFile, root: Path, problems: list[str]) -> IngestConfig | None:
+    """The settings of ingest, and what is wrong with them or with the files that they name."""
+    given = (
+        "data" in file.model_fields_set
+    )  # that it lacks was told; the other keys are looked at all the same
+    shared = {key: getattr(file, key) for key in SHARED if key != "data"}
+    try:
+        ingest = IngestConfig.model_validate(
+            shared | {"data": file.data if given else {"source": "toyworld"}}
+        )
+    except ValidationError as error:
+        problems += explain(error, IngestConfig, "")
+        return None
+    problems += input_problems(ingest, root)
+    return ingest if given else None
 
 
 def _named(lent: Mapping[str, Path]) -> dict[str, JsonValue]:
     return {"lent": {name: str(folder) for name, folder in lent.items()}}
-
-
-class _Found(NamedTuple):
-    """A stage whose settings are valid."""
-
-    stage: type[Stage]
-    config: StageConfig
-    resources: Resources
-    weights: Mapping[str, str]
-    not_in_key: frozenset[str] = frozenset()
 
 
 def _lay_flags(raw: dict[str, JsonValue], request: Request) -> None:
@@ -133,67 +138,14 @@ def _lay_flags(raw: dict[str, JsonValue], request: Request) -> None:
     raw.update({key: value for key, value in flags.items() if value is not None})
 
 
-def _stages(file: RunFile, models: Models, root: Path, problems: list[str]) -> list[PlannedStage]:
-    found: list[_Found] = []
-    shared = {key: getattr(file, key) for key in SHARED}
-    if "data" in file.model_fields_set:
-        try:
-            ingest = IngestConfig.model_validate(shared)
-            found.append(_Found(Ingest, ingest, Resources.model_validate({}), {}))
-            problems += input_problems(ingest, root)
-        except ValidationError as error:
-            problems += explain(error, Ingest.Config, "")
-    for number, entry in enumerate(file.stages):
-        if len(entry) != 1:
-            problems.append(
-                f"stages.{number}: expected one stage name with its settings, found {sorted(entry)}"
-            )
-            continue
-        ((name, settings),) = entry.items()
-        stage = _stage(name, dict(settings or {}), f"stages.{number}.{name}", models, problems)
-        if stage is not None:
-            found.append(stage)
-    if problems or models.problems:
-        return []
-    labels = label_stages([(stage.stage, stage.config) for stage in found])
-    return [PlannedStage(label, *stage) for label, stage in zip(labels, found, strict=True)]
-
-
-def _stage(
-    name: str, settings: dict[str, JsonValue], where: str, models: Models, problems: list[str]
-) -> _Found | None:
-    stage = STAGES.get(name)
-    if stage is None or stage is Ingest:
-        problems.append(
-            f"{where}: unknown stage, {did_you_mean(name, [n for n in STAGES if n != Ingest.name])}"
-        )
-        return None
-    try:
-        resources = Resources.model_validate(settings.pop("resources", {}))
-    except ValidationError as error:
-        problems += explain(error, Resources, f"{where}.resources")
-        return None
-    weights: dict[str, str] = {}
-    unkeyed: set[str] = set()
-    for field in model_fields(stage.Config):
-        if isinstance(name_of := settings.get(field), str):
-            settings[field] = models.spec(name_of, stage.name, f"{where}.{field}")
-            weights |= {f"{field}.{role}": digest for role, digest in models.weights(name_of).items()}
-            unkeyed |= {f"{field}.{path}" for path in models.not_in_key(name_of)}
-    try:
-        return _Found(stage, stage.Config.model_validate(settings), resources, weights, frozenset(unkeyed))
-    except ValidationError as error:
-        problems += explain(error, stage.Config, where)
-        return None
-
-
 def _plan(file: RunFile, models: Models, stages: list[PlannedStage], request: Request) -> RunPlan:
     ingest = stages[0].config
     assert isinstance(ingest, IngestConfig)
     device = resolve_device(file.device)
     root = request.data_root.resolve()
     resolved: dict[str, JsonValue] = {
-        **file.model_dump(mode="json", exclude={"models", "stages"}, exclude_none=True),
+        **file.model_dump(mode="json", exclude={"models", "stages", *SHARED}),
+        **ingest.model_dump(mode="json", include=set(SHARED), exclude_none=True),
         "data": ingest.data.model_dump(mode="json", by_alias=True),
         "device": device,
         "models": models.resolved(),
@@ -201,7 +153,7 @@ def _plan(file: RunFile, models: Models, stages: list[PlannedStage], request: Re
     }
     return RunPlan(
         name=file.name,
-        seed=file.seed,
+        seed=ingest.seed,
         device=device,
         torch_threads=file.torch_threads,
         max_bad=file.max_bad,

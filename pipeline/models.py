@@ -30,24 +30,31 @@ def model_fields(config: type[BaseModel]) -> list[str]:
 class Models:
     """The named models of a run; `problems` tells what is wrong with them."""
 
-    def __init__(self, raw: Mapping[str, dict[str, JsonValue]]) -> None:
+    def __init__(self, raw: Mapping[str, JsonValue] | None) -> None:
+        """`raw` None: nobody knows which models there are."""
         self.problems: list[str] = []
-        self._names = list(raw)
+        self._names = None if raw is None else list(raw)
         self._specs: dict[str, ModelSpec] = {}
         self._kinds: dict[str, str] = {}
         self._weights: dict[str, Mapping[str, str]] = {}
-        for name, entry in raw.items():
-            self._add(name, dict(entry))
+        for name, entry in (raw or {}).items():
+            if isinstance(entry, dict):
+                self._add(name, dict(entry))
+            else:
+                self.problems.append(f"models.{name}: expected a mapping with `use`, found {entry!r}")
 
-    def spec(self, name: str, stage: str, where: str) -> JsonValue:
+    def knows(self, name: str) -> bool:
+        """Whether there is such a model, with valid settings."""
+        return name in self._specs
+
+    def spec(self, name: str, stage: str, where: str) -> ModelSpec:
         """A model as a stage config takes it; with a problem noted, a stand-in if there is none."""
-        if name not in self._names:
+        if self._names is not None and name not in self._names:
             self.problems.append(f"{where}: unknown model {name!r}, {did_you_mean(name, self._names)}")
         wanted = KIND_OF_STAGE.get(stage, "teacher")
         if self._kinds.get(name, wanted) != wanted:
             self.problems.append(f"{where}: expected a {wanted}, found {name!r}, a {self._kinds[name]}")
-        dumped: JsonValue = self._specs.get(name, ModelSpec(name=name, use="")).model_dump(mode="json")
-        return dumped
+        return self._specs.get(name, ModelSpec(name=name, use=""))
 
     def weights(self, name: str) -> Mapping[str, str]:
         """Digests of the weights a model starts from, by role; read once, as a file may have gigabytes."""
@@ -81,9 +88,8 @@ class Models:
         use = entry.pop("use", None)
         known = [*teachers.ENTRIES, *students.ENTRIES]
         if not isinstance(use, str) or use not in known:
-            self.problems.append(
-                f"{where}.use: unknown catalog entry {use!r}, {did_you_mean(str(use), known)}"
-            )
+            what = "is missing" if use is None else f"unknown catalog entry {use!r}"
+            self.problems.append(f"{where}.use: {what}, {did_you_mean(str(use), known)}")
             return
         settings = _settings(use)
         self._kinds[name] = teachers.ENTRIES[use].kind if use in teachers.ENTRIES else STUDENT

@@ -24,6 +24,8 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> list[
     """
     lines = []
     for item in error.errors(include_url=False):
+        if item["type"] == "default_factory_not_called":
+            continue  # for another problem, which is told
         location = _without_tags(model, item["loc"])
         path = ".".join(part for part in (where, *map(str, location)) if part)
         if item["type"] == "extra_forbidden":
@@ -31,6 +33,12 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> list[
             lines.append(f"{path}: unknown key, {did_you_mean(str(location[-1]), known)}")
         elif item["type"] == "missing":
             lines.append(f"{path}: is missing")
+        elif item["type"] in ("union_tag_not_found", "union_tag_invalid"):
+            context = item["ctx"]
+            key = context["discriminator"].strip("'")
+            what = f"unknown value {context['tag']!r}" if "tag" in context else "is missing"
+            hint = did_you_mean(str(context.get("tag", "")), _tags(model, location, key))
+            lines.append(f"{path}.{key}: {what}, {hint}")
         else:
             message = item["msg"].removeprefix("Value error, ")
             lines.append(f"{path}: {message}{_found(item['input'])}" if path else message)
@@ -79,6 +87,14 @@ def _without_tags(model: type[BaseModel], location: tuple[int | str, ...]) -> tu
         kept.append(part)
         models = inner
     return tuple(kept)
+
+
+def _tags(model: type[BaseModel], location: tuple[int | str, ...], key: str) -> list[str]:
+    """The values of `key` that tell apart the models of a union."""
+    models: list[type[BaseModel]] = [model]
+    for part in location:
+        models = [found for m in models for found in _models_in(_field(m, part))]
+    return [str(tag) for m in models for tag in get_args(_field(m, key))]
 
 
 def _known_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -93,7 +93,7 @@ class Mask2FormerSettings(BaseModel):
     has it in hardware. `checkpoint_every`: steps between saved states.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     # The digest of the weights is; the rest changes nothing that a trained student shows.
     not_in_key: ClassVar[frozenset[str]] = frozenset({"weights", "from_scratch", "checkpoint_every"})

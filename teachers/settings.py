@@ -39,7 +39,7 @@ class SamSettings(BaseModel):
     `alpha`, `beta`, `tau`: Algorithm 1. `refine: false` takes the point's own mask instead (the paper's "Point").
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     not_in_key: ClassVar[frozenset[str]] = frozenset({"checkpoint", "sha256"})  # the weights' digest is
     sam: Literal["tiny", "vit_b", "vit_l", "vit_h"] = "tiny"
@@ -102,7 +102,7 @@ class ClassAwareSettings(SamSettings):
 class GroundingDinoSettings(BaseModel):
     """Entry `grounding_dino`: `checkpoint` is a folder saved by transformers, `sha256` that of its weights."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     not_in_key: ClassVar[frozenset[str]] = frozenset({"checkpoint", "sha256"})
     checkpoint: Path
@@ -112,7 +112,7 @@ class GroundingDinoSettings(BaseModel):
 class TinyGrounderSettings(BaseModel):
     """Entry `tiny_grounder`: the embedded proposer; nothing to set."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 BOX, POINT, POINT_BOX, PLAIN_BOX = "box", "point", "point_box", "plain_box"

@@ -29,7 +29,7 @@ _READ = (
     _Magic(0, b"BM", "BMP"),
 )
 _OTHERS = (
-    _Magic(8, b"CR\2", "a camera raw file (CR2)"),
+    _Magic(0, b"II*\0\x10\0\0\0CR", "a camera raw file (CR2)"),
     _Magic(0, b"MM\0+", "a big-endian BigTIFF"),
     _Magic(0, b"GIF8", "a GIF"),
     _Magic(0, b"\0\0\0\x0cJXL ", "a JPEG XL"),
@@ -87,7 +87,7 @@ def describe(data: bytes) -> str:
     other = _other(data)
     if other is not None:
         return other.what
-    if not any(data):
+    if not data.strip(b"\0"):
         return "nothing but zero bytes"
     text = _text(data)
     return f"a file that starts with {data[:12]!r}" if text is None else _describe_text(text)
@@ -103,7 +103,7 @@ def _other(data: bytes) -> _Magic | None:
         return _Magic(4, b"ftyp", known or "a video (MP4 or alike)", image=known is not None)
     if _PNM.match(data):
         return _Magic(0, data[:2], "a PNM (PBM, PGM or PPM)")
-    text = _text(data) if data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<" else None
+    text = _text(data) if data[:HEAD].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<" else None
     if text is not None and _SVG.search(text) and not _HTML.search(text):
         return _Magic(0, b"<", "an SVG")
     return None

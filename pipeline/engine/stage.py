@@ -27,7 +27,7 @@ Loaded = TypeVar("Loaded")
 class Resources(BaseModel):
     """What one worker of a stage takes, and how many workers there may be; never part of a key."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     cpus: float = Field(1.0, gt=0)
     gpus: float = Field(0.0, ge=0)
@@ -41,7 +41,7 @@ class StageConfig(BaseModel):
     All of it enters the stage's keys but `not_in_key`: dotted paths of what changes no result.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     not_in_key: ClassVar[frozenset[str]] = frozenset()
 
 

@@ -18,7 +18,7 @@ from pipeline.stages.counts import human_counts, kind_of
 class UnitSeconds(BaseModel):
     """Seconds of single acts that differ from the published ones; an instruction's has no published value."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     tag: float | None = Field(default=None, ge=0)
     first_point: float | None = Field(default=None, ge=0)

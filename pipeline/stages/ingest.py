@@ -30,6 +30,7 @@ from pipeline.stages.stopping import heed_stop
 from pipeline.stages.truth import TruthWriter
 
 ALL = "all"
+MAX_SEED = (1 << 32) - 1  # of numpy and torch alike
 
 
 class IngestConfig(StageConfig):
@@ -46,24 +47,24 @@ class IngestConfig(StageConfig):
     weak: str = WeakKind.POINT.value
     masks: str | None = None
     shots: int | None = Field(None, ge=0, validate_default=True)
-    seed: int = 0
+    seed: int = Field(0, ge=0, le=MAX_SEED)
 
     # Field by field, not on the whole: so that every problem of a config is told, not only the first.
-    @field_validator("weak")
+    @field_validator("weak", mode="before")
     @classmethod
-    def _is_a_kind(cls, weak: str) -> str:
+    def _is_a_kind(cls, weak: object) -> object:
         kinds = [kind.value for kind in WeakKind if kind is not WeakKind.INSTRUCTION]
         if weak not in kinds:
             why = "no teacher reads an instruction yet; " if weak == WeakKind.INSTRUCTION else ""
             raise ValueError(f"{why}expected one of {', '.join(kinds)}")
         return weak
 
-    @field_validator("masks")
+    @field_validator("masks", mode="before")
     @classmethod
-    def _is_a_share(cls, masks: str | None) -> str | None:
+    def _is_a_share(cls, masks: object) -> object:
         try:
             if masks not in (None, ALL):
-                parse_masks(masks)
+                parse_masks(masks if isinstance(masks, str) else "")
         except BadInput:
             raise ValueError(f"expected a percentage from 0% to 100%, or {ALL}") from None
         return masks
