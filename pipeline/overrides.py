@@ -6,8 +6,8 @@ from pathlib import Path
 import yaml
 from pydantic import JsonValue
 
-from pipeline.data.errors import BadInput
-from pipeline.data.paths import open_file, shown
+from pipeline.data.errors import BadInput, printable
+from pipeline.data.paths import open_file
 from pipeline.problems import did_you_mean
 
 MAX_BYTES = 1 << 22
@@ -66,7 +66,7 @@ def _count(node: yaml.Node, counts: dict[int, int], above: tuple[int, ...]) -> i
 
 def read_config(path: Path) -> dict[str, JsonValue]:
     """The mapping a YAML file holds; BadInput naming the file and line otherwise."""
-    name = shown(str(path))
+    name = printable(str(path))
     try:
         with open_file(path) as file:
             data = file.read(MAX_BYTES + 1)
