@@ -323,6 +323,15 @@ def test_a_file_without_classes_is_told(tmp_path: Path) -> None:
     assert seen.lines[1].endswith("in 1 image, 0 annotations, 0 classes; photos were not looked at")
 
 
+def test_file_names_in_two_unicode_forms_are_told(tmp_path: Path) -> None:
+    content = valid_set()
+    image(0, file_name="é.png")(content)
+    image(2, file_name="e\u0301.png")(content)
+    (line, _) = check(tmp_path, content, None).lines
+    expected = "expected a file of its own, found 'e\u0301.png', that of images[0], but for Unicode form"
+    assert line == f"warning images[2] (id 3) file_name: {expected}"
+
+
 def link_out(folder: Path) -> None:
     (folder / "2.png").rename(folder.parent / "secret.png")
     (folder / "2.png").symlink_to(folder.parent / "secret.png")
