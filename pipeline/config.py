@@ -4,12 +4,14 @@ Every problem is found and told at once: its path, what was found, what is allow
 """
 
 import ctypes
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from pipeline.data.errors import BadInput
 from pipeline.data.records import WeakKind
@@ -25,7 +27,19 @@ from pipeline.stages.sources import ToyworldData, images_root
 
 SHARED = ("data", "weak", "masks", "shots", "seed")  # keys of the file that are ingest's settings
 MAX_THREADS = 1024
-SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"
+SAFE_NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
+DEVICE = r"auto|cpu|cuda(:\d+)?"
+
+
+def _matches(pattern: str, words: str) -> Callable[[str], str]:
+    """A check of a text, which says what is expected in `words`."""
+
+    def check(text: str) -> str:
+        if re.fullmatch(pattern, text) is None:
+            raise ValueError(f"expected {words}")
+        return text
+
+    return check
 
 
 class RunFile(BaseModel):
@@ -33,7 +47,7 @@ class RunFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(pattern=SAFE_NAME)
+    name: Annotated[str, AfterValidator(_matches(SAFE_NAME, "letters, digits and . _ + -, no sign first"))]
     seed: JsonValue = 0
     data: JsonValue
     weak: JsonValue = WeakKind.POINT.value
@@ -41,7 +55,7 @@ class RunFile(BaseModel):
     shots: JsonValue = None
     models: dict[str, JsonValue] = Field(default_factory=dict)
     stages: list[JsonValue] = Field(min_length=1)
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: Annotated[str, AfterValidator(_matches(DEVICE, "auto, cpu, cuda or cuda:N"))] = "auto"
     torch_threads: int = Field(2, ge=1, le=MAX_THREADS)
     max_bad: float = Field(0.05, ge=0, le=1, allow_inf_nan=False)
     stall_timeout: float = Field(600.0, gt=0, allow_inf_nan=False)

@@ -50,7 +50,8 @@ class Models:
     def spec(self, name: str, stage: str, where: str) -> ModelSpec:
         """A model as a stage config takes it; with a problem noted, a stand-in if there is none."""
         if self._names is not None and name not in self._names:
-            self.problems.append(f"{where}: unknown model {name!r}, {did_you_mean(name, self._names)}")
+            hint = did_you_mean(name, self._names) if self._names else "nothing stands under `models`"
+            self.problems.append(f"{where}: unknown model {name!r}, {hint}")
         wanted = KIND_OF_STAGE.get(stage, "teacher")
         if self._kinds.get(name, wanted) != wanted:
             self.problems.append(f"{where}: expected a {wanted}, found {name!r}, a {self._kinds[name]}")

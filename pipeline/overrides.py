@@ -14,6 +14,7 @@ MAX_BYTES = 1 << 22
 MAX_VALUES = 100_000  # with every alias written out: a few lines of aliases may stand for billions
 _PLAIN = ("null", "bool", "int", "float", "str", "seq", "map", "merge")
 _TAG = "tag:yaml.org,2002:"
+_MERGE = f"{_TAG}merge"
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -38,6 +39,8 @@ class _PlainLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen: set[object] = set()
         for key_node, _ in node.value:
+            if key_node.tag == _MERGE:  # what it brings may be said anew here
+                continue
             if not isinstance(key_node, yaml.ScalarNode):
                 raise _problem("expected plain text as a key", key_node)
             key = self.construct_object(key_node, deep=True)

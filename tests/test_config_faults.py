@@ -11,7 +11,7 @@ import yaml
 from pipeline.config import Request, load_plan
 from pipeline.engine.faults import BadPlan
 from pipeline.engine.plan import RunPlan
-from pipeline.overrides import MAX_BYTES
+from pipeline.overrides import MAX_BYTES, read_config
 from teachers import catalog
 
 GOOD: dict[str, object] = {
@@ -102,8 +102,8 @@ ALL = """
 --set stages.flter.min_area=1: there is nothing named 'flter', did you mean 'fliter' or 'filter'?
 --set models.techer.alpha=1: there is no model 'techer', did you mean 'teacher'?
 --set seed: expected key=value with a dotted key
-name: String should match pattern
-device: String should match pattern
+name: expected letters, digits and . _ + -
+device: expected auto, cpu, cuda or cuda:N
 torch_threads: Input should be greater than or equal to 1, found 0
 max_bad: Input should be a valid number, unable to parse string as a number, found '5%'
 nmae: unknown key, did you mean 'name'?
@@ -281,6 +281,12 @@ def test_files_that_are_configs(load: Load, text: str | bytes) -> None:
     assert len(load(text).stages) == 11
 
 
+def test_what_is_merged_may_be_said_anew(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("e: &e {a: 1, b: 1}\nt: {<<: *e, a: 2}\nu: [{<<: *e}]\n")
+    found = read_config(tmp_path / "a.yaml")
+    assert (found["t"], found["u"]) == ({"a": 2, "b": 1}, [{"a": 1, "b": 1}])
+
+
 def test_paths_that_are_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
     for name, found in (("none.yaml", "nothing"), (".", "a folder"), ("pipe.yaml", "a pipe (FIFO)")):
@@ -303,7 +309,7 @@ def test_paths_that_are_no_file(tmp_path: Path) -> None:
         ("stages.filter.min_area=x", "stages.4.filter.min_area: Input should be a valid integer"),
         ("models.techer.alpha=1", "--set models.techer.alpha=1: there is no model 'techer', did you mean 'teacher'?"),
         ("data.train.x=1", "--set data.train.x=1: there is nothing to set at 'x': what it is in is 8"),
-        ("name=[", "name: String should match pattern"),
+        ("name=[", "name: expected letters, digits and . _ + -"),
         ("seed=" + "9" * 5000, "seed: Unable to parse input string as an integer"),
         ("data=!!python/name:os.system", "data: Input should be a valid dictionary"),
     ],
