@@ -101,7 +101,9 @@ def _fetch_repository(source: Repository, target: Path) -> None:
     known = Fetched.read(target)
     # A refused connection is an error of the HTTP library, which is the first base of the hub's own.
     with _network(f"hub model {source.id}", *HfHubHTTPError.__bases__):
-        commit = known.commit if known else str(HfApi().model_info(source.id).sha)
+        commit = known.commit if known else HfApi().model_info(source.id).sha
+        if commit is None:
+            raise BadInput(f"hub model {source.id}: expected the id of its latest commit, found none")
         wanted = list(SAFE_FILES) if source.file is None else [source.file]
         snapshot_download(source.id, revision=commit, local_dir=target, allow_patterns=wanted)
     digests = {

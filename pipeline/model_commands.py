@@ -26,9 +26,8 @@ def list_models(folder: Kept = KEPT) -> None:
         rows += [(e.kind, name, "-", "-", e.licence, e.what) for name, e in teachers.ENTRIES.items()]
         rows += [("student", name, "-", "-", e.licence, e.what) for name, e in students.ENTRIES.items()]
         for name, weights in WEIGHTS.items():
-            place = weights.place(name, folder)
-            state = "embedded" if place is None else "fetched" if place.exists() else "absent"
-            rows.append(("weights", name, f"{weights.megabytes:g}", state, weights.licence, weights.what))
+            state, size = weights.state(name, folder), f"{weights.megabytes:g}"
+            rows.append(("weights", name, size, state, weights.licence, weights.what))
         for line in _table(rows):
             typer.echo(line)
 

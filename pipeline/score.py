@@ -1,5 +1,6 @@
 """Scores outside of a run: a student, a results file or a file of pseudo-masks against the masks of a COCO file."""
 
+import codecs
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -146,7 +147,7 @@ def score_file(truth: Truth, found: Path) -> Scores:
     BadInput names the first entry of `found` that cannot be used.
     """
     try:
-        data = found.read_bytes()
+        data = found.read_bytes().removeprefix(codecs.BOM_UTF8)
         if not data.lstrip().startswith(b"["):
             return _score_pseudo(truth, found)
         results: list[object] = json.loads(data)

@@ -63,6 +63,16 @@ class Weights:
             return folder / name / (self.source.file or "")
         return None
 
+    def state(self, name: str, folder: Path) -> str:
+        """`embedded`, `absent`, `fetched`, or `unrecorded`: a hub model without the record of a whole fetch."""
+        place = self.place(name, folder)
+        if place is None:
+            return "embedded"
+        if not place.exists():
+            return "absent"
+        recorded = not isinstance(self.source, Repository) or (folder / name / RECORD).is_file()
+        return "fetched" if recorded else "unrecorded"
+
     def spec(self, name: str, folder: Path) -> ModelSpec:
         """The model that these weights make."""
         path = self.place(name, folder)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -21,6 +22,12 @@ from teachers.grounding_names import Caption, Phrase, Vocabulary, captions, toke
 from teachers.identity import GROUNDING_DINO_FILE, file_sha256
 from teachers.protocols import Sample
 from teachers.quiet import quiet
+
+# What transformers raises for files that hold something else, a list for a mapping, say.
+_UNREADABLE = (
+    *(OSError, ValueError, RuntimeError, KeyError, SafetensorError),
+    *(TypeError, AttributeError, AssertionError, StrictDataclassError),
+)
 
 MAX_TOKENS = 256  # of a caption, [CLS], [SEP] and the full stops among them
 SPECIAL_TOKENS = {
@@ -145,7 +152,7 @@ def load_grounding_dino(
         image_processor = GroundingDinoImageProcessor.from_pretrained(folder, local_files_only=True)
         with quiet():
             model = _read_model(folder)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except _UNREADABLE as error:
         raise BadInput(f"grounding_dino {folder}: not readable as Grounding DINO: {error}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise BadInput(

@@ -151,6 +151,14 @@ def test_masks_in_any_form_of_coco(score: Callable[[object], Result], form: Call
     assert numbers(score([form(plain[0]), plain[1]])) == numbers(score(plain))
 
 
+def test_a_byte_order_mark_is_no_part_of_the_results(truth: Path, tmp_path: Path) -> None:
+    text = json.dumps([post()])
+    for name, data in (("plain", text.encode()), ("marked", b"\xef\xbb\xbf" + text.encode())):
+        (tmp_path / name).write_bytes(data)
+    plain, marked = (evaluate("--json", truth, "--results", tmp_path / name) for name in ("plain", "marked"))
+    assert numbers(plain) == numbers(marked)
+
+
 def post() -> Entry:
     """The first object of photo 3, found."""
     parts = native.frPyObjects([[2, 5, 17.5, 5, 17.5, 40.5, 2, 40.5]], *SIZE)

@@ -92,6 +92,9 @@ def offer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], No
 def test_list_is_a_table_of_all_there_is(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "sam_vit_b_01ec64.pth").touch()
+    for name in ("grounding_dino_tiny", "grounding_dino_base"):
+        (tmp_path / "kept" / name).mkdir()
+    (tmp_path / "kept" / "grounding_dino_base" / "fetched.json").touch()
     header, *rows = [line.split("  ") for line in cli("list", "--to", "kept").stdout.splitlines()]
     table = [[cell.strip() for cell in row if cell.strip()] for row in rows]
     assert [cell.strip() for cell in header if cell.strip()] == [
@@ -106,6 +109,7 @@ def test_list_is_a_table_of_all_there_is(cli: Cli, tmp_path: Path) -> None:
     assert {row[1] for row in table} == {*teachers.ENTRIES, *students.ENTRIES, *WEIGHTS}
     states = {row[1]: row[3] for row in table}
     assert (states["sam_vit_b"], states["sam_vit_h"]) == ("fetched", "absent")
+    assert (states["grounding_dino_base"], states["grounding_dino_tiny"]) == ("fetched", "unrecorded")
     assert (states["tiny_sam"], states["mask2former"]) == ("embedded", "-")
 
 
@@ -224,7 +228,7 @@ class Hub:
         assert self.newest is not None, "a second fetch must not ask which commit is the newest"
         if self.failure:
             raise self.failure
-        return type("Info", (), {"sha": self.newest})
+        return type("Info", (), {"sha": self.newest or None})
 
     def snapshot_download(
         self, repo_id: str, *, revision: str, local_dir: Path, allow_patterns: list[str]
@@ -268,6 +272,14 @@ def test_fetch_tells_the_file_that_a_config_names(cli: Cli, hub: Hub) -> None:
     refused = cli("fetch", "clip_vit_b_32")
     assert refused.exit_code == 2
     assert f"expected a file {OPEN_CLIP}, found none" in refused.stderr
+
+
+def test_a_hub_model_without_a_commit(cli: Cli, hub: Hub) -> None:
+    hub.newest = ""
+    refused = cli("fetch", "resnet_50")
+    assert refused.exit_code == 2
+    assert "microsoft/resnet-50: expected the id of its latest commit, found none" in refused.stderr
+    assert hub.asked == []
 
 
 @pytest.mark.parametrize(
@@ -362,6 +374,12 @@ DAMAGE = {
         "damaged: .*fetched.json: not the record of a fetch",
     ),
     "no config": (write("config.json", "{"), False, "damaged: .*not readable as Grounding DINO"),
+    "a list as config": (write("config.json", "[]"), False, "damaged: .*not readable as Grounding DINO"),
+    "a number as backbone": (
+        write("config.json", '{"model_type": "grounding-dino", "backbone_config": 5}'),
+        False,
+        "damaged: .*not readable as Grounding DINO",
+    ),
 }
 
 
