@@ -146,6 +146,25 @@ def test_what_became_of_a_point_is_told(tmp_path: Path, match: Match, origin: Or
     assert f"confidence {0.7 if lone else 0.6:.2f}, not used" in html
 
 
+def test_a_point_that_got_nothing_is_told_and_drawn_first(tmp_path: Path) -> None:
+    ingested(tmp_path)
+    alone = Prompt(Origin.HUMAN, points=(Point(30, 20),), class_id=3)
+    nothing = teacher(None, prompt=alone, match=Match(None, None), dropped="empty mask", pred_iou=0.9)
+    left = pointed(LEFT, Match(None, None), Origin.SAM, pred_iou=0.1)
+    found = [weak(1, left), weak(2, left, nothing), weak(3, pointed(LEFT, Match(0, -1.0, 0.9), Origin.DINO))]
+    write_images(tmp_path / "images", found)
+    html = reported(tmp_path, found)
+    assert (
+        "25% of the points took a detection&#39;s box, 50% kept the box of SAM&#39;s own mask, 25% got no box at all"
+        in html
+    )
+    assert html.index("no box; its mask is empty; 2.png") < html.index(
+        "no detection left; predicted IoU 0.10; 1.png"
+    )
+    assert "No pseudo-mask of car: it is empty" in html
+    assert "got no box at all" not in reported(tmp_path, found[::2])
+
+
 def test_without_points_detections_stand_alone(tmp_path: Path) -> None:
     ingested(tmp_path)
     used = Prompt(Origin.DINO, box_xyxy=(0, 0, 9, 9), class_id=3, score=0.7)
