@@ -31,13 +31,10 @@ class Known:
     gate: GateFile | None = None
 
 
-def facts(known: Known) -> tuple[Fact, ...]:
-    """The head line."""
+def facts(known: Known, seconds: Mapping[str, float]) -> tuple[Fact, ...]:
+    """The head line; `seconds`: machine time by stage, of those before the report."""
     summary, metrics, cost = known.summary, known.metrics, known.cost
-    masked = summary.roles.get("human_masked", 0) + summary.roles.get("reserved", 0)
-    found = [
-        Fact(f"{summary.images:,}", "images", f"{masked:,} with human masks, weak labels: {summary.weak}")
-    ]
+    found = [_images_fact(summary)]
     if metrics is not None and metrics.pseudo is not None:
         found += _pseudo_facts(metrics.pseudo)
     for name, student in metrics.students.items() if metrics else ():
@@ -46,10 +43,25 @@ def facts(known: Known) -> tuple[Fact, ...]:
     if run is not None and full is not None and run.saving is not None:
         hours = f"{amount(run.hours, 1)} hours of labelling in place of {amount(full.hours, 1)}"
         found.append(Fact(f"{run.saving:.1f}×", "less annotation time", f"{hours} for full masks"))
-    if cost is not None and cost.machine_seconds:
-        spent = duration(sum(cost.machine_seconds.values()))
-        found.append(Fact(spent, "machine time", "of all stages when their results were made"))
+    if seconds:
+        spent = duration(sum(seconds.values()))
+        found.append(
+            Fact(spent, "machine time", "of the stages before this report, when their results were made")
+        )
     return tuple(found)
+
+
+def _images_fact(summary: SummaryFile) -> Fact:
+    """Train and val apart: the val images' masks are for scores alone."""
+    val = summary.roles.get("val", 0)
+    train = sum(summary.roles.values()) - val
+    masked = summary.roles.get("human_masked", 0) + summary.roles.get("reserved", 0)
+    others = f"; {counted(val, 'val image')} besides" if val else ""
+    return Fact(
+        f"{train:,}",
+        "train images",
+        f"{masked:,} with human masks, weak labels of the others: {summary.weak}{others}",
+    )
 
 
 def _pseudo_facts(pseudo: PseudoQuality) -> list[Fact]:

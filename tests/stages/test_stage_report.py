@@ -11,7 +11,10 @@ from stage_fakes import FakeStudent, Stream, context, human, record, teacher, wr
 
 from pipeline.data.records import Category, Instance, Match, Ontology, Origin, Point, Prompt, Record, Role
 from pipeline.engine.context import RunFacts
+from pipeline.report.blocks import Table
 from pipeline.report.documents import GateFile, GateVariant, MetricsFile, QuarantineFile
+from pipeline.report.head import Known, facts
+from pipeline.report.sections import times
 from pipeline.stages import evaluate
 from pipeline.stages.report import Report, ReportConfig
 
@@ -52,7 +55,9 @@ def test_a_report_of_a_whole_run(tmp_path: Path) -> None:
     found = [weak(i, teacher(TOP, pred_iou=0.1 * i, stability=0.9)) for i in (1, 2)]
     found += [weak(4, dropped="image <i>4</i>: truncated")]
     run(tmp_path, found, [full(1, human(LEFT)), full(2, human(TOP))])
-    html = reported(tmp_path, found, config={"title": HOSTILE}, timings={"propose": 3.0}, run=FACTS)
+    html = reported(
+        tmp_path, found, config={"title": HOSTILE}, timings={"propose": 3.0, "cost": 1.0}, run=FACTS
+    )
     assert "<script" not in html
     assert "<b>empty" not in html
     assert "<b>bold" not in html
@@ -66,10 +71,23 @@ def test_a_report_of_a_whole_run(tmp_path: Path) -> None:
         assert f'<h2 id="{part}">' in html
     for text in (
         "run mine · 2030-01-02",
+        "0 with human masks, weak labels of the others: point+class; 1 val image besides",
+        "of the stages before this report, when their results were made",
         "omnimask 9.9",
         "pipeline run config.yaml --out=runs/again --data=DIR",
     ):
         assert text in html
+
+
+def test_the_head_counts_train_and_val_apart_and_sums_what_the_times_list() -> None:
+    roles = {"weak": 20, "human_masked": 3, "reserved": 1, "val": 4}
+    known = Known(summary().model_copy(update={"images": 28, "roles": roles}))
+    images, machine = facts(known, {"propose": 3.0, "cost": 1.5})
+    assert (images.value, images.label) == ("24", "train images")
+    assert images.note == "4 with human masks, weak labels of the others: point+class; 4 val images besides"
+    assert (machine.value, machine.label) == ("4.5 s", "machine time")
+    table = next(b for b in times({"propose": 3.0, "cost": 1.5}, None).blocks if isinstance(b, Table))
+    assert table.rows[-1] == ("all before this report", "", "4.5 s", "")
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
