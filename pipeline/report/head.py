@@ -18,6 +18,7 @@ from pipeline.report.sections import full_masks, gate_words, this_run
 from pipeline.report.wording import amount, counted, duration, percent, placed_by, score
 
 BEST_ESTIMATES = ("quality", "predicted IoU", "stability", "score")  # the first that is known is told
+DETECTOR = "dino"  # the origin of a detector's boxes
 CLASS_OF = 10  # objects a class needs to be called the best or the worst
 
 
@@ -136,6 +137,26 @@ def _measured(pseudo: PseudoQuality) -> Iterator[str]:
     best = next((name for name in BEST_ESTIMATES if name in pseudo.reliability), None)
     if best is not None:
         yield f"The machine's own {best} {said_of(pseudo.reliability[best])}."
+    yield from _poor_score(pseudo)
+
+
+def _poor_score(pseudo: PseudoQuality) -> Iterator[str]:
+    """A warning to those who would sort or cut masks by their score, where that is worse than by predicted IoU."""
+    known = pseudo.reliability
+    said, alone = (known[name].correlation if name in known else None for name in ("score", "predicted IoU"))
+    if said is None or alone is None or round(said, 2) >= round(alone, 2):
+        return
+    mixed = DETECTOR in pseudo.masks_by_origin and len(pseudo.masks_by_origin) > 1
+    why = (
+        "; masks without a detection have no such factor, so that the two kinds do not compare"
+        if mixed
+        else ""
+    )
+    yield (
+        f"The score in the export orders the masks worse than the predicted IoU alone (rank correlation with the IoU "
+        f"{said:.2f} against {alone:.2f}): it is the predicted IoU times the confidence of the detection whose box was "
+        f"used{why}."
+    )
 
 
 def _contrasts(pseudo: PseudoQuality) -> Iterator[str]:

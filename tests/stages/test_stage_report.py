@@ -90,6 +90,36 @@ def test_the_head_counts_train_and_val_apart_and_sums_what_the_times_list() -> N
     assert table.rows[-1] == ("all before this report", "", "4.5 s", "")
 
 
+DETECTED = "times the confidence of the detection whose box was used."
+MIXED = "used; masks without a detection have no such factor"
+ORDERS = (
+    (0.02, 0.52, ("dino", "sam"), ("(rank correlation with the IoU 0.02 against 0.52)", MIXED)),
+    (-0.3, 0.0, ("dino",), ("(rank correlation with the IoU -0.30 against 0.00)", DETECTED)),
+    (0.52, 0.52, ("dino", "sam"), ()),
+    (0.516, 0.524, ("dino", "sam"), ()),  # equal as they are printed
+    (0.7, 0.5, ("dino", "sam"), ()),
+    (None, 0.5, ("dino", "sam"), ()),
+    (0.1, None, ("dino", "sam"), ()),
+)
+
+
+@pytest.mark.parametrize(("said", "alone", "origins", "words"), ORDERS)
+def test_a_score_that_orders_worse_than_predicted_iou_is_told(
+    tmp_path: Path, said: float | None, alone: float | None, origins: Sequence[str], words: Sequence[str]
+) -> None:
+    found = [weak(1, teacher(LEFT, pred_iou=0.5))]
+    run(tmp_path, found, [full(1, human(LEFT))])
+    path = tmp_path / "out" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    for name, value in (("score", said), ("predicted IoU", alone)):
+        metrics["pseudo"]["reliability"][name]["correlation"] = value
+    metrics["pseudo"]["masks_by_origin"] = dict.fromkeys(origins, 1)
+    path.write_text(json.dumps(metrics))
+    html = reported(tmp_path, found)
+    assert ("orders the masks worse than the predicted IoU" in html) == bool(words)
+    assert all(text in html for text in words)
+
+
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     found = [weak(i, teacher(TOP, pred_iou=0.5), teacher(RIGHT, 9, pred_iou=0.5)) for i in (1, 2, 3)]
     run(tmp_path, found, [full(i, human(LEFT)) for i in (1, 2, 3)])
