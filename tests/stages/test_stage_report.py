@@ -7,48 +7,15 @@ from pathlib import Path
 
 import pytest
 from evaluate_fakes import ALL, HOSTILE, LEFT, RIGHT, TOP, full, run, summary, weak
-from stage_fakes import FakeStudent, Stream, context, human, record, teacher, write_images
+from report_fakes import FACTS, ingested, pointed, reported
+from stage_fakes import FakeStudent, human, record, teacher, write_images
 
-from pipeline.data.records import Category, Instance, Match, Ontology, Origin, Point, Prompt, Record, Role
-from pipeline.engine.context import RunFacts
+from pipeline.data.records import Category, Match, Ontology, Origin, Point, Prompt, Role
 from pipeline.report.blocks import Table
 from pipeline.report.documents import GateFile, GateVariant, MetricsFile, QuarantineFile
 from pipeline.report.head import Known, facts
 from pipeline.report.sections import times
 from pipeline.stages import evaluate
-from pipeline.stages.report import Report, ReportConfig
-
-FACTS = RunFacts("mine", "2030-01-02", "data:\n  source: coco\nnote: <b>bold</b>\n", {"omnimask": "9.9"})
-
-
-def reported(
-    folder: Path, found: Sequence[Record], *, config: dict[str, object] | None = None, **more: object
-) -> str:
-    """The page of what lies in `folder`: the dataset, and the metrics if evaluate left any."""
-    artifacts = {"dataset": folder / "dataset"}
-    if (folder / "out" / "metrics.json").exists():
-        (folder / "metrics").mkdir()
-        for name in ("metrics.json", "cases.json"):
-            (folder / "out" / name).rename(folder / "metrics" / name)
-    if (folder / "metrics").exists():
-        artifacts["metrics"] = folder / "metrics"
-    artifacts |= {name: folder / name for name in ("gate",) if (folder / name).exists()}
-    stage = Report(ReportConfig.model_validate(config or {}))
-    told = stage.run(Stream(found), context(folder, artifacts=artifacts, **more))
-    html = (folder / "out" / "index.html").read_text(encoding="utf-8")
-    assert told == {"bytes": len(html.encode())}
-    return html
-
-
-def ingested(folder: Path, *, semantic: bool = False, quarantine: QuarantineFile | None = None) -> None:
-    (folder / "dataset").mkdir(parents=True)
-    summary(semantic=semantic).write(folder / "dataset" / "summary.json")
-    (quarantine or QuarantineFile(images=[], annotations=[])).write(folder / "dataset" / "quarantine.json")
-
-
-def pointed(rle: object, match: Match, origin: Origin, **more: object) -> Instance:
-    prompt = Prompt(origin, box_xyxy=(0, 0, 9, 9), points=(Point(2, 2),), class_id=3)
-    return teacher(rle, prompt=prompt, points=(Point(2, 2),), match=match, **more)
 
 
 def test_a_report_of_a_whole_run(tmp_path: Path) -> None:
