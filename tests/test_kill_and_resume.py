@@ -55,6 +55,7 @@ CONFIG = {
 STAGES = ("ingest", *(name for stage in CONFIG["stages"] for name in stage))  # type: ignore[union-attr]
 FIRST = re.compile(r"^([\w.-]+): \d+ units, ")
 LAST = re.compile(r"^([\w.-]+): done, \d+ units, ([\d.]+) s")
+REPORT_BYTES = 10_000_000  # what the page of the demo may have at most
 LONG = 1.0  # seconds; a shorter stage may end before the kill lands
 STATES = {  # names of a training's saved states in its work folder
     "finetune_teacher": "*.checkpoint.safetensors",
@@ -124,6 +125,8 @@ def test_kill_in_every_stage_changes_no_byte(tmp_path: Path) -> None:
     killed.mkdir()
     seconds = finish(alone)
     assert tuple(seconds) == STAGES
+    # The demo's photos, and enough of them for as many pictures as its page has.
+    assert 100_000 < (alone / "run" / "report" / "index.html").stat().st_size < REPORT_BYTES
     for stage in STAGES:
         trains = stage in STATES
         wait = partial(wait_for_state, killed, stage) if trains else partial(time.sleep, 0.3 * seconds[stage])

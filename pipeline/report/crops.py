@@ -1,6 +1,7 @@
 """Parts of photos around one mask, one point or one detection that is worth a look."""
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
 from pipeline.data import masks
 from pipeline.data.records import Box, Instance, Point, Prompt
@@ -26,6 +27,8 @@ def point_shot(point: LonePoint, image: Image, *, name: str) -> Shot:
     """The part of a photo around a point that took no detection's box."""
     estimate = point.instance.pred_iou
     said = "" if estimate is None else f"; predicted IoU {estimate:.2f}"
+    if point.instance.rle is None:
+        said = "; its mask is empty"
     meaning = (point.instance.class_id, point.instance.phrase)
     shown = [p for p in point.record.proposals if (p.class_id, p.phrase) == meaning]
     return _mask_shot(
@@ -69,18 +72,15 @@ def _mask_shot(
     caption: str,
     others: Sequence[Prompt] = (),
 ) -> Shot:
-    assert instance.rle is not None
-    asked = instance.prompt
-    box = masks.tight_box(instance.rle) or (0.0, 0.0, 1.0, 1.0)
-    if asked is not None and asked.box_xyxy is not None:
-        box = _hull(box, asked.box_xyxy)
-    window = Window.around(box, *image.shape[:2])
-    overlay = paint([Shape(window.mask(instance.rle), 0)], window)
+    rle, asked = instance.rle, instance.prompt
+    window = Window.around(_extent(instance), *image.shape[:2])
+    overlay = paint([Shape(window.mask(rle), 0)] if rle is not None else [], window)
     frames = [frame(p.box_xyxy, window, used=False) for p in others if p.box_xyxy is not None]
     if asked is not None and asked.box_xyxy is not None:
         frames.append(frame(asked.box_xyxy, window))
     points = clicks(_plain(asked.points if asked else ()), window)
-    picture = laid_over(overlay, window, f"Pseudo-mask of {heading}")
+    words = f"Pseudo-mask of {heading}" if rle is not None else f"No pseudo-mask of {heading}: it is empty"
+    picture = laid_over(overlay, window, words)
     return Shot(
         heading=heading,
         caption=caption,
@@ -88,6 +88,18 @@ def _mask_shot(
         layers=(Layer(MASK, picture, (), tuple(frames), points),),
         pixelated=is_small(window),
     )
+
+
+def _extent(instance: Instance) -> Box:
+    """What a picture of the instance must hold: its mask and the box asked with, or the points where both lack."""
+    asked = instance.prompt
+    parts: list[Box | None] = [masks.tight_box(instance.rle)] if instance.rle is not None else []
+    if asked is not None:
+        parts.append(asked.box_xyxy)
+    known = [box for box in parts if box is not None]
+    if not known and asked is not None:
+        known = [(point.x, point.y, point.x, point.y) for point in asked.points]
+    return reduce(_hull, known) if known else (0.0, 0.0, 1.0, 1.0)
 
 
 def _hull(one: Box, other: Box) -> Box:

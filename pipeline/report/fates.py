@@ -137,15 +137,18 @@ def _count(found: Fates, record: Record, name: Namer) -> None:
 
 
 def _surety(instance: Instance) -> float:
+    """The lower, the more doubtful; an empty mask is worse than any."""
+    if instance.rle is None:
+        return -1.0
     return instance.pred_iou if instance.pred_iou is not None else 1.0
 
 
 def _lone_point(record: Record) -> LonePoint | None:
-    """The image's point without a detection whose mask SAM trusts least."""
+    """The image's point without a detection whose mask is empty, or else the one whose mask SAM trusts least."""
     lone = [
         LonePoint(record, i, fate)
         for i in record.instances
-        if (fate := fate_of(i)) not in (None, Fate.TAKEN) and i.rle is not None and fate is not None
+        if (fate := fate_of(i)) is not None and fate is not Fate.TAKEN
     ]
     return min(lone, key=lambda p: _surety(p.instance), default=None)
 
@@ -176,10 +179,11 @@ def _words(found: Fates) -> list[str]:
     words = []
     if found.points:
         points = sum(counter.total() for counter in found.points.values())
-        taken = sum(counter[Fate.TAKEN] for counter in found.points.values())
+        taken, bare = (sum(c[fate] for c in found.points.values()) for fate in (Fate.TAKEN, Fate.BARE))
         words.append(
-            f"{counted(points, 'point')} met {counted(total, 'detection')}; {percent(taken, points)} of the points "
-            "took a detection's box, the others kept what SAM makes of the point alone."
+            f"{counted(points, 'point')} met {counted(total, 'detection')}: {percent(taken, points)} of the points "
+            f"took a detection's box, {percent(points - taken - bare, points)} kept the box of SAM's own mask"
+            + (f", {percent(bare, points)} got no box at all: SAM's own mask was empty." if bare else ".")
         )
     why = (
         "an object that nobody marked, a second box on a marked one, or a mistake"

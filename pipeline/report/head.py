@@ -18,6 +18,7 @@ from pipeline.report.sections import full_masks, gate_words, this_run
 from pipeline.report.wording import amount, counted, duration, percent, placed_by, score
 
 BEST_ESTIMATES = ("quality", "predicted IoU", "stability", "score")  # the first that is known is told
+DETECTOR = "dino"  # the origin of a detector's boxes
 CLASS_OF = 10  # objects a class needs to be called the best or the worst
 
 
@@ -31,13 +32,10 @@ class Known:
     gate: GateFile | None = None
 
 
-def facts(known: Known) -> tuple[Fact, ...]:
-    """The head line."""
+def facts(known: Known, seconds: Mapping[str, float]) -> tuple[Fact, ...]:
+    """The head line; `seconds`: machine time by stage, of those before the report."""
     summary, metrics, cost = known.summary, known.metrics, known.cost
-    masked = summary.roles.get("human_masked", 0) + summary.roles.get("reserved", 0)
-    found = [
-        Fact(f"{summary.images:,}", "images", f"{masked:,} with human masks, weak labels: {summary.weak}")
-    ]
+    found = [_images_fact(summary)]
     if metrics is not None and metrics.pseudo is not None:
         found += _pseudo_facts(metrics.pseudo)
     for name, student in metrics.students.items() if metrics else ():
@@ -46,10 +44,25 @@ def facts(known: Known) -> tuple[Fact, ...]:
     if run is not None and full is not None and run.saving is not None:
         hours = f"{amount(run.hours, 1)} hours of labelling in place of {amount(full.hours, 1)}"
         found.append(Fact(f"{run.saving:.1f}×", "less annotation time", f"{hours} for full masks"))
-    if cost is not None and cost.machine_seconds:
-        spent = duration(sum(cost.machine_seconds.values()))
-        found.append(Fact(spent, "machine time", "of all stages when their results were made"))
+    if seconds:
+        spent = duration(sum(seconds.values()))
+        found.append(
+            Fact(spent, "machine time", "of the stages before this report, when their results were made")
+        )
     return tuple(found)
+
+
+def _images_fact(summary: SummaryFile) -> Fact:
+    """Train and val apart: the val images' masks are for scores alone."""
+    val = summary.roles.get("val", 0)
+    train = sum(summary.roles.values()) - val
+    masked = summary.roles.get("human_masked", 0) + summary.roles.get("reserved", 0)
+    others = f"; {counted(val, 'val image')} besides" if val else ""
+    return Fact(
+        f"{train:,}",
+        "train images",
+        f"{masked:,} with human masks, weak labels of the others: {summary.weak}{others}",
+    )
 
 
 def _pseudo_facts(pseudo: PseudoQuality) -> list[Fact]:
@@ -124,6 +137,26 @@ def _measured(pseudo: PseudoQuality) -> Iterator[str]:
     best = next((name for name in BEST_ESTIMATES if name in pseudo.reliability), None)
     if best is not None:
         yield f"The machine's own {best} {said_of(pseudo.reliability[best])}."
+    yield from _poor_score(pseudo)
+
+
+def _poor_score(pseudo: PseudoQuality) -> Iterator[str]:
+    """A warning to those who would sort or cut masks by their score, where that is worse than by predicted IoU."""
+    known = pseudo.reliability
+    said, alone = (known[name].correlation if name in known else None for name in ("score", "predicted IoU"))
+    if said is None or alone is None or round(said, 2) >= round(alone, 2):
+        return
+    mixed = DETECTOR in pseudo.masks_by_origin and len(pseudo.masks_by_origin) > 1
+    why = (
+        "; masks without a detection have no such factor, so that the two kinds do not compare"
+        if mixed
+        else ""
+    )
+    yield (
+        f"The score in the export orders the masks worse than the predicted IoU alone (rank correlation with the IoU "
+        f"{said:.2f} against {alone:.2f}): it is the predicted IoU times the confidence of the detection whose box was "
+        f"used{why}."
+    )
 
 
 def _contrasts(pseudo: PseudoQuality) -> Iterator[str]:

@@ -134,7 +134,7 @@ def times(seconds: Mapping[str, float], cost: CostFile | None) -> Section:
         (stage, Bar(value / total if total else 0.0), duration(value), percent(value, total))
         for stage, value in seconds.items()
     ]
-    rows.append(("all", "", duration(total), ""))
+    rows.append(("all before this report", "", duration(total), ""))
     caption = "Machine time when the results were made; re-used results keep theirs"
     table = Table(("stage", "share of all", "time", "share"), tuple(rows), caption)
     people = _people(total, cost)
@@ -146,7 +146,10 @@ def _people(machine: float, cost: CostFile | None) -> Table | None:
     run, full = (this_run(cost), full_masks(cost)) if cost else (None, None)
     if run is None or run.hours is None:
         return None
-    spans = [("machine: all stages of this run", machine), ("people: this run's labels", run.hours * HOUR)]
+    spans = [
+        ("machine: the stages before this report", machine),
+        ("people: this run's labels", run.hours * HOUR),
+    ]
     if full is not None and full.hours is not None:
         spans.append(("people: full masks instead", full.hours * HOUR))
     most = max(seconds for _, seconds in spans)

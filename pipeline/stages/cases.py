@@ -2,17 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 from pipeline.data.matching import match_image
 from pipeline.data.records import Instance, Ontology, Record
 from pipeline.report.documents import Case, CaseMask
 from pipeline.stages.samples import read_sample
-from pipeline.stages.scoring import Pair, kept_masks, overlap
+from pipeline.stages.scoring import ImageIous, Pair
 from students.protocols import Student
 
-LOOKED_AT = 2000  # images ranked at most; evenly spread over the data set
 STUDENT_MASKS = 20  # of a student's masks, the best ones are drawn
 STUDENT_SCORE = 0.3
 
@@ -28,32 +26,18 @@ class Choice:
     ranked: int
 
 
-def choose(pairs: Iterable[Pair], *, worst: int, typical: int, semantic: bool) -> list[Choice]:
-    """The images with the worst pseudo-masks and those around the median; empty images have no IoU and are left out.
-
-    `pairs` is iterated repeatedly.
-    """
-    step = max(1, sum(1 for _ in pairs) // LOOKED_AT)
-    looked_at = islice(pairs, 0, None, step)
-    known = ((_image_iou(pair, semantic=semantic), pair[0].image_id) for pair in looked_at)
-    ranked = sorted((miou, image_id) for miou, image_id in known if miou is not None)
-    start = worst + max(0, (len(ranked) - worst) // 2 - typical // 2)
-    plan = dict.fromkeys(range(min(worst, len(ranked))), "worst")
-    plan |= dict.fromkeys(range(start, min(start + typical, len(ranked))), "typical")
-    wanted = {ranked[index][1] for index in plan}
+def choose(pairs: Iterable[Pair], ious: ImageIous, *, worst: int, typical: int) -> list[Choice]:
+    """The images with the worst pseudo-masks and those around the median, of all that have an IoU."""
+    ids, values = ious.worst_first()
+    start = worst + max(0, (len(ids) - worst) // 2 - typical // 2)
+    plan = dict.fromkeys(range(min(worst, len(ids))), "worst")
+    plan |= dict.fromkeys(range(start, min(start + typical, len(ids))), "typical")
+    wanted = {int(ids[index]) for index in plan}
     found = {pair[0].image_id: pair for pair in pairs if pair[0].image_id in wanted}
     return [
-        Choice(found[ranked[index][1]], why, ranked[index][0], index + 1, len(ranked))
+        Choice(found[int(ids[index])], why, float(values[index]), index + 1, len(ids))
         for index, why in plan.items()
     ]
-
-
-def _image_iou(pair: Pair, *, semantic: bool) -> float | None:
-    truth, found = pair
-    if semantic:
-        return overlap(kept_masks(truth.instances), kept_masks(found.instances))[0]
-    matched, _ = match_image(truth, found)
-    return sum(p.iou for p in matched) / len(matched) if matched else None
 
 
 def draw_case(

@@ -8,7 +8,7 @@ from pipeline.data.records import Role
 from pipeline.engine.stage import JobStage, Metrics, Records, StageConfig, TrainContext
 from pipeline.report.documents import CasesFile, MetricsFile, PseudoQuality, StudentScore, SummaryFile
 from pipeline.stages.cases import choose, draw_case
-from pipeline.stages.scoring import pseudo_quality, student_score
+from pipeline.stages.scoring import ImageIous, pseudo_quality, student_score
 from pipeline.stages.truth import Compared
 from pipeline.stages.watched import Watched
 from students import catalog
@@ -28,7 +28,7 @@ class Evaluate(JobStage):
     """Writes metrics.json and cases.json."""
 
     name = "evaluate"
-    version = 3
+    version = 4
     Config = EvaluateConfig
     uses = ("dataset", "truth")
     may_use = (f"{STUDENT}*",)
@@ -44,7 +44,8 @@ class Evaluate(JobStage):
         summary = SummaryFile.read(context.artifacts["dataset"] / "summary.json")
         students = _students(context)
         pairs = Compared(Watched(data, context, "pseudo-masks"), context.artifacts["truth"])
-        pseudo = pseudo_quality(pairs, ontology=context.ontology, semantic=summary.semantic)
+        ious = ImageIous()
+        pseudo = pseudo_quality(pairs, ontology=context.ontology, semantic=summary.semantic, note=ious.note)
         scores = self._scores(students, data, context, semantic=summary.semantic)
         metrics = MetricsFile(
             seed=context.seed,
@@ -55,7 +56,7 @@ class Evaluate(JobStage):
             students=scores,
         )
         metrics.write(context.out / "metrics.json")
-        self._cases(pairs, students, context, semantic=summary.semantic)
+        self._cases(pairs, ious, students, context)
         return _brief(pseudo, scores)
 
     def _scores(
@@ -68,14 +69,9 @@ class Evaluate(JobStage):
         return scores
 
     def _cases(
-        self,
-        pairs: Compared,
-        students: dict[str, Student],
-        context: TrainContext,
-        *,
-        semantic: bool,
+        self, pairs: Compared, ious: ImageIous, students: dict[str, Student], context: TrainContext
     ) -> None:
-        chosen = choose(pairs, worst=self.config.worst, typical=self.config.typical, semantic=semantic)
+        chosen = choose(pairs, ious, worst=self.config.worst, typical=self.config.typical)
         root, ontology = context.images_root, context.ontology
         cases = []
         for done, choice in enumerate(chosen, start=1):

@@ -47,7 +47,7 @@ class Report(JobStage):
     """Draws what evaluate, gate, cost and ingest left; whatever did not run is left out."""
 
     name = "report"
-    version = 4
+    version = 5
     Config = ReportConfig
     uses = ("dataset",)
     may_use = ("metrics", "cost", "gate")
@@ -73,7 +73,7 @@ class Report(JobStage):
         page = Page(
             title=self.config.title,
             subtitle=_subtitle(known.summary, context),
-            facts=facts(known),
+            facts=facts(known, context.timings),
             sections=tuple(self._sections(data, context, known)),
         )
         html = render(page).encode()

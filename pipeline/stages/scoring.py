@@ -1,12 +1,17 @@
 """Scores of a run: pseudo-masks against hidden truth, students against the val images' human masks."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from pipeline.data import masks
 from pipeline.data.coco import CocoWriter
 from pipeline.data.coco_ap import Detection, detections
 from pipeline.data.matching import Key
+from pipeline.data.matching import Pair as Matched
 from pipeline.data.metrics import coco_ap, dice, iou, matched_miou
 from pipeline.data.records import RLE, Instance, Ontology, Record, Source
 from pipeline.engine.stage import TrainContext
@@ -21,10 +26,35 @@ BATCH = 4
 
 Number = TypeVar("Number", int, float)
 Pair = tuple[Record, Record]  # (truth, what the run found) of one image
+Note = Callable[[int, float], None]  # (image id, IoU) of one image
 
 
-def pseudo_quality(pairs: Iterable[Pair], *, ontology: Ontology, semantic: bool) -> PseudoQuality | None:
-    """Pseudo-masks against the hidden truth of the same images; None without a pair. `pairs` is iterated repeatedly."""
+class ImageIous:
+    """Every image's IoU, 16 bytes an image: all are ranked, without a second look at their masks."""
+
+    def __init__(self) -> None:
+        self._ids, self._ious = array("q"), array("d")
+
+    def note(self, image_id: int, iou: float) -> None:
+        """One more image."""
+        self._ids.append(image_id)
+        self._ious.append(iou)
+
+    def worst_first(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Image ids [n] and their IoUs [n], by ascending IoU and then id."""
+        ids, ious = np.array(self._ids, np.int64), np.array(self._ious, np.float64)
+        order = np.lexsort((ids, ious))
+        return ids[order], ious[order]
+
+
+def pseudo_quality(
+    pairs: Iterable[Pair], *, ontology: Ontology, semantic: bool, note: Note
+) -> PseudoQuality | None:
+    """Pseudo-masks against the hidden truth of the same images; None without a pair. `pairs` is iterated repeatedly.
+
+    `note` hears the mean IoU of every image's true objects, or its foreground IoU for a semantic set; an image
+    without a true object has none in the first case.
+    """
     images = dropped = 0
     for _, found in pairs:
         images += 1
@@ -32,9 +62,15 @@ def pseudo_quality(pairs: Iterable[Pair], *, ontology: Ontology, semantic: bool)
     if not images:
         return None
     if semantic:
-        return _foreground_quality(pairs, dropped)
+        return _foreground_quality(pairs, dropped, note)
     spread = Spread()
-    scores = matched_miou((truth for truth, _ in pairs), (found for _, found in pairs), each=spread)
+
+    def look(matched: list[Matched], false: list[Instance]) -> None:
+        spread(matched, false)
+        if matched:
+            note(matched[0].image_id, sum(pair.iou for pair in matched) / len(matched))
+
+    scores = matched_miou((truth for truth, _ in pairs), (found for _, found in pairs), each=look)
     return PseudoQuality(
         images=images,
         instances=scores.truths,
@@ -67,13 +103,14 @@ def key_name(key: int | str, ontology: Ontology) -> str:
     return f"{name} ({key})" if shared else name
 
 
-def _foreground_quality(pairs: Iterable[Pair], dropped: int) -> PseudoQuality:
+def _foreground_quality(pairs: Iterable[Pair], dropped: int, note: Note) -> PseudoQuality:
     truths = pseudos = 0
     overlaps = []
     for truth, found in pairs:
         real, drawn = kept_masks(truth.instances), kept_masks(found.instances)
         truths, pseudos = truths + len(real), pseudos + len(drawn)
         overlaps.append(overlap(real, drawn))
+        note(truth.image_id, overlaps[-1][0])
     return PseudoQuality(
         images=len(overlaps),
         instances=truths,

@@ -10,11 +10,16 @@ import PIL.Image
 import pytest
 from chromium import NAMES, Chromium, find_browser
 from pages import HOSTILE, full_page
+from report_fakes import STUDENT, whole_run
 
 from pipeline.report.page import render
+from pipeline.stages import evaluate
 
 LONG = "W" * 300
 TURNED = "photo\u202egpj.exe\nsecond line"
+PARTS = [
+    "trust", "bill", "quality", "gate", "students", "cases", "doubtful", "unmatched", "times", "quarantine", "run",
+]  # fmt: skip
 TAB, RIGHT, SPACE = ("Tab", 9, ""), ("ArrowRight", 39, ""), (" ", 32, " ")
 SHOWN = "getComputedStyle(document.querySelector('{}')).display"
 
@@ -80,6 +85,25 @@ def test_the_page_is_silent_and_alone(look: Chromium, tmp_path: Path, text: str,
     assert look.run("document.querySelector('h1').textContent") == shown
     assert look.run("document.title") == " ".join(shown.split())
     assert look.run("document.querySelectorAll('script, img, iframe, object').length") == 0
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])
+def test_the_page_of_a_run_is_silent_alone_and_fits(
+    look: Chromium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, width: int
+) -> None:
+    """What the stage itself writes, with everything in it that a run can have."""
+    monkeypatch.setattr(evaluate.catalog, "load_artifact", lambda *_, **__: STUDENT)
+    page = whole_run(tmp_path)
+    look.look(width=width, scheme=scheme)
+    seen = look.open(page)
+    look.run("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert look.run("document.documentElement.scrollWidth") <= width
+    assert look.run("[...document.querySelectorAll('section > h2')].map(h => h.id)") == PARTS
+    drawn = "[...document.querySelectorAll('svg image')].map(i => i.getBBox().width > 0)"
+    assert (shown := look.run(drawn))
+    assert all(shown)
+    assert look.run(FAINT)[1] == []
+    assert (seen.console, seen.errors, seen.requests) == ([], [], [page.as_uri()])
 
 
 def test_the_policy_stops_what_the_escaping_would_let_through(look: Chromium, tmp_path: Path) -> None:

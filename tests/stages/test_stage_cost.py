@@ -171,7 +171,7 @@ def test_a_bill_never_ends_a_run(
     words = shown.blocks[0]
     assert isinstance(words, Text)
     assert "no object of a class to count" in words.lines[0]
-    assert facts(Known(SummaryFile.read(tmp_path / "dataset" / "summary.json"), None, bill))
+    assert facts(Known(SummaryFile.read(tmp_path / "dataset" / "summary.json"), None, bill), {})
 
 
 def test_mixed_kinds_are_priced_one_by_one() -> None:

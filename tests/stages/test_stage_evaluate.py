@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from evaluate_fakes import ALL, LEFT, RIGHT, TOP, by, full, run, weak
 from stage_fakes import (
+    ONTOLOGY,
     FakeStudent,
     Stream,
     box_rle,
@@ -20,8 +21,9 @@ from pipeline.data.records import Instance, Origin, Point, Prompt, Record, Role
 from pipeline.engine.stage import Stopped
 from pipeline.report.documents import CasesFile
 from pipeline.stages import evaluate, train_student
+from pipeline.stages.cases import choose
 from pipeline.stages.evaluate import Evaluate, EvaluateConfig
-from pipeline.stages.scoring import overlap
+from pipeline.stages.scoring import ImageIous, overlap, pseudo_quality
 from pipeline.stages.truth import TruthWriter, read_truth
 from teachers.catalog import ModelSpec
 from teachers.protocols import Sample
@@ -103,6 +105,17 @@ def test_cases_are_the_worst_and_the_typical(tmp_path: Path) -> None:
     assert len({c.image_id for c in cases}) == 10
     assert [(c.rank, c.ranked) for c in cases[:2]] == [(1, 20), (2, 20)]
     assert [m.label for m in cases[0].truth] == ["car"]
+
+
+@pytest.mark.parametrize("semantic", [False, True])
+def test_every_image_of_many_is_ranked(semantic: bool) -> None:
+    many = [(full(i, human(LEFT)), weak(i, teacher(TOP if i == 3994 else LEFT))) for i in range(1, 4002)]
+    many[3995] = (full(3996, human(LEFT)), weak(3996))
+    ious = ImageIous()
+    pseudo_quality(many, ontology=ONTOLOGY, semantic=semantic, note=ious.note)
+    chosen = choose(many, ious, worst=2, typical=1)
+    assert [(c.pair[0].image_id, c.miou, c.rank) for c in chosen[:2]] == [(3996, 0.0, 1), (3994, 0.5, 2)]
+    assert [(c.why, c.rank, c.ranked) for c in chosen[2:]] == [("typical", 2002, 4001)]
 
 
 def test_a_case_tells_what_matched_and_what_was_asked(

@@ -7,52 +7,24 @@ from pathlib import Path
 
 import pytest
 from evaluate_fakes import ALL, HOSTILE, LEFT, RIGHT, TOP, full, run, summary, weak
-from stage_fakes import FakeStudent, Stream, context, human, record, teacher, write_images
+from report_fakes import FACTS, ingested, pointed, reported
+from stage_fakes import FakeStudent, human, record, teacher, write_images
 
-from pipeline.data.records import Category, Instance, Match, Ontology, Origin, Point, Prompt, Record, Role
-from pipeline.engine.context import RunFacts
+from pipeline.data.records import Category, Match, Ontology, Origin, Point, Prompt, Role
+from pipeline.report.blocks import Table
 from pipeline.report.documents import GateFile, GateVariant, MetricsFile, QuarantineFile
+from pipeline.report.head import Known, facts
+from pipeline.report.sections import times
 from pipeline.stages import evaluate
-from pipeline.stages.report import Report, ReportConfig
-
-FACTS = RunFacts("mine", "2030-01-02", "data:\n  source: coco\nnote: <b>bold</b>\n", {"omnimask": "9.9"})
-
-
-def reported(
-    folder: Path, found: Sequence[Record], *, config: dict[str, object] | None = None, **more: object
-) -> str:
-    """The page of what lies in `folder`: the dataset, and the metrics if evaluate left any."""
-    artifacts = {"dataset": folder / "dataset"}
-    if (folder / "out" / "metrics.json").exists():
-        (folder / "metrics").mkdir()
-        for name in ("metrics.json", "cases.json"):
-            (folder / "out" / name).rename(folder / "metrics" / name)
-    if (folder / "metrics").exists():
-        artifacts["metrics"] = folder / "metrics"
-    artifacts |= {name: folder / name for name in ("gate",) if (folder / name).exists()}
-    stage = Report(ReportConfig.model_validate(config or {}))
-    told = stage.run(Stream(found), context(folder, artifacts=artifacts, **more))
-    html = (folder / "out" / "index.html").read_text(encoding="utf-8")
-    assert told == {"bytes": len(html.encode())}
-    return html
-
-
-def ingested(folder: Path, *, semantic: bool = False, quarantine: QuarantineFile | None = None) -> None:
-    (folder / "dataset").mkdir(parents=True)
-    summary(semantic=semantic).write(folder / "dataset" / "summary.json")
-    (quarantine or QuarantineFile(images=[], annotations=[])).write(folder / "dataset" / "quarantine.json")
-
-
-def pointed(rle: object, match: Match, origin: Origin, **more: object) -> Instance:
-    prompt = Prompt(origin, box_xyxy=(0, 0, 9, 9), points=(Point(2, 2),), class_id=3)
-    return teacher(rle, prompt=prompt, points=(Point(2, 2),), match=match, **more)
 
 
 def test_a_report_of_a_whole_run(tmp_path: Path) -> None:
     found = [weak(i, teacher(TOP, pred_iou=0.1 * i, stability=0.9)) for i in (1, 2)]
     found += [weak(4, dropped="image <i>4</i>: truncated")]
     run(tmp_path, found, [full(1, human(LEFT)), full(2, human(TOP))])
-    html = reported(tmp_path, found, config={"title": HOSTILE}, timings={"propose": 3.0}, run=FACTS)
+    html = reported(
+        tmp_path, found, config={"title": HOSTILE}, timings={"propose": 3.0, "cost": 1.0}, run=FACTS
+    )
     assert "<script" not in html
     assert "<b>empty" not in html
     assert "<b>bold" not in html
@@ -66,10 +38,53 @@ def test_a_report_of_a_whole_run(tmp_path: Path) -> None:
         assert f'<h2 id="{part}">' in html
     for text in (
         "run mine · 2030-01-02",
+        "0 with human masks, weak labels of the others: point+class; 1 val image besides",
+        "of the stages before this report, when their results were made",
         "omnimask 9.9",
         "pipeline run config.yaml --out=runs/again --data=DIR",
     ):
         assert text in html
+
+
+def test_the_head_counts_train_and_val_apart_and_sums_what_the_times_list() -> None:
+    roles = {"weak": 20, "human_masked": 3, "reserved": 1, "val": 4}
+    known = Known(summary().model_copy(update={"images": 28, "roles": roles}))
+    images, machine = facts(known, {"propose": 3.0, "cost": 1.5})
+    assert (images.value, images.label) == ("24", "train images")
+    assert images.note == "4 with human masks, weak labels of the others: point+class; 4 val images besides"
+    assert (machine.value, machine.label) == ("4.5 s", "machine time")
+    table = next(b for b in times({"propose": 3.0, "cost": 1.5}, None).blocks if isinstance(b, Table))
+    assert table.rows[-1] == ("all before this report", "", "4.5 s", "")
+
+
+DETECTED = "times the confidence of the detection whose box was used."
+MIXED = "used; masks without a detection have no such factor"
+ORDERS = (
+    (0.02, 0.52, ("dino", "sam"), ("(rank correlation with the IoU 0.02 against 0.52)", MIXED)),
+    (-0.3, 0.0, ("dino",), ("(rank correlation with the IoU -0.30 against 0.00)", DETECTED)),
+    (0.52, 0.52, ("dino", "sam"), ()),
+    (0.516, 0.524, ("dino", "sam"), ()),  # equal as they are printed
+    (0.7, 0.5, ("dino", "sam"), ()),
+    (None, 0.5, ("dino", "sam"), ()),
+    (0.1, None, ("dino", "sam"), ()),
+)
+
+
+@pytest.mark.parametrize(("said", "alone", "origins", "words"), ORDERS)
+def test_a_score_that_orders_worse_than_predicted_iou_is_told(
+    tmp_path: Path, said: float | None, alone: float | None, origins: Sequence[str], words: Sequence[str]
+) -> None:
+    found = [weak(1, teacher(LEFT, pred_iou=0.5))]
+    run(tmp_path, found, [full(1, human(LEFT))])
+    path = tmp_path / "out" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    for name, value in (("score", said), ("predicted IoU", alone)):
+        metrics["pseudo"]["reliability"][name]["correlation"] = value
+    metrics["pseudo"]["masks_by_origin"] = dict.fromkeys(origins, 1)
+    path.write_text(json.dumps(metrics))
+    html = reported(tmp_path, found)
+    assert ("orders the masks worse than the predicted IoU" in html) == bool(words)
+    assert all(text in html for text in words)
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -144,6 +159,25 @@ def test_what_became_of_a_point_is_told(tmp_path: Path, match: Match, origin: Or
     assert ("Points without a detection, the most" in html) == lone
     assert f"{2 if lone else 1} of the 2 detections were not used, {2 if lone else 1} of these" in html
     assert f"confidence {0.7 if lone else 0.6:.2f}, not used" in html
+
+
+def test_a_point_that_got_nothing_is_told_and_drawn_first(tmp_path: Path) -> None:
+    ingested(tmp_path)
+    alone = Prompt(Origin.HUMAN, points=(Point(30, 20),), class_id=3)
+    nothing = teacher(None, prompt=alone, match=Match(None, None), dropped="empty mask", pred_iou=0.9)
+    left = pointed(LEFT, Match(None, None), Origin.SAM, pred_iou=0.1)
+    found = [weak(1, left), weak(2, left, nothing), weak(3, pointed(LEFT, Match(0, -1.0, 0.9), Origin.DINO))]
+    write_images(tmp_path / "images", found)
+    html = reported(tmp_path, found)
+    assert (
+        "25% of the points took a detection&#39;s box, 50% kept the box of SAM&#39;s own mask, 25% got no box at all"
+        in html
+    )
+    assert html.index("no box; its mask is empty; 2.png") < html.index(
+        "no detection left; predicted IoU 0.10; 1.png"
+    )
+    assert "No pseudo-mask of car: it is empty" in html
+    assert "got no box at all" not in reported(tmp_path, found[::2])
 
 
 def test_without_points_detections_stand_alone(tmp_path: Path) -> None:
