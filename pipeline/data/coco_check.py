@@ -119,10 +119,8 @@ class Checker:
             path = posixpath.normpath(image.file_name)
             other, known = seen.setdefault(unicodedata.normalize("NFC", path), (image.index, path))
             if known != path:  # the very same file twice is no doubt, but an error
-                problem = (
-                    f"expected a file of its own, found {show(path)}, images[{other}]'s but for Unicode form"
-                )
-                self._warn_image(image, "file_name", problem)
+                problem = f"expected a file of its own, found {show(path)}, that of images[{other}]"
+                self._warn_image(image, "file_name", f"{problem}, but for Unicode form")
 
 
 def _not_finite(raw: Raw) -> str | None:
