@@ -1,4 +1,6 @@
+import json
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -6,6 +8,7 @@ import pytest
 from pipeline.data import coco_json, json_window
 from pipeline.data.coco_json import entries
 from pipeline.data.errors import BadInput
+from pipeline.data.json_window import JsonWindow
 
 SECTIONS = frozenset({"images", "annotations"})
 
@@ -106,7 +109,7 @@ def test_endless_entries_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ("text", "expected"),
     [
         ('{"images": [{"a": 1, "a": 2}, {"b": {"é": 1, "é": 1}}]}', [("images", 0, "a"), ("images", 1, "é")]),
-        ('{"images": [[NaN, -Infinity]], "x": {"y": Infinity}}', [("images", 0, ""), ("x", 0, "")]),
+        ('{"images": [[NaN, -Infinity]], "x": 3}', [("images", 0, "")]),
         ('{"x": [{"a": 1}], "images": [{"NaN": 1, "a": {"NaN": 2}}]}', []),
     ],
 )
@@ -118,6 +121,62 @@ def test_remarks_on_what_nobody_means(
     told = [(e.section, e.index, key) for e in entries(path, SECTIONS, remarks=True) for key, _ in e.remarks]
     assert told == expected
     assert [e.remarks for e in entries(path, SECTIONS) if e.remarks] == []
+
+
+@pytest.mark.parametrize("value", ['{"y": Infinity}', '[{"a": 1, "a": 2}]', "[[[[[NaN]]]], 1]"])
+def test_what_nobody_reads_has_remarks_unless_it_is_long(
+    tmp_path: Path, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(f'{{"x": {value}}}')
+    for size, told in ((1 << 22, 1), (4, 0)):
+        monkeypatch.setattr(json_window, "CHUNK", size)
+        assert len(list(entries(path, SECTIONS, remarks=True))) == told
+
+
+@pytest.mark.parametrize(
+    "element",
+    ["0", "-1.5e3", '"a\\n\\u00e9"', "[]", '{"a": [{"b": null}, "c"], "d": {}}', "[[1, 2], [3, NaN]]"],
+)
+@pytest.mark.parametrize("form", ["[%s]", '{"a": [%s]}', '{"a": {"b": 1, "c": [0, %s]}}'])
+def test_long_values_that_nobody_reads_are_not_parsed(
+    tmp_path: Path, element: str, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_window, "CHUNK", 1 << 12)
+    path = tmp_path / "a.json"
+    path.write_text(f'{{"x": {form % ",".join([element] * 20_000)}, "images": [1]}}')
+    parsed = []
+    value = JsonWindow.value
+    monkeypatch.setattr(JsonWindow, "value", lambda *args: parsed.append(0) or value(*args))
+    assert [e.value for e in entries(path, SECTIONS)] == [1]
+    assert len(parsed) < 20 + 2 * path.stat().st_size / (1 << 12)  # by windows, not by elements
+
+
+def test_long_values_that_nobody_reads_are_json_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dice = random.Random(0)
+    path = tmp_path / "a.json"
+    good = '{"x": [[1, -2.5e+3, 0], {"a": "b\\n\\u00e9", "c": [true, {}, [[[[7]]]]]}, null, "", [NaN, {"d": 1}]]}'
+    refused = 0
+    for _ in range(1500):
+        at, size = dice.randrange(7, len(good) - 1), dice.choice((1, 16, 48))
+        put = dice.choice(["", *'[]{},:"01-.eE \\\x01tn', '"k":1,', "01", "tru", "[1,]", "[,1]"])
+        text = good[:at] + put + good[at + dice.randint(0, 2) :]
+        path.write_text(text)
+        monkeypatch.setattr(json_window, "CHUNK", size)
+        try:
+            expected = bool(json.loads(text))
+        except ValueError:
+            expected = False
+        try:
+            list(entries(path, SECTIONS))
+            found = True
+        except BadInput:
+            found = False
+        assert found == expected, text
+        refused += not found
+    assert 200 < refused < 1400
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
