@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.data.errors import BadInput
+from pipeline.data.errors import BadInput, show
 
 CHUNK = 1 << 22
 MAX_VALUE = 1 << 25  # parsed, the worst 32 MiB ("[{},{},...") take 0.8 GB
@@ -20,6 +20,8 @@ _PIECES = 8  # levels of an unread value that are taken apart when they are long
 _BOM = b"\xef\xbb\xbf"
 _SPACE = " \t\n\r"
 _SPACES = re.compile(f"[{_SPACE}]*")
+_SHOWN = 20  # bytes of what is found
+_WORD = re.compile(r"(?:null|true|false|-?[0-9][0-9.]*)(?![\w.])")
 _CLOSING = {"{": "}", "[": "]"}
 _TOKEN = 16  # a cut-off escape, literal or number shows within so many characters of the end
 
@@ -94,7 +96,7 @@ class JsonWindow:
 
     def take(self, character: str, problem: str) -> None:
         if self.peek() != character:
-            raise self.error(self.at, problem)
+            raise self.unexpected(self.at, problem)
         self.at += 1
 
     def more(self) -> bool:
@@ -121,7 +123,7 @@ class JsonWindow:
             except json.JSONDecodeError as error:
                 cut = error.msg.startswith("Unterminated string") or error.pos > len(self.text) - _TOKEN
                 if not cut or self.ended:
-                    raise self.error(error.pos, error.msg) from None
+                    raise self.unexpected(error.pos, error.msg) from None
             except RecursionError:
                 raise self.error(self.at, "nested too deeply") from None
             except ValueError:
@@ -183,10 +185,25 @@ class JsonWindow:
             if (end := _end(_LETTERS, self.text, self.at)) > self.at:
                 self.at = end
             elif self.ended or self.at < len(self.text) - _TOKEN:
-                raise self.error(self.at, "expected the rest of a text")
+                raise self.unexpected(self.at, "expected the rest of a text")
             else:
                 self._fill()
         self.at += 1
+
+    def unexpected(self, position: int, problem: str) -> BadInput:
+        """The error at a place of the window, with what is found there."""
+        start = self.base + position
+        ahead = self.handle.tell()
+        self.handle.seek(max(start - _SHOWN, 0))  # the window may end here
+        before, source = self.handle.read(min(start, _SHOWN)), self.handle.read(_SHOWN)
+        self.handle.seek(ahead)
+        text = source.decode("utf-8", "replace")
+        hint = "; JSON has no comments" if text.startswith(("//", "/*", "#")) else ""
+        if before.rstrip().endswith(b",") and text.startswith(("}", "]")):
+            hint = "; JSON has no comma before it"
+        word = _WORD.match(text)
+        found = show(text) if word is None else word[0]
+        return self.error(position, f"{problem}, found {found if text else 'the end of the file'}{hint}")
 
     def error(self, position: int, problem: str) -> BadInput:
         """The error at a place of the window, with its line and column (from 1, in bytes)."""

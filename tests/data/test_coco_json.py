@@ -54,12 +54,22 @@ def test_entries_and_their_place(tmp_path: Path, text: str, expected: list[tuple
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "line 1, column 1: a COCO dataset starts with"),
+        (b"", "expected a COCO dataset (an object), found an empty file"),
         (b"  \n [1]", "expected a COCO dataset (an object), found a list"),
-        (b'"text"', "starts with"),
-        (b"<html>", "starts with"),
-        (b"\x89PNG\r\n", "starts with"),
-        (b'{"images": {}}', "line 1, column 12: section 'images' must be a list"),
+        (b" \n", "found nothing but white space"),
+        (b'"text"', "found text ('\"text\"')"),
+        (b"<html>", "found an HTML page"),
+        (b"\x89PNG\r\n", "found a PNG"),
+        (b"PK\3\4\0\0", "found a ZIP archive"),
+        (b"\x1f\x8b\x08\0", "found a gzip archive"),
+        (b"\0" * 100, "found nothing but zero bytes"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "found a git-lfs pointer (run `git lfs pull`)"),
+        (b'{"images": {}}', "line 1, column 12: section 'images' must be a list, found '{}}'"),
+        (b'{"images": null}', "must be a list, found null"),
+        (b'{"images":', "must be a list, found the end of the file"),
+        (b'{"images": [1, /* x */ 2]}', "found '/* x */ 2]}'; JSON has no comments"),
+        (b'{"images": [{"a": 1,\n}]}', "found '}]}'; JSON has no comma before it"),
+        (b"{'images': []}", "line 1, column 2: "),
         (b'{"images": 3', "must be a list"),
         (b'{"images": [1', "line 1, column 14: expected ',' or ']'"),
         (b'{"images": [1 2]}', "line 1, column 15: expected ',' or ']'"),
@@ -75,7 +85,11 @@ def test_entries_and_their_place(tmp_path: Path, text: str, expected: list[tuple
         (b'{"images" []}', "expected ':'"),
         (b'{"images": [' + b"[" * 100_000, "nested too deeply"),
         (b'{"images": [' + b"[" * 101 + b"]" * 101 + b"]}", "line 1, column 13: nested too deeply"),
-        ("{".encode("utf-16"), "expected UTF-8, found UTF-16"),
+        ("{".encode("utf-16"), "expected UTF-8, found UTF-16; save"),
+        ("{ }".encode("utf-16-le"), "expected UTF-8, found UTF-16"),
+        ("{ }".encode("utf-16-be"), "expected UTF-8, found UTF-16"),
+        ("{".encode("utf-32"), "expected UTF-8, found UTF-32"),
+        ("{".encode("utf-32-be"), "expected UTF-8, found UTF-32"),
         (b'[{"image_id": 1}]', "found a list of results, which say nothing of images"),
         (b'{"x": {"a": "\\q"}}', "Invalid \\escape|expected the rest of a text"),
         (b'{"x": {"a": "\n"}}', "Invalid control character|expected the rest of a text"),
@@ -84,7 +98,7 @@ def test_entries_and_their_place(tmp_path: Path, text: str, expected: list[tuple
         (b'{"x": {1: 2}}', "Expecting property name|a key must be text"),
         (b'{"images": [' + b"1" * 5000 + b"]}", "line 1, column 13: an integer of more than 4300 digits"),
     ],
-    ids=range(29),
+    ids=range(43),
 )
 def test_syntax_errors_name_the_place(tmp_path: Path, data: bytes, message: str) -> None:
     path = tmp_path / "bad.json"
@@ -177,6 +191,19 @@ def test_long_values_that_nobody_reads_are_json_or_refused(
         assert found == expected, text
         refused += not found
     assert 200 < refused < 1400
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["01", "[1,]", '{"a": 1,}', "[1 2]", '{"a" 1}', "{1: 2}",
+     '"\\q"', "tru", "[,1]", "1.", "+1", "1e", '"\x01"', "[}", "[[1}]"],
+)  # fmt: skip
+def test_a_long_value_with_a_mistake_in_it(tmp_path: Path, bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_window, "CHUNK", 200)
+    path = tmp_path / "a.json"
+    path.write_text(f'{{"x": [{"0, " * 200}{bad}{", 0" * 200}]}}')
+    with pytest.raises(BadInput, match="line 1, column 6"):
+        list(entries(path, SECTIONS))
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
