@@ -21,6 +21,7 @@ Sink = Callable[[Finding], None]
 _UNSEEN = frozenset(
     "\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
 )
+_NAME = 40  # characters of a key that are shown without quotes
 _CONTROL = frozenset({"Cc", "Zl", "Zp"})  # Unicode's categories of control characters and separators
 
 
@@ -46,10 +47,9 @@ class Checker:
         self.listed[entry.section if known else ""] += 1
         if entry.section == "categories" and number is not None:
             self._categories.setdefault(number, entry.index)
-        section = entry.section if known or entry.section.isidentifier() else show(entry.section)
+        section = entry.section if known else _plain(entry.section)
         for key, problem in entry.remarks:
-            field = key or _not_finite(raw) or "entry"
-            field = field if field.isidentifier() else show(field)
+            field = _plain(key or _not_finite(raw) or "entry")
             self._warn(Finding(section, entry.index if known else None, number, field, problem))
 
     def annotation(self, image: ImageEntry, index: int, raw: Raw, read: tuple[Instance, Frame]) -> None:
@@ -119,10 +119,13 @@ class Checker:
             path = posixpath.normpath(image.file_name)
             other, known = seen.setdefault(unicodedata.normalize("NFC", path), (image.index, path))
             if known != path:  # the very same file twice is no doubt, but an error
-                problem = (
-                    f"expected a file of its own, found {show(path)}, images[{other}]'s but for Unicode form"
-                )
-                self._warn_image(image, "file_name", problem)
+                problem = f"expected a file of its own, found {show(path)}, that of images[{other}]"
+                self._warn_image(image, "file_name", f"{problem}, but for Unicode form")
+
+
+def _plain(name: str) -> str:
+    """A name from the file, which may be anything, as it is if it is short and plain."""
+    return name if name.isidentifier() and len(name) <= _NAME else show(name)
 
 
 def _not_finite(raw: Raw) -> str | None:

@@ -20,7 +20,7 @@ from pipeline.data.coco_fields import (
 from pipeline.data.errors import BadInput, show
 from pipeline.data.orient import orient_box, orient_points
 from pipeline.data.records import RLE, Box, Category, Instance, Point, Source, WeakKind
-from pipeline.data.rle_text import MAX_PIXELS
+from pipeline.data.rle_text import MAX_PIXELS, MAX_SIDE
 
 _SOURCES = frozenset(Source)
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -91,8 +91,8 @@ def parse_image(value: object, *, index: int, offset: int, length: int) -> Image
         raise EntryError("file_name", f"expected a path, as nothing is fetched, found the URL {show(name)}")
     if path.is_absolute() or ".." in path.parts or "\0" in name:
         raise EntryError("file_name", f"expected a path inside the image folder, found {show(name)}")
-    width = integer(raw, "width", low=1, high=MAX_PIXELS)
-    height = integer(raw, "height", low=1, high=MAX_PIXELS)
+    width = integer(raw, "width", low=1, high=MAX_SIDE)
+    height = integer(raw, "height", low=1, high=MAX_SIDE)
     if width * height > MAX_PIXELS:
         raise EntryError("width", f"expected at most {MAX_PIXELS} pixels, found {width}x{height}")
     tags = raw.get("tags")

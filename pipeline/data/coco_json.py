@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.data.errors import BadInput
+from pipeline.data.image_kinds import HEAD, describe, image_kind
 from pipeline.data.json_window import JsonWindow
 
-_UTF16 = ("\xff\xfe", "\xfe\xff")
+_ENCODINGS = (  # by how a file begins; UTF-32 first, as UTF-16's mark is half of its own
+    ("UTF-32", (b"\xff\xfe\0\0", b"\0\0\xfe\xff", b"{\0\0\0", b"\0\0\0{")),
+    ("UTF-16", (b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{")),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +44,10 @@ def entries(path: Path, sections: frozenset[str], *, remarks: bool = False) -> I
             found = "a folder" if stat.S_ISDIR(mode) else "a special file"
             raise BadInput(f"{path}: cannot be read: expected a file, found {found}")
         with path.open("rb") as handle:
+            head = handle.read(HEAD + 1)  # more than is looked at, or a character cut in two looks broken
+            handle.seek(0)
             window = JsonWindow(handle, path, remarks=remarks)
-            _refuse_others(window)
+            _refuse_others(window, head)
             yield from _sections(window, sections)
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -55,16 +61,29 @@ def read_entry(data: bytes, where: str) -> object:
         raise BadInput(f"{where}: the file changed while it was read: {error}") from error
 
 
-def _refuse_others(window: JsonWindow) -> None:
-    """BadInput for a file that is no dataset and looks like something known."""
-    if window.text.startswith(_UTF16):
-        raise BadInput(f"{window.path}: expected UTF-8, found UTF-16; save the file as UTF-8")
+def _refuse_others(window: JsonWindow, head: bytes) -> None:
+    """BadInput for a file that is no dataset, with what it looks like by its first bytes."""
+    for name, marks in _ENCODINGS:
+        if head.startswith(marks):
+            raise BadInput(f"{window.path}: expected UTF-8, found {name}; save the file as UTF-8")
     if window.peek() == "[":
         window.at += 1
         first = window.value() if window.peek() not in ("]", "") else None
         results = isinstance(first, dict) and "image_id" in first
         found = "a list of results, which say nothing of images and classes" if results else "a list"
-        raise BadInput(f"{window.path}: expected a COCO dataset (an object), found {found}")
+    elif window.peek() != "{":
+        found = _other(head)
+    else:
+        return
+    raise BadInput(f"{window.path}: expected a COCO dataset (an object), found {found}")
+
+
+def _other(head: bytes) -> str:
+    """What a file is that does not begin as JSON's lists and objects do."""
+    if head and not head.strip():
+        return "nothing but white space"
+    kind = image_kind(head)
+    return describe(head).replace(", not the image", "") if kind is None else f"a {kind}"
 
 
 def _sections(window: JsonWindow, sections: frozenset[str]) -> Iterator[Entry]:
@@ -83,7 +102,7 @@ def _sections(window: JsonWindow, sections: frozenset[str]) -> Iterator[Entry]:
         more = window.more()
     window.take("}", "expected ',' or '}' after a section")
     if window.peek():
-        raise window.error(window.at, "expected the end of the file after the dataset")
+        raise window.unexpected(window.at, "expected the end of the file after the dataset")
 
 
 def _elements(window: JsonWindow, section: str) -> Iterator[Entry]:

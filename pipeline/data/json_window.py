@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.data.errors import BadInput
+from pipeline.data.errors import BadInput, show
 
 CHUNK = 1 << 22
 MAX_VALUE = 1 << 25  # parsed, the worst 32 MiB ("[{},{},...") take 0.8 GB
@@ -20,12 +20,38 @@ _PIECES = 8  # levels of an unread value that are taken apart when they are long
 _BOM = b"\xef\xbb\xbf"
 _SPACE = " \t\n\r"
 _SPACES = re.compile(f"[{_SPACE}]*")
-_PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
-_ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})')
+_SHOWN = 20  # bytes of what is found
+_WORD = re.compile(r"(?:null|true|false|-?[0-9][0-9.]*)(?![\w.])")
 _CLOSING = {"{": "}", "[": "]"}
 _TOKEN = 16  # a cut-off escape, literal or number shows within so many characters of the end
 
 Remarks = dict[str, tuple[str, str]]  # a kind of oddity -> the key it was found at or "", the problem
+
+_MOST = 10_000  # repetitions at a time: the matcher keeps some 100 bytes of each
+_LETTER = r'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))'
+_TEXT = f'"{_LETTER}{{0,{_MOST}}}+"'
+_NUMBER = r"-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?+[0-9]++)?+"
+_GAP = f"[{_SPACE}]*+"
+_KEY = f"{_TEXT}{_GAP}:{_GAP}"
+_FLAT = 3  # levels of an element that is not parsed
+
+
+def _flat(levels: int) -> str:
+    """The pattern of a value of at most so many lists and objects within each other; it never goes back."""
+    kinds = [_TEXT, _NUMBER, "true", "false", "null", "NaN", "-?+Infinity"]
+    for opening, closing in _CLOSING.items() if levels else ():
+        item = f"{_KEY if opening == '{' else ''}{_flat(levels - 1)}{_GAP}"
+        kinds.append(
+            rf"\{opening}{_GAP}(?:{item}(?:,{_GAP}(?!\{closing})|(?=\{closing}))){{0,{_MOST}}}+\{closing}"
+        )
+    return f"(?:{'|'.join(kinds)})"
+
+
+_LETTERS = re.compile(f"{_LETTER}{{0,{_MOST}}}+")
+_MANY = {  # by opening bracket, elements with a comma behind each
+    opening: re.compile(f"(?:{_GAP}{_KEY if opening == '{' else ''}{_flat(_FLAT)}{_GAP},){{0,{_MOST}}}+")
+    for opening in _CLOSING
+}
 
 
 class _TooLong(BadInput):
@@ -70,7 +96,7 @@ class JsonWindow:
 
     def take(self, character: str, problem: str) -> None:
         if self.peek() != character:
-            raise self.error(self.at, problem)
+            raise self.unexpected(self.at, problem)
         self.at += 1
 
     def more(self) -> bool:
@@ -97,7 +123,7 @@ class JsonWindow:
             except json.JSONDecodeError as error:
                 cut = error.msg.startswith("Unterminated string") or error.pos > len(self.text) - _TOKEN
                 if not cut or self.ended:
-                    raise self.error(error.pos, error.msg) from None
+                    raise self.unexpected(error.pos, error.msg) from None
             except RecursionError:
                 raise self.error(self.at, "nested too deeply") from None
             except ValueError:
@@ -120,43 +146,64 @@ class JsonWindow:
             self._fill()
 
     def skip(self, levels: int = _PIECES) -> Remarks:
-        """The remarks on a value that nobody reads; a long one is parsed piece by piece, so that none is held whole."""
+        """The remarks on a value that nobody reads; a long one goes by in pieces, none held whole, without remarks.
+
+        Flat elements of a long one go by many at once: their grammar is checked, not their UTF-8.
+        """
         first = self.peek()
         inner = first in ("{", "[") and levels > 0
         try:
             self.value(CHUNK if inner or first == '"' else MAX_VALUE)
             return dict(self.remarks)
         except _TooLong:
-            if first == '"':
-                self._skip_text()
-                return {}
-            if not inner:
+            if not inner and first != '"':
                 raise
+        if first == '"':
+            self._skip_text()
+        else:
+            self._skip_elements(first, levels)
+        return {}
+
+    def _skip_elements(self, opening: str, levels: int) -> None:
+        """Move behind a long list or object that begins here."""
         self.at += 1
-        remarks: Remarks = {}
-        more = self.peek() != _CLOSING[first]
+        more = self.peek() != _CLOSING[opening]
         while more:
-            if first == "{":
+            while (end := _end(_MANY[opening], self.text, self.at)) > self.at:
+                self.at = end
+            if opening == "{":
+                self.peek()
                 self.key("a key")
-            remarks |= self.skip(levels - 1)
+            self.skip(levels - 1)
             more = self.more()
-        self.take(_CLOSING[first], f"expected ',' or '{_CLOSING[first]}'")
-        return remarks
+        self.take(_CLOSING[opening], f"expected ',' or '{_CLOSING[opening]}'")
 
     def _skip_text(self) -> None:
         """Move behind a text that begins here, however long."""
         self.at += 1
-        while True:
-            self.at = _end(_PLAIN, self.text, self.at)
-            if self.text[self.at : self.at + 1] == '"':
-                self.at += 1
-                return
-            if escape := _ESCAPE.match(self.text, self.at):
-                self.at = escape.end()
+        while self.text[self.at : self.at + 1] != '"':
+            if (end := _end(_LETTERS, self.text, self.at)) > self.at:
+                self.at = end
             elif self.ended or self.at < len(self.text) - _TOKEN:
-                raise self.error(self.at, "expected the rest of a text")
+                raise self.unexpected(self.at, "expected the rest of a text")
             else:
                 self._fill()
+        self.at += 1
+
+    def unexpected(self, position: int, problem: str) -> BadInput:
+        """The error at a place of the window, with what is found there."""
+        start = self.base + position
+        ahead = self.handle.tell()
+        self.handle.seek(max(start - _SHOWN, 0))  # the window may end here
+        before, source = self.handle.read(min(start, _SHOWN)), self.handle.read(_SHOWN)
+        self.handle.seek(ahead)
+        text = source.decode("utf-8", "replace")
+        hint = "; JSON has no comments" if text.startswith(("//", "/*", "#")) else ""
+        if before.rstrip().endswith(b",") and text.startswith(("}", "]")):
+            hint = "; JSON has no comma before it"
+        word = _WORD.match(text)
+        found = show(text) if word is None else word[0]
+        return self.error(position, f"{problem}, found {found if text else 'the end of the file'}{hint}")
 
     def error(self, position: int, problem: str) -> BadInput:
         """The error at a place of the window, with its line and column (from 1, in bytes)."""

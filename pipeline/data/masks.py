@@ -17,8 +17,11 @@ from pipeline.data.orient import UPRIGHT, orient_array
 from pipeline.data.records import RLE, Box
 from pipeline.data.rle_text import MAX_PIXELS, Runs, check_runs, recode, runs_to_text, text_to_runs
 
-MAX_OUTLINE = 50_000_000  # native steps (a fifth of a pixel each) that one annotation's outlines may take
-_STEPS_PER_PIXEL = 5  # pycocotools walks polygon edges on a grid five times finer than the pixels
+MAX_OUTLINE = 10_000_000  # pixels of outline that one annotation may have
+# pycocotools takes time and memory by the length of an outline, so a few points must not stand for a huge one: a long
+# one of a real object has many points. Few points may go round the largest box that is taken twice.
+_FREE_OUTLINE, _FREE_SIDES, _PER_POINT = 200_000, 16, 64
+_KEPT_TEXT = 100_000  # characters of counts; longer ones have up to 128 MiB of runs
 
 Mask = npt.NDArray[np.bool_]
 
@@ -64,15 +67,23 @@ def _from_bounds(bounds: Runs, size: tuple[int, int]) -> RLE:
 
 def runs_of(rle: RLE) -> Runs:
     """Validated run lengths [n] int64, background first, read-only; BadInput for a broken RLE."""
-    return _runs(rle.counts, *rle.size)
+    return _kept_runs(rle.counts, *rle.size)
 
 
-@lru_cache(maxsize=64)  # one mask's area, box and pixels are asked for in a row
+def _kept_runs(counts: str, height: int, width: int) -> Runs:
+    """Runs that are kept for a while, as one mask's area, box and pixels are asked for in a row; of long ones one."""
+    return (_short_runs if len(counts) <= _KEPT_TEXT else _long_runs)(counts, height, width)
+
+
 def _runs(counts: str, height: int, width: int) -> Runs:
     _check_canvas(height, width, "mask")
     runs = text_to_runs(counts, height * width, where="mask")
     runs.setflags(write=False)
     return runs
+
+
+_short_runs = lru_cache(maxsize=64)(_runs)
+_long_runs = lru_cache(maxsize=1)(_runs)
 
 
 def decode(rle: RLE) -> Mask:
@@ -170,14 +181,17 @@ def _rasterised(
 ) -> list[dict[str, object]]:
     """pycocotools' masks of polygons, once these are known to do no harm there."""
     _check_canvas(height, width, where)
-    steps = 0.0
+    length, points = 0.0, 0
     for index, polygon in enumerate(polygons):
-        steps += _outline_steps(polygon, height, width, where=f"{where}[{index}]")
-    if not polygons or steps > MAX_OUTLINE:
-        found = "no polygon" if not polygons else f"outlines of {steps / _STEPS_PER_PIXEL:.0f} pixels"
-        limit = MAX_OUTLINE // _STEPS_PER_PIXEL
+        length += _outline(polygon, height, width, where=f"{where}[{index}]")
+        points += len(polygon) // 2
+    if not polygons:
+        raise BadInput(f"{where}: expected one or more polygons, found no polygon")
+    free = max(_FREE_OUTLINE, _FREE_SIDES * (height + width))
+    limit = min(free + _PER_POINT * points, MAX_OUTLINE)
+    if length > limit:
         raise BadInput(
-            f"{where}: expected one or more polygons of at most {limit} pixels of outline, found {found}"
+            f"{where}: expected polygons of {points} points with at most {limit} pixels of outline, found {length:.0f}"
         )
     # Never one bare list: pycocotools takes four numbers for a box.
     parts: list[dict[str, object]] = native.frPyObjects(
@@ -186,8 +200,8 @@ def _rasterised(
     return parts
 
 
-def _outline_steps(polygon: Sequence[float], height: int, width: int, *, where: str) -> float:
-    """Native work for one polygon; BadInput unless it has 3 or more finite points near the canvas."""
+def _outline(polygon: Sequence[float], height: int, width: int, *, where: str) -> float:
+    """A polygon's length in pixels, the native work; BadInput unless it has 3 or more finite points near the canvas."""
     if len(polygon) < 6 or len(polygon) % 2:
         raise BadInput(f"{where}: expected an even number of 6 or more coordinates, found {len(polygon)}")
     if not set(map(type, polygon)) <= {int, float}:
@@ -202,7 +216,7 @@ def _outline_steps(polygon: Sequence[float], height: int, width: int, *, where: 
         )
     points = np.array(polygon, np.float64).reshape(-1, 2)
     edges = np.abs(points - points[np.arange(-1, len(points) - 1)]).max(axis=1)
-    return float((_STEPS_PER_PIXEL * edges + 1).sum())
+    return float(edges.sum())
 
 
 def _check_canvas(height: int, width: int, where: str) -> None:
@@ -238,7 +252,7 @@ def rle_from_coco(segmentation: object, height: int, width: int, *, where: str) 
 
 def _canonical(counts: str, height: int, width: int, *, where: str) -> RLE:
     try:
-        runs = _runs(counts, height, width)  # kept, as area and box are asked for next
+        runs = _kept_runs(counts, height, width)  # kept, as area and box are asked for next
     except BadInput:
         runs = text_to_runs(counts, height * width, where=where)  # the same error, at its place
     return RLE((height, width), recode(counts, runs))

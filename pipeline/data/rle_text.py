@@ -17,6 +17,7 @@ Codes = npt.NDArray[np.uint8]  # 0 to 63 each
 Places = npt.NDArray[np.intp]
 
 MAX_PIXELS = 89_478_485  # of an image or mask; Pillow's own limit, so no larger canvas can be behind a mask
+MAX_SIDE = 65_535  # of an image; more than any JPEG or WebP can have, and thin canvases make masks dear
 MAX_TEXT = 1 << 24  # characters of one mask's counts: taking them apart takes some 70 bytes each
 _MAX_GROUPS = 7  # 35 bits: more than any difference of runs within MAX_PIXELS
 

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -195,6 +197,47 @@ def test_bad_segmentations_never_reach_native_code(segmentation: object, message
         masks.rle_from_coco(segmentation, 10, 12, where="s")
     assert str(caught.value).startswith("s")
     assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize(
+    ("polygon", "size", "found"),
+    [
+        ([-18_000, -18_000, 18_000, -18_000, 18_000, 18_000, -18_000, 18_000] * 2, (9000, 9000), None),
+        ([0, 0] + [9000, 9000, 0, 100] * 500, (9000, 9000), "1001"),
+        ([0, 0, 65_535, 0, 65_535, 1], (1, 65_535), None),
+        ([0, 0, 65_535, 0, 65_535, 1] * 20, (1, 65_535), "60"),
+        ([-20, -20, 40, 40] * 30_000, (20, 20), None),  # many points may have a long outline
+        ([-20, -20, 40, 40] * 100_000, (20, 20), "200000"),
+    ],
+)
+def test_few_points_have_no_endless_outline(
+    polygon: list[int], size: tuple[int, int], found: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walked = []
+    monkeypatch.setattr(masks.native, "frPyObjects", lambda parts, *_: walked.append(parts) or [])
+    monkeypatch.setattr(masks.native, "merge", lambda _: {"counts": b""})
+    if found is None:
+        masks.polygons_to_rle([polygon], *size, where="s")
+    else:
+        with pytest.raises(BadInput, match=f"s: expected polygons of ({found}) points with at most"):
+            masks.polygons_to_rle([polygon], *size, where="s")
+    assert bool(walked) == (found is None)
+
+
+def test_long_masks_are_not_kept() -> None:
+    texts = []
+    for shift in range(12):
+        runs = np.ones(200_001, np.int64)
+        runs[0], runs[-1] = shift + 1, 1_000_000 - 200_000 - shift
+        texts.append(runs_to_text(runs))
+    one = 8 * 200_001 + len(texts[0])
+    tracemalloc.start()
+    for counts in texts:
+        rle = masks.rle_from_coco({"size": [1000, 1000], "counts": counts}, 1000, 1000, where="s")
+        assert masks.area(rle) == 100_000
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 3 * one
 
 
 def test_canvas_is_bounded() -> None:

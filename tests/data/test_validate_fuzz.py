@@ -56,6 +56,7 @@ KEYS = (
         "point_labels",
         "segments_info",
         "supercategory",
+        "a" * 3000,
     ),
 )
 NUMBERS = st.one_of(
@@ -79,6 +80,7 @@ TEXTS = st.one_of(
             "teacher",
             "\ud800",
             "a\x1b[0m\u202e",
+            "a" * 3000,
         )
     ),
     st.text(max_size=6),
@@ -146,7 +148,7 @@ DATASETS = st.fixed_dictionaries(
         "annotations": entries(ANNOTATIONS, 6),
         "categories": entries(CATEGORIES, 3),
     },
-    optional={"info": JSON, "x": JSON},
+    optional={"info": JSON, "x": JSON, "a" * 3000: st.lists(NUMBERS)},
 )
 
 CALM = settings(suppress_health_check=list(HealthCheck), database=None)

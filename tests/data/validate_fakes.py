@@ -55,6 +55,7 @@ _TOKENS = (
         b'"counts":"~"',
         b'"size":[16,20]',
         b'"segmentation":[[0,0,9,0]],',
+        b'"%s":NaN,' % (b"a" * 3000),
     ),
 )
 _VALUES = (
