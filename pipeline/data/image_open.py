@@ -66,7 +66,7 @@ def opened(data: bytes, name: str) -> Iterator[tuple[Image.Image, TiffPage | Non
         page = read_page(data) if image_kind(data) == "TIFF" else None
         with _DECODED.taken(_declared_pixels(data, page)):
             # Blocks above malloc's largest mmap threshold (32 MiB) go back when freed; smaller ones each thread keeps.
-            Image.core.set_block_size(_BLOCK)
+            Image.core.set_block_size(_BLOCK)  # type: ignore[attr-defined]
             image = _open(data, page)
             try:
                 yield image, page

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from pipeline.data.damage import jpeg_damage
 from pipeline.data.errors import BadInput, printable
 from pipeline.data.image_open import BROKEN, opened
 from pipeline.data.orient import UPRIGHT, orient_array, upright_size, valid_orientation
@@ -136,6 +137,8 @@ def _load(image: Image.Image, page: TiffPage | None, data: bytes) -> _Loaded:
         image.load()
     header = _header(image, page)
     image.load()
+    if header.format == "JPEG" and (damage := jpeg_damage(data)) is not None:
+        raise OSError(damage)
     # A TIFF with a turned size was not turned (`_orientation` took the tag away), though it says so.
     whole = image.copy() if page is not None and image.size != image.im.size else image
     white = (1 << page.bits) - 1 if page is not None and page.bits > 8 else _WHITE
