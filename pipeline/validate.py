@@ -175,8 +175,6 @@ def _image(
     """What is wrong with one image and its annotations; of its doubts `checker` is told."""
     if isinstance(photo, Finding):
         yield with_name(photo, image)
-        if photo.field != "file_name":
-            return  # the listed size is wrong, and so is what it says of masks
     header = photo.header if isinstance(photo, Photo) else None
     if isinstance(photo, Photo):
         checker.photo(image, photo.sha256, photo.header, photo.remarks)
