@@ -18,6 +18,7 @@ from pipeline.data.coco import CocoFile, Finding, ImageEntry
 from pipeline.data.coco_check import Checker
 from pipeline.data.coco_json import Entry
 from pipeline.data.errors import BadInput
+from pipeline.data.paths import check_folder
 from pipeline.data.records import Role
 from pipeline.stages.photos import Photo, listed_twice, look_at, with_name
 from pipeline.stages.sources import THREADS, Split
@@ -150,9 +151,12 @@ def validate(path: Path, images: Path | None, screen: Screen) -> int:
 def _check(path: Path, images: Path | None, checker: _Watched, tally: Tally) -> bool:
     """Tell all findings; whether photos were looked at. BadInput for a file that cannot be used."""
     checker.size = os.path.getsize(path) if os.path.isfile(path) else 0
-    if images is not None and not images.is_dir():
-        tally.stop(f"{images}: expected a folder of images, found none")
-        images = None
+    if images is not None:
+        try:
+            check_folder(images)
+        except BadInput as error:
+            tally.stop(str(error))
+            images = None
     with CocoFile(path, watcher=checker) as file:
         checker.whole(file)
         photos = repeat(None) if images is None else _photos(Split("", path, images), file)

@@ -101,11 +101,12 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, path: str) -> None:
     assert out.splitlines()[-1].endswith(": cannot be used, 1 error, 0 warnings")
 
 
-def test_a_folder_that_is_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "found"), [("gone", "none"), ("set.json", "a file")])
+def test_a_folder_that_is_none(tmp_path: Path, name: str, found: str) -> None:
     (tmp_path / "set.json").write_bytes(GOOD)
-    code, out, _ = run_command(tmp_path / "set.json", "--images", tmp_path / "gone")
+    code, out, _ = run_command(tmp_path / "set.json", "--images", tmp_path / name)
     assert code == 2
-    assert out.splitlines()[0] == f"error {tmp_path / 'gone'}: expected a folder of images, found none"
+    assert out.splitlines()[0] == f"error {tmp_path / name}: expected a folder of images, found {found}"
     assert out.splitlines()[1].endswith("; photos were not looked at")
 
 
