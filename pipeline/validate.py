@@ -131,7 +131,7 @@ def validate(path: Path, images: Path | None, screen: Screen) -> int:
     checker = _Watched(tally, screen)
     try:
         photos = _check(path, images, checker, tally)
-    except (BadInput, OSError) as error:
+    except BadInput as error:
         tally.stop(str(error))
         verdict = f"{path}: cannot be used, {tally.counts}"
     except Exception as error:  # noqa: BLE001 - our own fault must not look like the file's

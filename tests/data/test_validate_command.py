@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import time
+from errno import ENOSPC
 from pathlib import Path
 
 import numpy as np
@@ -110,15 +111,20 @@ def test_a_folder_that_is_none(tmp_path: Path, name: str, found: str) -> None:
     assert out.splitlines()[1].endswith("; photos were not looked at")
 
 
-def test_our_own_fault_is_70(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [KeyError("oops"), OSError(ENOSPC, "No space left on device")])
+def test_our_own_fault_is_70(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """A full disk says nothing of the file either."""
+
     def fail(*_: object) -> None:
-        raise KeyError("oops")
+        raise error
 
     monkeypatch.setattr(module.Checker, "whole", fail)
     (tmp_path / "set.json").write_bytes(GOOD)
     code, out, err = run_command(tmp_path / "set.json")
     assert code == 70
-    assert out == "internal error: KeyError: 'oops'; please report it, no file may cause one\n"
+    assert (
+        out == f"internal error: {type(error).__name__}: {error}; please report it, no file may cause one\n"
+    )
     assert "Traceback" in err
 
 
