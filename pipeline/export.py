@@ -13,6 +13,7 @@ from pipeline.data.coco_fields import as_object
 from pipeline.data.coco_json import entries
 from pipeline.data.coco_listed import listed_roles
 from pipeline.data.errors import BadInput
+from pipeline.data.paths import check_folder
 from pipeline.data.records import Record, Role
 from pipeline.engine.files import remove, temp_name
 from pipeline.engine.rundir import CONFIG, RunFolder
@@ -69,8 +70,7 @@ def export_file(coco: Path, images: Path, out: Path) -> Exported:
     object would be background. Image and category ids stay, masks become RLE, crowd regions stay what they are.
     BadInput if `out` exists, or if no image is left.
     """
-    if not images.is_dir():
-        raise BadInput(f"--images {images}: expected a folder of images, found none")
+    check_folder(images)
     with CocoFile(coco) as file, _new_folder(out) as temp:
         exported = Exported(listed=len(file.images), annotations=file.annotations)
         for finding in file.findings:

@@ -18,6 +18,7 @@ from pipeline.data.coco import CocoFile, Finding, ImageEntry
 from pipeline.data.coco_check import Checker
 from pipeline.data.coco_json import Entry
 from pipeline.data.errors import BadInput
+from pipeline.data.paths import check_folder
 from pipeline.data.records import Role
 from pipeline.stages.photos import Photo, listed_twice, look_at, with_name
 from pipeline.stages.sources import THREADS, Split
@@ -130,7 +131,7 @@ def validate(path: Path, images: Path | None, screen: Screen) -> int:
     checker = _Watched(tally, screen)
     try:
         photos = _check(path, images, checker, tally)
-    except (BadInput, OSError) as error:
+    except BadInput as error:
         tally.stop(str(error))
         verdict = f"{path}: cannot be used, {tally.counts}"
     except Exception as error:  # noqa: BLE001 - our own fault must not look like the file's
@@ -150,9 +151,12 @@ def validate(path: Path, images: Path | None, screen: Screen) -> int:
 def _check(path: Path, images: Path | None, checker: _Watched, tally: Tally) -> bool:
     """Tell all findings; whether photos were looked at. BadInput for a file that cannot be used."""
     checker.size = os.path.getsize(path) if os.path.isfile(path) else 0
-    if images is not None and not images.is_dir():
-        tally.stop(f"{images}: expected a folder of images, found none")
-        images = None
+    if images is not None:
+        try:
+            check_folder(images)
+        except BadInput as error:
+            tally.stop(str(error))
+            images = None
     with CocoFile(path, watcher=checker) as file:
         checker.whole(file)
         photos = repeat(None) if images is None else _photos(Split("", path, images), file)
@@ -175,8 +179,6 @@ def _image(
     """What is wrong with one image and its annotations; of its doubts `checker` is told."""
     if isinstance(photo, Finding):
         yield with_name(photo, image)
-        if photo.field != "file_name":
-            return  # the listed size is wrong, and so is what it says of masks
     header = photo.header if isinstance(photo, Photo) else None
     if isinstance(photo, Photo):
         checker.photo(image, photo.sha256, photo.header, photo.remarks)

@@ -5,66 +5,25 @@ changes nothing. Of animations and pages the first is read. Orientation is EXIF'
 annotation tools ignore it.
 """
 
-import re
-import struct
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import (
-    BmpImagePlugin,
-    Image,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image, PngImagePlugin
 
+from pipeline.data.damage import jpeg_damage
 from pipeline.data.errors import BadInput, printable
-from pipeline.data.image_kinds import ALLOWED, describe, image_kind
+from pipeline.data.image_open import BROKEN, opened
 from pipeline.data.orient import UPRIGHT, orient_array, upright_size, valid_orientation
 from pipeline.data.paths import inside, open_file
 from pipeline.data.pixels import Rgb, is_faint, to_rgb
-from pipeline.data.rle_text import MAX_PIXELS
-from pipeline.data.tiff import TiffPage, read_page
+from pipeline.data.tiff import TiffPage
 
 MAX_FILE_BYTES = 1 << 30
 _ORIENTATION_TAG = 0x0112
 _WHITE = 0xFFFF
-# Not Image.open: it warns of sizes that are refused here, and hides why a file cannot be opened.
-_OPENERS = {
-    "JPEG": JpegImagePlugin.jpeg_factory,
-    "PNG": PngImagePlugin.PngImageFile,
-    "WEBP": WebPImagePlugin.WebPImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-}
-# What Pillow's decoders raise on broken files; OSError covers truncation.
-_BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    EOFError,
-    OverflowError,
-    RuntimeError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-_CUT = (TypeError, KeyError, IndexError, EOFError, struct.error)
-_WORDS = {
-    "decoder error .*|could not create decoder object|failed to read next frame": "its pixels cannot be decoded",
-    r"broken PNG file \(chunk b''\)|Truncated File Read": "it ends too early",
-    "not identified by this driver": "it does not say its size",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +41,19 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True)
-class Upright:
-    """A photo as a person sees it: `image` [H, W, 3] uint8 RGB, and the header it came with.
+class Checked:
+    """What was found of a photo that can be decoded.
 
     `faint`: it holds 16-bit gray that uses the lowest sixteenth of its range alone, and is as dark.
     """
+
+    header: Header
+    faint: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Upright:
+    """A photo as a person sees it: `image` [H, W, 3] uint8 RGB, and the header it came with; `faint` as `Checked`."""
 
     image: Rgb
     header: Header
@@ -130,90 +97,60 @@ def read_header(data: bytes, name: str) -> Header:
 
     Pixels are decoded only where the EXIF may lie behind them (PNG), and need not be whole.
     """
-    with _refused(data, name):
-        page = read_page(data) if image_kind(data) == "TIFF" else None
-        return _header(_open(data, page), page)
+    with opened(data, name) as (image, page):
+        return _header(image, page)
+
+
+def check_image(data: bytes, name: str) -> Checked:
+    """What `decode_upright` tells of a file's bytes but for the pixels: they are decoded, not turned into RGB.
+
+    BadInput as there.
+    """
+    with opened(data, name) as (image, page):
+        loaded = _load(image, page, data)
+        _rgb(loaded._replace(image=loaded.image.crop((0, 0, 1, 1))))  # refuses samples of unknown kinds
+        return Checked(loaded.header, _is_faint(loaded))
 
 
 def decode_upright(data: bytes, name: str) -> Upright:
     """The upright RGB image of a file's bytes; BadInput names `name`."""
-    with _refused(data, name):
-        page = read_page(data) if image_kind(data) == "TIFF" else None
-        image = _open(data, page)
-        if image.format == "PNG":
-            PngImagePlugin.PngImageFile(BytesIO(data)).verify()  # checksums, which decoding does not look at
-            # Looking for a PNG's EXIF loads its pixels, and a load that failed does nothing when called again.
-            image.load()
-        header = _header(image, page)
+    with opened(data, name) as (image, page):
+        loaded = _load(image, page, data)
+        pixels = orient_array(_rgb(loaded), loaded.header.exif_orientation)
+        return Upright(np.ascontiguousarray(pixels), loaded.header, _is_faint(loaded))
+
+
+class _Loaded(NamedTuple):
+    """An image with its pixels; `white` and `inverted` are for 16-bit gray alone."""
+
+    image: Image.Image
+    header: Header
+    white: int
+    inverted: bool
+
+
+def _load(image: Image.Image, page: TiffPage | None, data: bytes) -> _Loaded:
+    """All pixels of an image, found whole."""
+    if image.format == "PNG":
+        PngImagePlugin.PngImageFile(BytesIO(data)).verify()  # checksums, which decoding does not look at
+        # Looking for a PNG's EXIF loads its pixels, and a load that failed does nothing when called again.
         image.load()
-        # A TIFF with a turned size was not turned (`_orientation` took the tag away), though it says so.
-        whole = image.copy() if page is not None and image.size != image.im.size else image
-        white = (1 << page.bits) - 1 if page is not None and page.bits > 8 else _WHITE
-        inverted = page is not None and page.white_is_zero
-        pixels = orient_array(to_rgb(whole, white=white, inverted=inverted), header.exif_orientation)
-        faint = not inverted and is_faint(whole, white=white)
-        return Upright(np.ascontiguousarray(pixels), header, faint)
+    header = _header(image, page)
+    image.load()
+    if header.format == "JPEG" and (damage := jpeg_damage(data)) is not None:
+        raise OSError(damage)
+    # A TIFF with a turned size was not turned (`_orientation` took the tag away), though it says so.
+    whole = image.copy() if page is not None and image.size != image.im.size else image
+    white = (1 << page.bits) - 1 if page is not None and page.bits > 8 else _WHITE
+    return _Loaded(whole, header, white, page is not None and page.white_is_zero)
 
 
-@contextmanager
-def _refused(data: bytes, name: str) -> Iterator[None]:
-    """Whatever is wrong with an image's bytes, in words and with its name."""
-    kind = image_kind(data)
-    try:
-        if kind is None:
-            raise BadInput(f"expected {ALLOWED}, found {describe(data)}")
-        yield
-    except BadInput as error:
-        raise BadInput(f"image {printable(name)}: {error}") from error
-    except _BROKEN as error:
-        raise BadInput(
-            f"image {printable(name)}: expected a whole {kind}, found a broken one: {_plain(error)}"
-        ) from error
+def _rgb(loaded: _Loaded) -> Rgb:
+    return to_rgb(loaded.image, white=loaded.white, inverted=loaded.inverted)
 
 
-def _plain(error: BaseException) -> str:
-    """A decoder's message in words."""
-    opening = error.__cause__ if isinstance(error, SyntaxError) else error  # Pillow wraps what happens there
-    if isinstance(opening, _CUT):
-        return "its header is cut off or damaged"
-    text = str(error) or type(error).__name__
-    return next((words for code, words in _WORDS.items() if re.fullmatch(code, text)), text)
-
-
-def _open(data: bytes, page: TiffPage | None) -> Image.Image:
-    """The image of a file's bytes, its size checked, its pixels not loaded yet."""
-    kind = image_kind(data)
-    assert kind is not None
-    if kind == "WEBP":  # its decoder takes memory for the canvas when it is made
-        _check_size(_webp_canvas(data))
-    try:
-        image = _OPENERS[kind](BytesIO(data), "")
-    except SyntaxError as error:
-        if page is None:
-            raise
-        raise BadInput(f"expected a TIFF of a known layout, found {page.layout}: {error}") from error
-    _check_size(image.size)
-    return image
-
-
-def _check_size(size: tuple[int, int]) -> None:
-    width, height = size
-    if width * height > MAX_PIXELS:
-        raise BadInput(f"expected at most {MAX_PIXELS} pixels, found {width}x{height}")
-
-
-def _webp_canvas(data: bytes) -> tuple[int, int]:
-    """(width, height) that a WebP declares; (0, 0) if it is too broken to say."""
-    chunk, body = data[12:16], data[20:30]
-    if len(body) < 10:
-        return (0, 0)
-    if chunk == b"VP8X":
-        return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
-    if chunk == b"VP8L":
-        bits = int.from_bytes(body[1:5], "little")
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    width, height = struct.unpack("<HH", body[6:10])
-    return width & 0x3FFF, height & 0x3FFF
+def _is_faint(loaded: _Loaded) -> bool:
+    return not loaded.inverted and is_faint(loaded.image, white=loaded.white)
 
 
 def _header(image: Image.Image, page: TiffPage | None) -> Header:
@@ -240,7 +177,7 @@ def _orientation(image: Image.Image) -> int:
         if found is not None:
             del exif[_ORIENTATION_TAG]
         return valid_orientation(found)
-    except _BROKEN:
+    except BROKEN:
         return UPRIGHT
 
 

@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import count
 
 from pipeline.data.coco import CocoFile, Finding, ImageEntry
+from pipeline.data.coco_fields import MAX_ID
 from pipeline.data.errors import BadInput, printable
 from pipeline.data.records import Ontology, Record, Role, Source, WeakKind
 from pipeline.data.weak import MaskShare, assign_roles, check_supports, simulate
@@ -82,14 +84,14 @@ class Intake:
 
         Ids ascend within a split; train comes first.
         """
-        shift = 0
         for split, file in zip(self.splits, self._files, strict=True):
             self._count(split, file)
             photos = self._photos(split, file)
             if split.name == "val":
-                shift = self._shift()
+                ids = self._val_ids()
                 yield from (
-                    (replace(r, image_id=r.image_id + shift), None) for r in self._val(split, file, photos)
+                    (replace(r, image_id=ids.get(r.image_id, r.image_id)), None)
+                    for r in self._val(split, file, photos)
                 )
             else:
                 yield from self._train(split, file, photos)
@@ -236,14 +238,20 @@ class Intake:
         uri = f"{split.prefix}/{record.uri}" if split.prefix else record.uri
         return replace(record, uri=uri)
 
-    def _shift(self) -> int:
-        """What to add to the val ids so that no two images of the run share one; 0 if they don't anyway."""
+    def _val_ids(self) -> dict[int, int]:
+        """Other ids for the val images, in the same order, if some are train ids too: else none."""
         train, val = ([image.id for image in file.images] for file in self._files)
-        if not set(train) & set(val):
-            return 0
+        taken = set(train)
+        if not taken & set(val):
+            return {}
         shift = max(train) + 1 - min(val)
-        self.notes.append(f"val image ids overlap the train ids: {shift} was added to each")
-        return shift
+        if max(val) + shift <= MAX_ID:
+            self.notes.append(f"val image ids overlap the train ids: {shift} was added to each")
+            return {number: number + shift for number in val}
+        self.notes.append(
+            "val image ids overlap the train ids, which leave no room above: they were numbered anew"
+        )
+        return dict(zip(sorted(val), (n for n in count() if n not in taken), strict=False))
 
 
 def _has_machine_masks(record: Record) -> bool:

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from pipeline.data.coco import Finding, ImageEntry
 from pipeline.data.errors import BadInput, printable
-from pipeline.data.images import Header, Upright, annotation_orientation, decode_upright, read_listed
+from pipeline.data.images import Checked, Header, Upright, annotation_orientation, check_image, read_listed
 from pipeline.data.orient import UPRIGHT
 from pipeline.stages.sources import Split
 
@@ -33,7 +33,7 @@ def look_at(split: Split, image: ImageEntry, *, annotated: bool) -> Photo | Find
     field, name = "file_name", image.file_name
     try:
         data = read_listed(split.images, name)
-        photo = decode_upright(data, name)
+        photo = check_image(data, name)
         field = "width"
         annotation_orientation(photo.header, image.height, image.width, where=f"image {printable(name)}")
     except BadInput as error:
@@ -54,7 +54,7 @@ def with_name(finding: Finding, image: ImageEntry) -> Finding:
     return replace(finding, problem=f"{finding.problem} ({printable(name)})")
 
 
-def remarks_on(photo: Upright) -> tuple[str, ...]:
+def remarks_on(photo: Checked | Upright) -> tuple[str, ...]:
     """What a photo has that a person should know, though it can be used."""
     remarks = []
     # A JPEG with several pictures is a phone's photo with its depth or preview: nobody takes it for pages.

@@ -1,6 +1,7 @@
 """Small files that ask for much: refused or read within little memory and time, measured in a process of its own."""
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from odd_files import LONG, SHORT, bmp, encoded, png, riff, tiff
 from PIL import Image
 
+from pipeline.data.rle_text import MAX_PIXELS
 from pipeline.data.tiff import MAX_PAGES
 
 MEGABYTES = (
@@ -153,3 +155,37 @@ def test_the_measure_can_fail(tmp_path: Path) -> None:
     path.write_bytes(encoded(Image.new("L", (8000, 5000)), "PNG"))
     found, megabytes, _ = measured(path)
     assert (found, megabytes > MEGABYTES) == ("1", True)
+
+
+# Validates a set of photos or takes them in; prints the growth of the peak memory in MB.
+LOOK = f"""
+import re, sys
+from pathlib import Path
+from validate_fakes import examine, taken_in
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path({str(PEAK)!r}).read_text())[1]) / 1024
+path, before = Path(sys.argv[2]), peak()
+found = {{"validate": examine, "ingest": taken_in}}[sys.argv[1]](path, path.parent)
+assert found == ([], "") or found.errors == [], found
+print(peak() - before)
+"""
+LARGE, PHOTOS = 8000, 6
+DECODED = 4 * MAX_PIXELS / 2**20  # Pillow keeps RGB in four bytes
+
+
+@pytest.mark.parametrize("way", ["validate", "ingest"])
+def test_large_photos_do_not_lie_in_memory_together(tmp_path: Path, way: str) -> None:
+    """Four threads look at photos: four of these would take a gigabyte."""
+    photo = encoded(Image.new("RGB", (LARGE, LARGE)), "PNG", compress_level=1)
+    size = {"width": LARGE, "height": LARGE}
+    images = [{"id": n, "file_name": f"{n}.png"} | size for n in range(PHOTOS)]
+    for image in images:
+        (tmp_path / str(image["file_name"])).write_bytes(photo)
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps({"images": images, "categories": [], "annotations": []}))
+    command = [sys.executable, "-W", "ignore", "-c", LOOK, way, str(path)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=PATIENCE, env=environment
+    )
+    assert float(done.stdout) < DECODED + MEGABYTES

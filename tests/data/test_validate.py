@@ -91,7 +91,7 @@ ERRORS: list[tuple[str, Change, str]] = [
      rf"{I} file_name: expected a file, found nothing (a\x1b[31m\u202e\nerror.png)"),
     ("photo is a folder", image(file_name="."),
      f"{I} file_name: expected a file, found a folder (.)"),
-    ("size", image(0, width=19), f"{I} width: expected width x height 20x16 as the file has, found 19x16"),
+    ("size", image(2, width=19), "images[2] (id 3) width: expected width x height 20x16 as the file has, found 19x16"),
     ("class", more("categories", {"id": "a", "name": "a"}),
      "categories[2] id: expected an integer of at least 0, found 'a'"),
     ("class twice", more("categories", {"id": 3, "name": "a"}),
@@ -406,9 +406,18 @@ def test_photos(tmp_path: Path, photos: Path, change: Callable[[Path], None], co
     assert (without.code, without.lines[-1].endswith("; photos were not looked at")) == (0, True)
 
 
-def test_labels_of_a_photo_that_is_not_there_are_checked_too(tmp_path: Path, photos: Path) -> None:
+def wrong_size(folder: Path) -> None:
+    Image.new("RGB", (WIDTH + 1, HEIGHT)).save(folder / "1.png")
+
+
+@pytest.mark.parametrize(
+    "change", [lambda folder: (folder / "1.png").unlink(), wrong_size], ids=["gone", "size"]
+)
+def test_labels_of_a_photo_that_cannot_be_used_are_checked_too(
+    tmp_path: Path, photos: Path, change: Callable[[Path], None]
+) -> None:
     """The one difference to a run, which does not come to them: all that must be mended is told at once."""
-    (photos / "1.png").unlink()
+    change(photos)
     content = valid_set()
     thing(segmentation="x")(content)
     seen = check(tmp_path, content, photos)

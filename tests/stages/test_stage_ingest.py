@@ -10,6 +10,7 @@ from PIL import Image
 from pydantic import ValidationError
 from stage_fakes import annotation, box_rle, context, png, write_coco
 
+from pipeline.data.coco_fields import MAX_ID
 from pipeline.data.errors import BadInput
 from pipeline.data.records import RLE, Record, Role, Source, WeakKind
 from pipeline.engine.stage import Stopped
@@ -99,6 +100,27 @@ def test_visible_records_do_not_depend_on_hidden_masks(tmp_path: Path, weak: str
         else:
             seen.append(all_records(folder / "run" / "out"))
     assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize(
+    ("last", "found", "told"),
+    [
+        (6, {5: 7, 7: 9}, "2 was added to each"),
+        (MAX_ID - 3, {5: MAX_ID - 2, 7: MAX_ID}, "was added to each"),
+        (MAX_ID - 2, {5: 0, 7: 6}, "they were numbered anew"),
+        (MAX_ID, {5: 0, 7: 6}, "they were numbered anew"),
+    ],
+)
+def test_val_ids_stay_apart_and_fit_a_record(
+    tmp_path: Path, last: int, found: dict[int, int], told: str
+) -> None:
+    write_coco(tmp_path, "train", [{"id": n, "file_name": f"{n}.png"} for n in (1, 2, 3, 4, 5, last)], [])
+    write_coco(tmp_path, "val", [{"id": n, "file_name": f"v{n}.png"} for n in found], [])
+    records = ingest(tmp_path, config(data=COCO | {"val_json": "val.json"}, weak="none", masks="0%"))
+    assert {r.uri: r.image_id for r in records if r.role is Role.VAL} == {
+        f"v{n}.png": number for n, number in found.items()
+    }
+    assert told in str(read(tmp_path, "summary.json")["notes"])
 
 
 def test_val_keeps_its_labels_and_never_shares_an_id(tmp_path: Path) -> None:
