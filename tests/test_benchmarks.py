@@ -14,8 +14,10 @@ import torch
 from small_models import build_small_sam, small_dino_config
 
 import pipeline.data.coco_ap
+import pipeline.data.coco_write
 import pipeline.data.masks
 from benchmarks import captions, coco_io, evaluate, labelling, masks, teacher_tuning, timing
+from pipeline.data.coco import CocoWriter
 from pipeline.data.masks import encode
 from teachers.embedding_cache import EmbeddingCache
 from teachers.sam.load import BUILDERS
@@ -72,38 +74,62 @@ def test_one_line_with_the_numbers_and_what_they_are_checked_for(run: Run, bench
     assert f"python -m {benchmark.__name__}" in benchmark.__doc__
 
 
-WRONG: dict[ModuleType, tuple[object, str, object, str]] = {
-    labelling: (
+WRONG: list[tuple[ModuleType, object, str, object, str]] = [
+    (
+        labelling,
         labelling,
         "naive_mask",
         lambda _sam, _features, frame, _box: encode(np.eye(frame.height, frame.width, dtype=bool)),
         "the loop's masks",
     ),
-    masks: (masks, "full_canvas", lambda logits: torch.from_numpy(logits).T, "same texts"),
-    evaluate: (
+    (masks, masks, "full_canvas", lambda logits: torch.from_numpy(logits).T, "same texts"),
+    (
+        evaluate,
         pipeline.data.coco_ap,
         "_mean",
         lambda cut: float(np.nextafter(cut[cut > -1].mean(), 2)),
         "same twelve numbers",
     ),
-    teacher_tuning: (
+    (
+        teacher_tuning,
         EmbeddingCache,
         "_row",
         lambda self, index: self._map[index] * np.float32(1.01),
         "same losses",
     ),
-    coco_io: (
+    (
+        coco_io,
         pipeline.data.masks,
         "rle_from_coco",
         lambda _segmentation, height, width, where: encode(np.ones((height, width), bool)),  # noqa: ARG005
         "same masks",
     ),
-}
+    (coco_io, CocoWriter, "_write", lambda *_given, **_crowd: None, "every annotation"),
+    (
+        coco_io,
+        pipeline.data.coco_write,
+        "_rle",
+        lambda rle: coco_io.sized(encode(np.eye(*rle.size, dtype=bool))),
+        "what was written",
+    ),
+]
 
 
-@pytest.mark.parametrize("benchmark", WRONG, ids=lambda module: module.__name__.split(".")[-1])
-def test_a_wrong_result_fails(run: Run, monkeypatch: pytest.MonkeyPatch, benchmark: ModuleType) -> None:
-    owner, name, wrong, check = WRONG[benchmark]
+@pytest.mark.parametrize(
+    ("benchmark", "owner", "name", "wrong", "check"),
+    WRONG,
+    ids=[f"{row[0].__name__.split('.')[-1]}: {row[2]}" for row in WRONG],
+)
+def test_a_wrong_result_fails(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    benchmark: ModuleType,
+    owner: object,
+    name: str,
+    wrong: object,
+    check: str,
+) -> None:
     monkeypatch.setattr(owner, name, wrong)
     monkeypatch.setattr(coco_io, "run_phase", in_this_process)
     code, line = run(benchmark)
