@@ -85,10 +85,8 @@ def all_canonical(texts: Sequence[str], pixels: Sequence[int]) -> bool:
     runs[first] = 0  # the first number is in no chain of differences
     # The two chains of a text lie in the two of the whole, which go on from text to text.
     for parity in (0, 1):
-        chain, starts = (
-            runs[parity::2].copy(),
-            (first + 1 - parity) // 2,
-        )  # a strided sum takes six times as long
+        starts = (first + 1 - parity) // 2
+        chain = runs[parity::2].copy()  # a strided sum takes six times as long
         if len(chain):
             np.cumsum(chain, out=chain)
             before = np.where(starts > 0, chain[starts - 1], 0)
