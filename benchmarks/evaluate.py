@@ -1,6 +1,6 @@
 """COCO's AP of a results file: our scoring against pycocotools', same digits.
 
-    python -m benchmarks.evaluate            (a minute)
+    python -m benchmarks.evaluate            (a minute; --threads=2 for what a second thread adds)
 
 A seeded set of the size of a small validation: 250 images of 480 x 640 with 8 true masks each (small, medium and
 large, one in 20 a crowd) and 20 results each (2 near every true mask, one in 10 of them with another class, and 4
@@ -8,7 +8,8 @@ false ones), with 80 classes as COCO has, and with 10. Timed is all that comes a
 `coco_ap`, which validates every result first, and reads the truth from its file within that time; pycocotools' is
 createIndex, loadRes, evaluate, accumulate, summarize. `command` is the whole of `pipeline evaluate --results`, which
 also validates every true mask, against pycocotools with its own reading of both files. Prints one JSON line; exits 1
-unless all twelve numbers are the same and ours is at least 10 times as fast.
+unless all twelve numbers are the same and ours is at least 10 times as fast. pycocotools has one thread, so ours gets
+one too; with more, the line tells the ratio but does not judge it.
 """
 
 import contextlib
@@ -137,17 +138,17 @@ def compare(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the line."""
-    given = timing.options(__doc__, arguments, repeats=5, images=250)
+    given = timing.options(__doc__, arguments, repeats=5, images=250, threads=1)
     with tempfile.TemporaryDirectory() as folder:
         found = {
             f"{classes} classes": compare(Path(folder), classes, images=given.images, repeats=given.repeats)
             for classes in CLASSES
         }
     numbers = {name: numbers for name, (numbers, _, _) in found.items()}
-    checks = {
-        "same twelve numbers": all(same for _, same, _ in found.values()),
-        f"at least {LEAST:g} times as fast": all(ratio >= LEAST for _, _, ratio in found.values()),
-    }
+    checks = {"same twelve numbers": all(same for _, same, _ in found.values())}
+    if given.threads == 1:
+        fast = all(ratio >= LEAST for _, _, ratio in found.values())
+        checks[f"at least {LEAST:g} times as fast"] = fast
     head = {"images": given.images, "repeats": given.repeats, "threads": given.threads}
     return timing.finish("evaluate", {**head, **numbers}, checks)
 

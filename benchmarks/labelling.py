@@ -1,12 +1,15 @@
 """The labelling stage against the bare encoder, and against the loop that other tools run.
 
-    python -m benchmarks.labelling            (8 minutes on 2 cores)
+    python -m benchmarks.labelling            (15 minutes on 2 cores)
 
 SAM ViT-B with random weights, fp32, on scenes of 640 x 480. The stage is the whole of `pseudo_label` as the engine runs
 it: photos read and decoded, embedded, prompted, masks at full size as RLE, the unit committed; with 1, 10 and 100 boxes
 an image, and with 10 points and 20 proposals (Algorithm 1, two masks a point). The encoder alone gets the same images
-ready-made. The loop is segment-anything's own: its encoder as published, one box at a time, the mask on the full
-canvas, pycocotools' encode (captions: benchmarks/captions.py).
+ready-made. The loop is segment-anything's own, one image after the other: its encoder as published, one box at a time,
+the mask on the full canvas, pycocotools' encode. `times the loop's` starts from given boxes; `times the whole loop's`
+has the search for boxes before it: Grounding DINO (tiny, as published, random weights) on the same images, asked for 2
+classes, one caption a class in the loop, one for both in ours. That ratio is of sums of medians of the same turns; the
+boxes that random weights find mean nothing, so both go on from the given ones (captions: benchmarks/captions.py).
 
 Random weights make masks that are noise all over the image, the most expensive ones there are. Prints one JSON line;
 exits 1 unless the stage has at least 0.8 of the encoder's images/s with 1 and with 10 boxes, and its masks are the
@@ -29,7 +32,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from benchmarks import timing
-from benchmarks.stand_ins import ONTOLOGY, boxed, clicked, photos, sam_settings
+from benchmarks.stand_ins import ONTOLOGY, boxed, clicked, grounding_dino, photos, sam_settings
 from pipeline.data.arrow import from_table
 from pipeline.data.masks import iou_matrix
 from pipeline.data.records import RLE, Box, Record
@@ -44,6 +47,7 @@ from pipeline.engine.units import RecordSet, plan_units
 from pipeline.stages.pseudo_label import PseudoLabel, PseudoLabelConfig
 from pipeline.stages.samples import read_sample
 from teachers.catalog import ModelSpec
+from teachers.grounding import load_grounding_dino
 from teachers.sam.load import load_sam
 from teachers.sam.pixels import Frame, to_input_pixels
 from teachers.sam_teacher import SamTeacher
@@ -144,21 +148,39 @@ def naive_mask(sam: Sam, features: Tensor, frame: Frame, box: Box) -> RLE | None
     return RLE(size, native.encode(np.asfortranarray(mask, np.uint8))["counts"].decode("ascii"))
 
 
+def searches(
+    model: Path, root: Path, records: Sequence[Record], classes: Sequence[int]
+) -> dict[str, Callable[[], Masks]]:
+    """The search for boxes of the classes: ours, and as the loop does it."""
+    proposer = load_grounding_dino(model, ontology=ONTOLOGY)
+    samples = [read_sample(record, root / "images") for record in records]
+
+    def together() -> Masks:
+        proposer.propose(samples, [classes] * len(samples))
+        return []
+
+    def one_by_one() -> Masks:
+        for sample, class_id in itertools.product(samples, classes):
+            proposer.propose([sample], [[class_id]])
+        return []
+
+    return {"search": together, "loop, search": one_by_one}
+
+
 def likeness(ours: Masks, theirs: Masks) -> float:
-    """Mean IoU of masks in the same places; 1 where both are empty."""
+    """Mean IoU of masks in the same places; an empty one is like no other, not even like an empty one."""
     pairs = [pair for one, other in zip(ours, theirs, strict=True) for pair in zip(one, other, strict=True)]
     return float(np.mean([_iou(one, other) for one, other in pairs]))
 
 
 def _iou(one: RLE | None, other: RLE | None) -> float:
-    if one is None or other is None:
-        return float(one is other)
-    return float(iou_matrix([one], [other])[0, 0])
+    return 0.0 if one is None or other is None else float(iou_matrix([one], [other])[0, 0])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the line."""
-    given = timing.options(__doc__, arguments, texts={"sam": "vit_b"}, repeats=2, images=2, many=100)
+    sizes = {"repeats": 3, "images": 2, "many": 100, "classes": 2, "shortest": 800}
+    given = timing.options(__doc__, arguments, texts={"sam": "vit_b"}, **sizes)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         records = photos(root / "images", given.images, SIZE)
@@ -174,18 +196,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{given.many} boxes": stage.unit([boxed(record, given.many) for record in records]),
             "loop, 10 boxes": naive_loop(published, root, ten),
         }
+        stages = list(ways)[1:-1]
+        dino = grounding_dino(root / "dino", shortest=given.shortest)
+        ways |= searches(dino, root, records, ONTOLOGY.ids[: given.classes])
         timed = timing.in_turns(ways, repeats=given.repeats)
     speed = {way: timing.round3(given.images / found.median) for way, found in timed.items()}
-    share = {way: timing.times_faster(timed["encoder"], timed[way]) for way in list(ways)[1:-1]}
+    share = {way: timing.times_faster(timed["encoder"], timed[way]) for way in stages}
     alike = likeness(timed["10 boxes"].result, timed["loop, 10 boxes"].result)
+    whole = sum(timed[way].median for way in ("loop, search", "loop, 10 boxes"))
+    head = {name: getattr(given, name) for name in ("sam", *sizes, "threads") if name != "many"}
     numbers: dict[str, timing.Json] = {
-        "sam": given.sam,
-        "images": given.images,
-        "repeats": given.repeats,
-        "threads": given.threads,
+        **head,
         "images/s": speed,
         "of the encoder's": share,
         "times the loop's": timing.times_faster(timed["loop, 10 boxes"], timed["10 boxes"]),
+        "times the whole loop's": timing.round3(
+            whole / sum(timed[way].median for way in ("search", "10 boxes"))
+        ),
         "mean IoU with the loop's masks": alike,
     }
     checks = {

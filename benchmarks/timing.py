@@ -58,11 +58,11 @@ def options(
     texts: Mapping[str, str] | None = None,
     **numbers: int,
 ) -> argparse.Namespace:
-    """`--repeats=3` for `repeats`, each with its default, and `--threads`, which is set at once."""
+    """`--repeats=3` for `repeats`, each with its default, and `--threads` (2 unless given), which is set at once."""
     parser = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    for name, value in {**numbers, "threads": 2}.items():
+    for name, value in {"threads": 2, **numbers}.items():
         parser.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
     for name, text in (texts or {}).items():
         parser.add_argument(f"--{name}", default=text, help=f"default {text}")

@@ -14,10 +14,13 @@ import torch
 from small_models import build_small_sam, small_dino_config
 
 import pipeline.data.coco_ap
+import pipeline.data.coco_write
 import pipeline.data.masks
 from benchmarks import captions, coco_io, evaluate, labelling, masks, teacher_tuning, timing
+from pipeline.data.coco import CocoWriter
 from pipeline.data.masks import encode
 from teachers.embedding_cache import EmbeddingCache
+from teachers.grounding import GroundingDino
 from teachers.sam.load import BUILDERS
 
 Line = dict[str, object]
@@ -26,7 +29,7 @@ SMALL: dict[ModuleType, list[str]] = {
     captions: ["--shortest=64", "--classes=2", "--repeats=1"],
     coco_io: ["--annotations=30"],
     evaluate: ["--images=4", "--repeats=1"],
-    labelling: ["--images=1", "--repeats=1", "--many=2"],
+    labelling: ["--images=1", "--repeats=1", "--many=2", "--shortest=64"],
     masks: ["--blobs=1", "--repeats=1"],
     teacher_tuning: ["--images=2", "--repeats=1"],
 }
@@ -39,7 +42,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("RAYON_NUM_THREADS", "1")
     monkeypatch.setitem(BUILDERS, "vit_b", build_small_sam)
     tiny = partial(captions.grounding_dino, config=small_dino_config())
-    monkeypatch.setattr(captions, "grounding_dino", tiny)
+    for benchmark in (captions, labelling):
+        monkeypatch.setattr(benchmark, "grounding_dino", tiny)
     yield
     torch.set_num_threads(before)
 
@@ -66,58 +70,101 @@ def test_one_line_with_the_numbers_and_what_they_are_checked_for(run: Run, bench
     checks = line["checks"]
     assert isinstance(checks, dict)
     assert code == (0 if all(checks.values()) else 1)
-    assert all(passed for name, passed in checks.items() if "at least" not in name and name != "faster")
+    assert all(passed for name, passed in checks.items() if "at least" not in name)
     assert json.dumps(line, allow_nan=False)
     assert benchmark.__doc__ is not None
     assert f"python -m {benchmark.__name__}" in benchmark.__doc__
 
 
-WRONG: dict[ModuleType, tuple[object, str, object, str]] = {
-    labelling: (
+ONE_A_CLASS = GroundingDino.captions
+WRONG: list[tuple[ModuleType, object, str, object, str]] = [
+    (
+        labelling,
         labelling,
         "naive_mask",
         lambda _sam, _features, frame, _box: encode(np.eye(frame.height, frame.width, dtype=bool)),
         "the loop's masks",
     ),
-    masks: (masks, "full_canvas", lambda logits: torch.from_numpy(logits).T, "same texts"),
-    evaluate: (
+    (
+        captions,
+        GroundingDino,
+        "captions",
+        lambda self, phrases: [caption for one in phrases for caption in ONE_A_CLASS(self, [one])],
+        "one caption",
+    ),
+    (captions, GroundingDino, "_one", lambda _self, _sample, _asked: [], "every class"),
+    (masks, masks, "full_canvas", lambda logits: torch.from_numpy(logits).T, "same texts"),
+    (
+        evaluate,
         pipeline.data.coco_ap,
         "_mean",
         lambda cut: float(np.nextafter(cut[cut > -1].mean(), 2)),
         "same twelve numbers",
     ),
-    teacher_tuning: (
+    (
+        teacher_tuning,
         EmbeddingCache,
         "_row",
         lambda self, index: self._map[index] * np.float32(1.01),
         "same losses",
     ),
-    coco_io: (
+    (
+        coco_io,
         pipeline.data.masks,
         "rle_from_coco",
         lambda _segmentation, height, width, where: encode(np.ones((height, width), bool)),  # noqa: ARG005
         "same masks",
     ),
-}
+    (coco_io, CocoWriter, "_write", lambda *_given, **_crowd: None, "every annotation"),
+    (
+        coco_io,
+        pipeline.data.coco_write,
+        "_rle",
+        lambda rle: coco_io.sized(encode(np.eye(*rle.size, dtype=bool))),
+        "what was written",
+    ),
+]
 
 
-@pytest.mark.parametrize("benchmark", WRONG, ids=lambda module: module.__name__.split(".")[-1])
-def test_a_wrong_result_fails(run: Run, monkeypatch: pytest.MonkeyPatch, benchmark: ModuleType) -> None:
-    owner, name, wrong, check = WRONG[benchmark]
+@pytest.mark.parametrize(
+    ("benchmark", "owner", "name", "wrong", "check"),
+    WRONG,
+    ids=[f"{row[0].__name__.split('.')[-1]}: {row[2]}" for row in WRONG],
+)
+def test_a_wrong_result_fails(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    benchmark: ModuleType,
+    owner: object,
+    name: str,
+    wrong: object,
+    check: str,
+) -> None:
     monkeypatch.setattr(owner, name, wrong)
     monkeypatch.setattr(coco_io, "run_phase", in_this_process)
     code, line = run(benchmark)
     assert (code, line["checks"][check]) == (1, False)  # type: ignore[index]
 
 
-@pytest.mark.parametrize("benchmark", [evaluate, masks], ids=["evaluate", "masks"])
+LEAST = {captions: 1, evaluate: 10, labelling: 0.8, masks: 15, teacher_tuning: 20}
+
+
+@pytest.mark.parametrize("benchmark", LEAST, ids=lambda module: module.__name__.split(".")[-1])
 def test_a_missed_ratio_fails(run: Run, monkeypatch: pytest.MonkeyPatch, benchmark: ModuleType) -> None:
+    assert LEAST[benchmark] == benchmark.LEAST
     monkeypatch.setattr(benchmark, "LEAST", 1e9)
     code, line = run(benchmark)
     failed = [name for name, passed in line["checks"].items() if not passed]  # type: ignore[attr-defined]
     assert code == 1
     assert len(failed) == 1
     assert failed[0].startswith("at least 1e+09")
+
+
+def test_empty_masks_are_like_no_other() -> None:
+    mask = encode(np.eye(4, dtype=bool))
+    assert labelling.likeness([[mask, mask]], [[mask, mask]]) == 1
+    assert labelling.likeness([[None, None]], [[None, mask]]) == 0
 
 
 def test_ways_take_turns_after_a_warm_up() -> None:

@@ -86,11 +86,12 @@ def all_canonical(texts: Sequence[str], pixels: Sequence[int]) -> bool:
     runs[first] = 0  # the first number is in no chain of differences
     # The two chains of a text lie in the two of the whole, which go on from text to text.
     for parity in (0, 1):
-        chain, starts = runs[parity::2], (first + 1 - parity) // 2
+        starts = (first + 1 - parity) // 2
+        chain = runs[parity::2].copy()  # a strided sum takes six times as long
         if len(chain):
             np.cumsum(chain, out=chain)
             before = np.where(starts > 0, chain[starts - 1], 0)
-            chain -= np.repeat(before, np.diff(starts, append=len(chain)))
+            runs[parity::2] = chain - np.repeat(before, np.diff(starts, append=len(chain)))
     filled = runs > 0
     filled[first] = heads >= 0
     runs[first] = heads
