@@ -151,6 +151,8 @@ def score_file(truth: Truth, found: Path) -> Scores:
         if not data.lstrip().startswith(b"["):
             return _score_pseudo(truth, found)
         results: list[object] = json.loads(data)
+    except BadInput:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{found}: cannot be read as JSON: {error}") from error
     return _score_results(truth, results, source=found)

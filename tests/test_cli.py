@@ -285,7 +285,10 @@ def test_cost_of_an_unknown_preset(cli):
             "expected a run folder, or a COCO file with",
         ),
         (["export", "nothing", "--out", "x"], "expected a COCO file or a run folder with export/coco"),
-        (["export", "truth.json", "--images", "none", "--out", "x"], "--images none: expected a folder"),
+        (
+            ["export", "truth.json", "--images", "none", "--out", "x"],
+            "none: expected a folder of images, found none",
+        ),
         (["export", "truth.json", "--images", "photos", "--out", "photos"], "is there already"),
     ],
 )

@@ -216,7 +216,7 @@ def test_a_little_that_is_broken_is_told(files, change, message, images):
         ([{"image_id": 10}], "results[0].category_id: expected an integer of at least 0, found nothing"),
         ([3], "results[0].entry: expected an object, found 3"),
         ("[1", "cannot be read as JSON"),
-        ("nonsense", "not a COCO dataset: line 1"),
+        ("nonsense", "found.json: expected a COCO dataset (an object), found text"),
         (broken("annotations", segmentation=[[1, 2]]), "annotations[0] (id 1): segmentation"),
         (broken("annotations", image_id=99), "annotations[0] (id 1): image_id"),
         (broken("images", width=21), "images[0] (id 10): expected 20x16 as in"),
