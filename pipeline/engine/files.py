@@ -9,17 +9,18 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.engine.machine import host, process_is_gone
+from pipeline.engine.machine import host, process_start
 
 TEMP = ".tmp-"
-OURS = re.compile(re.escape(TEMP) + r"(?P<host>[\w.]+)-(?P<pid>\d+)-[0-9a-f]{8}")
+OURS = re.compile(re.escape(TEMP) + r"(?P<host>[\w.]+)-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{8}")
 FOREIGN_TEMP_SECONDS = 24 * 3600.0
 BLOCK = 1 << 20
 
 
 def temp_name(folder: Path) -> Path:
     """A new name in `folder` that tells who owns it, so that what a killed process left can be recognised."""
-    return folder / f"{TEMP}{host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    pid = os.getpid()
+    return folder / f"{TEMP}{host()}-{pid}-{process_start(pid)}-{uuid.uuid4().hex[:8]}"
 
 
 def is_leftover(path: Path) -> bool:
@@ -28,7 +29,8 @@ def is_leftover(path: Path) -> bool:
     if owner is None:
         return False
     if owner["host"] == host():
-        return process_is_gone(int(owner["pid"]))
+        # An id is given anew some day; with the time of its start it is one process's alone.
+        return process_start(int(owner["pid"])) != int(owner["start"])
     return time.time() - path.stat().st_mtime > FOREIGN_TEMP_SECONDS
 
 

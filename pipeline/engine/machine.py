@@ -17,6 +17,8 @@ PACKAGES = (
     "omnimask", "torch", "torchvision", "transformers", "segment-anything", "open_clip_torch",
     "numpy", "scipy", "pyarrow", "pillow", "pycocotools", "hotcoco",
 )  # fmt: skip
+ENDED = "ZX"  # states of proc(5) in which a process does nothing any more
+START = 18  # its `starttime`, counted from the field after the state
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -25,15 +27,25 @@ def host() -> str:
     return "".join(c for c in socket.gethostname() if c.isalnum() or c == ".") or "localhost"
 
 
-def process_is_gone(pid: int) -> bool:
-    """Whether no process of this machine has that id."""
+def process_start(pid: int) -> int | None:
+    """When a process of this machine started, in clock ticks since boot (0 where `/proc` does not tell); None if
+    it is gone. One that has ended, and only waits for its parent to take notice, is gone.
+    """
+    try:
+        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None if Path("/proc/self/stat").exists() else _start_by_signal(pid)
+    return None if state in ENDED else int(numbers[START])
+
+
+def _start_by_signal(pid: int) -> int | None:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return True
+        return None
     except PermissionError:
-        return False
-    return False
+        return 0
+    return 0
 
 
 @cache

@@ -26,11 +26,9 @@ from engine_fakes import (
     make_plan,
 )
 
-from pipeline.engine import files
 from pipeline.engine.display import Silent
 from pipeline.engine.drive import Options, drive
 from pipeline.engine.faults import BadPlan, FolderBusy, StageFailed, TooManyBad
-from pipeline.engine.machine import host
 from pipeline.engine.rundir import RunFolder
 from pipeline.engine.stage import StageConfig
 from pipeline.engine.status import find_results, read_status
@@ -149,10 +147,10 @@ def test_only_what_a_killed_run_left_is_cleaned(go, tmp_path):
 
 
 def dead_temp_name():
-    gone = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
-    )
-    return f"{files.TEMP}{host()}-{int(gone.stdout)}-0123abcd"
+    """A name as a process gives it that is over by now."""
+    code = "from pathlib import Path; from pipeline.engine.files import temp_name; print(temp_name(Path()))"
+    gone = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    return gone.stdout.strip()
 
 
 def test_units_of_equal_input_are_shared_between_runs(go):

@@ -2,13 +2,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from engine_fakes import make_record
 
 from pipeline.data.arrow import to_table
 from pipeline.engine import files, parquet
-from pipeline.engine.machine import host
+from pipeline.engine.machine import process_start
 from pipeline.engine.store import Store, Timing
 
 KEY = "ab" * 32
@@ -159,25 +160,36 @@ def test_a_damaged_artifact_is_missing_and_can_be_made_again(store, damage):
     assert store.find_artifact(KEY) is not None
 
 
+def name_by_child(temp):
+    """A child process that is over but not reaped, so that its id is still taken, and the temp name it gave."""
+    code = "import sys; from pathlib import Path; from pipeline.engine.files import temp_name; "
+    command = [sys.executable, "-c", code + f"print(temp_name(Path({str(temp)!r})))"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    name = Path(child.stdout.read().strip())
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert f"-{child.pid}-" in name.name
+    return child, name
+
+
 def test_leftovers_of_dead_processes_are_cleaned_and_no_others(store):
-    gone = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
-    )
     temp = store.root / "tmp"
-    dead = temp / f"{files.TEMP}{host()}-{int(gone.stdout)}-0123abcd"
+    (reaped, dead), (zombie, unreaped) = name_by_child(temp), name_by_child(temp)
+    reaped.wait()
     dead.mkdir()
     (dead / "half").write_text("half")
     mine = files.temp_name(temp)
     mine.write_text("being written")
-    foreign = temp / f"{files.TEMP}elsewhere-1-0123abcd"
-    foreign.write_text("fresh")
-    old = temp / f"{files.TEMP}elsewhere-2-0123abcd"
+    start = str(process_start(os.getpid()))
+    before_me = mine.with_name(mine.name.replace(f"-{start}-", "-1-"))
+    foreign, old = (temp / f"{files.TEMP}elsewhere-{pid}-5-0123abcd" for pid in (1, 2))
     not_ours = temp / f"{files.TEMP}thesis-2-final"
+    for path in (unreaped, before_me, foreign, old, not_ours):
+        path.write_text("written")
     for path in (old, not_ours):
-        path.write_text("old")
         os.utime(path, (0, 0))
     Store(store.root)
     assert set(temp.iterdir()) == {mine, foreign, not_ours}
+    zombie.wait()
 
 
 def test_looking_touches_nothing(tmp_path):
