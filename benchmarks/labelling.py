@@ -43,7 +43,7 @@ from pipeline.engine.run_unit import Surroundings, run_unit
 from pipeline.engine.store import Store
 from pipeline.engine.streams import write_records
 from pipeline.engine.tasks import StageTask, UnitTask
-from pipeline.engine.units import RecordSet, plan_units
+from pipeline.engine.units import Bucket, RecordSet, plan_unit
 from pipeline.stages.pseudo_label import PseudoLabel, PseudoLabelConfig
 from pipeline.stages.samples import read_sample
 from teachers.catalog import ModelSpec
@@ -87,7 +87,7 @@ class Stage:
         """What labels the records as one unit; the masks of each image."""
         folder = self.root / f"records-{next(self.numbers)}"
         write_records(folder, records)
-        (source,) = plan_units(RecordSet.of_folder(folder), len(records))
+        source = plan_unit(RecordSet.of_folder(folder).parts, Bucket(0, 0))
         around = Surroundings(self.store, Heartbeat(self.root / "heartbeat"), lambda _: None, lambda: False)
 
         def run() -> Masks:

@@ -59,6 +59,7 @@ class RunFile(BaseModel):
     torch_threads: int = Field(2, ge=1, le=MAX_THREADS)
     max_bad: float = Field(0.05, ge=0, le=1, allow_inf_nan=False)
     stall_timeout: float = Field(600.0, gt=0, allow_inf_nan=False)
+    image_timeout: float = Field(120.0, gt=0, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,7 @@ def _plan(file: RunFile, models: Models, stages: list[PlannedStage], request: Re
         torch_threads=file.torch_threads,
         max_bad=file.max_bad,
         stall_timeout=file.stall_timeout,
+        image_timeout=file.image_timeout,
         stages=tuple(stages),
         data_root=root,
         images=None if isinstance(ingest.data, ToyworldData) else images_root(ingest.data, root),

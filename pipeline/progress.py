@@ -47,27 +47,27 @@ class LiveDisplay:
             TextColumn("[dim]{task.fields[note]}"),
             console=Console(stderr=True),
         )
-        self._task: TaskID | None = None
-        self._units = self._done = 0
+        self._tasks: dict[str, TaskID] = {}
+        self._counts: dict[str, tuple[int, int]] = {}  # units done and in all
 
     def begin(self, label: str, *, units: int, reused: int, images: int) -> None:
         self._progress.start()
-        self._units, self._done = units, reused
-        self._task = self._progress.add_task(label, total=images or None, units=self._count(), note="")
+        self._counts[label] = reused, units
+        count = self._count(label)
+        self._tasks[label] = self._progress.add_task(label, total=images or None, units=count, note="")
 
-    def advance(self, *, units: int = 0, images: int = 0, note: str = "") -> None:
-        assert self._task is not None
-        self._done += units
-        self._progress.update(self._task, advance=images, units=self._count(), note=note)
+    def advance(self, label: str, *, units: int = 0, images: int = 0) -> None:
+        done, total = self._counts[label]
+        self._counts[label] = done + units, total
+        self._progress.update(self._tasks[label], advance=images, units=self._count(label))
 
-    def job(self, done: int, total: int, note: str) -> None:
-        assert self._task is not None
-        self._progress.update(self._task, completed=done, total=total or None, note=note)
+    def job(self, label: str, done: int, total: int, note: str) -> None:
+        self._progress.update(self._tasks[label], completed=done, total=total or None, note=note)
 
     def end(self, label: str, *, seconds: float, images: int) -> None:  # noqa: ARG002
-        assert self._task is not None
-        total = max(1, self._progress.tasks[-1].total or 0)
-        self._progress.update(self._task, completed=total, total=total, note="", units=self._count())
+        number = self._tasks.pop(label)
+        total = max(1, next(task.total or 0 for task in self._progress.tasks if task.id == number))
+        self._progress.update(number, completed=total, total=total, note="", units=self._count(label))
 
     def note(self, text: str) -> None:
         self._progress.console.print(text, markup=False, highlight=False)
@@ -76,8 +76,9 @@ class LiveDisplay:
         """Leave the terminal as it was."""
         self._progress.stop()
 
-    def _count(self) -> str:
-        return f"{self._done}/{self._units}"
+    def _count(self, label: str) -> str:
+        done, total = self._counts[label]
+        return f"{done}/{total}"
 
 
 class _Pace:
@@ -103,39 +104,44 @@ class _Pace:
         return f", {rate:.1f}/s{left}"
 
 
+class _Stage:
+    """What was told of a stage: units done and in all, images done and left, and when."""
+
+    def __init__(self, units: int, reused: int, images: int) -> None:
+        self.units, self.done = units, reused
+        self.images, self.left = 0, images
+        self.start = self.told = time.monotonic()
+        self.pace = _Pace()
+
+
 class PlainDisplay:
     """A line when a stage begins, one every few seconds, one when it ends."""
 
     def __init__(self) -> None:
-        self._label = ""
-        self._units = self._done = self._images = self._left = 0
-        self._start = self._told = 0.0
-        self._pace = _Pace()
+        self._stages: dict[str, _Stage] = {}
 
     def begin(self, label: str, *, units: int, reused: int, images: int) -> None:
-        self._label, self._units, self._done = label, units, reused
-        self._images, self._left = 0, images
-        self._start = self._told = time.monotonic()
-        self._pace = _Pace()
+        self._stages[label] = _Stage(units, reused, images)
         if reused < units:
-            self._say(f"{units} units, {reused} there already, {images} images")
+            self._say(label, f"{units} units, {reused} there already, {images} images")
 
-    def advance(self, *, units: int = 0, images: int = 0, note: str = "") -> None:
-        self._done += units
-        self._images += images
-        rate = self._images / max(time.monotonic() - self._start, 1e-9)
-        left = f", {max(0, self._left - self._images) / rate:.0f} s left" if rate else ""
-        if not self._images:
+    def advance(self, label: str, *, units: int = 0, images: int = 0) -> None:
+        stage = self._stages[label]
+        stage.done += units
+        stage.images += images
+        rate = stage.images / max(time.monotonic() - stage.start, 1e-9)
+        left = f", {max(0, stage.left - stage.images) / rate:.0f} s left" if rate else ""
+        if not stage.images:
             return  # a job tells by itself how far it is
-        self._now_and_then(f"{self._done}/{self._units} units, {rate:.1f} images/s{left} {note}")
+        self._now_and_then(label, f"{stage.done}/{stage.units} units, {rate:.1f} images/s{left}")
 
-    def job(self, done: int, total: int, note: str) -> None:
-        pace = self._pace.of(done, total)
+    def job(self, label: str, done: int, total: int, note: str) -> None:
+        pace = self._stages[label].pace.of(done, total)
         count = f"{done}/{total} " if total else f"{done} " if done else ""
-        self._now_and_then(f"{count}{note}".rstrip() + pace)
+        self._now_and_then(label, f"{count}{note}".rstrip() + pace)
 
     def end(self, label: str, *, seconds: float, images: int) -> None:  # noqa: ARG002
-        self._say(f"done, {self._units} units, {seconds:.1f} s")
+        self._say(label, f"done, {self._stages.pop(label).units} units, {seconds:.1f} s")
 
     def note(self, text: str) -> None:
         sys.stderr.write(f"{text}\n")
@@ -143,13 +149,14 @@ class PlainDisplay:
     def close(self) -> None:
         """Nothing to put back."""
 
-    def _now_and_then(self, text: str) -> None:
-        if time.monotonic() - self._told >= LINE_SECONDS:
-            self._told = time.monotonic()
-            self._say(text)
+    def _now_and_then(self, label: str, text: str) -> None:
+        stage = self._stages[label]
+        if time.monotonic() - stage.told >= LINE_SECONDS:
+            stage.told = time.monotonic()
+            self._say(label, text)
 
-    def _say(self, text: str) -> None:
-        sys.stderr.write(f"{self._label}: {text.rstrip()}\n")
+    def _say(self, label: str, text: str) -> None:
+        sys.stderr.write(f"{label}: {text}\n")
         sys.stderr.flush()
 
 

@@ -17,7 +17,7 @@ def told(monkeypatch, capsys):
         display = PlainDisplay()
         display.begin("fit", units=1, reused=1, images=0)
         for now[0], done, total, note in reports:
-            display.job(done, total, note)
+            display.job("fit", done, total, note)
         return capsys.readouterr().err.splitlines()
 
     return show

@@ -38,7 +38,6 @@ def drive(plan: RunPlan, options: Options, display: Display) -> bool:
             folder.heartbeat,
             stop=stop,
             torch_threads=plan.torch_threads,
-            stall_timeout=plan.stall_timeout,
             in_process=options.workers == 0,
         )
         try:

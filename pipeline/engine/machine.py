@@ -13,6 +13,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+import psutil
+
 PACKAGES = (
     "omnimask", "torch", "torchvision", "transformers", "segment-anything", "open_clip_torch",
     "numpy", "scipy", "pyarrow", "pillow", "pycocotools", "hotcoco",
@@ -46,6 +48,15 @@ def _start_by_signal(pid: int) -> int | None:
     except PermissionError:
         return 0
     return 0
+
+
+@cache
+def memory_of_machine() -> int:
+    """Bytes of memory that this machine, or the container we are in, has."""
+    limit = Path("/sys/fs/cgroup/memory.max")  # of control groups, version 2
+    allowed = limit.read_text().strip() if limit.exists() else "max"
+    total = psutil.virtual_memory().total
+    return min(total, int(allowed)) if allowed.isdecimal() else total
 
 
 @cache

@@ -49,6 +49,7 @@ class RunPlan:
     torch_threads: int
     max_bad: float
     stall_timeout: float
+    image_timeout: float
     stages: tuple[PlannedStage, ...]
     data_root: Path
     images: Path | None

@@ -4,20 +4,27 @@ import multiprocessing
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from pipeline.engine.tasks import Report
 from pipeline.engine.worker import work
 
 
 @dataclass(frozen=True)
 class Died:
-    """The worker process ended by itself; a negative `exitcode` is a signal's number."""
+    """The worker process is lost; `cause` says why, in the same words wherever and whenever it happens."""
 
-    exitcode: int | None
+    cause: str
 
     def __str__(self) -> str:
-        if self.exitcode is not None and self.exitcode < 0:
-            return f"the worker was killed by signal {-self.exitcode}"
-        return f"the worker ended with status {self.exitcode}"
+        return f"worker died: {self.cause}"
+
+    @classmethod
+    def by_itself(cls, exitcode: int | None) -> "Died":
+        """A process that nobody here ended; a negative `exitcode` is a signal's number."""
+        if exitcode is not None and exitcode < 0:
+            return cls(f"killed by signal {-exitcode}")
+        return cls(f"ended with status {exitcode}")
 
 
 class WorkerProcess:
@@ -32,6 +39,7 @@ class WorkerProcess:
             target=work, args=(far_end, store, heartbeat, torch_threads), name="omnimask-worker"
         )
         self._process.start()
+        self._watched = psutil.Process(self._process.pid)
         far_end.close()
 
     def send(self, message: bytes) -> None:
@@ -49,8 +57,15 @@ class WorkerProcess:
                 return report
         except (EOFError, OSError):
             self._process.join()
-            return Died(self._process.exitcode)
+            return Died.by_itself(self._process.exitcode)
         return None
+
+    def memory(self) -> int:
+        """Resident bytes; 0 if it is gone."""
+        try:
+            return int(self._watched.memory_info().rss)
+        except psutil.Error:
+            return 0
 
     def kill(self) -> None:
         """End the worker, whatever it does."""

@@ -26,7 +26,6 @@ from pipeline.engine.units import read_unit
 
 LOAD_THREADS = 2
 BATCHES_AHEAD = 2
-POISON = "worker died"
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,8 @@ def run_unit(stage: MapStage[object], task: UnitTask, around: Surroundings) -> U
         made.update((record.image_id, record) for record in results)
         lost.update((i.record.image_id, i.bad) for i in call.images.values() if i.bad is not None)
         around.heartbeat.drop(record.image_id for record in results)
-        around.progress(Progress(len(made), len(todo)))
+        if any(image.bad is None for image in call.images.values()):
+            around.progress(Progress(len(made), len(todo)))
     timing = Timing(time.perf_counter() - start, len(todo))
     key = key_with_losses(task.key, lost) if lost else task.key
     around.store.commit_unit(key, to_table([made.get(r.image_id, r) for r in records]), timing)
@@ -98,7 +98,7 @@ def _calls(
 
     def load(record: Record) -> Image:
         if record.image_id in task.poison:
-            return Image(record, bad=POISON)
+            return Image(record, bad=task.poison[record.image_id])
         around.heartbeat.take([record.image_id])
         return _load(stage, record, task.stage.context.images_root)
 

@@ -48,10 +48,10 @@ class Logbook:
         """The entry of a stage, to be filled in."""
         return self._stages[number]
 
-    def planned(self, number: int, keys: Sequence[str], *, missing: int) -> StageLog:
-        """The keys of a stage are known; so many of its results have to be made."""
+    def planned(self, number: int, keys: Sequence[str], *, units: int, missing: int) -> StageLog:
+        """The keys of a stage's `units` results are known, or the first of them; so many have to be made."""
         log = self._stages[number]
-        log.units, log.made, log.state = len(keys), missing, "running"
+        log.units, log.made, log.state = units, missing, "running"
         if missing:
             self._begin()
         if self._folder.read_keys(number) != list(keys):

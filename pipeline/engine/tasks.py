@@ -1,7 +1,8 @@
 """What the driver sends to a worker and gets back: texts, keys, paths and numbers, never pixels or masks."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.engine.artifact import Artifact
@@ -12,14 +13,29 @@ from pipeline.engine.units import UnitInput
 
 
 @dataclass(frozen=True)
+class Limits:
+    """When a worker is taken for lost.
+
+    `image_seconds`: what one image may take, so a call of the model may take it `batch_size` times. `stall_seconds`
+    without any image finished, and the run is at a standstill. `memory`: resident bytes that a worker may take; None:
+    most of what the machine has.
+    """
+
+    image_seconds: float
+    stall_seconds: float
+    memory: int | None = None
+
+
+@dataclass(frozen=True)
 class StageTask:
-    """A stage to build: its class (pickled by name), its config as JSON, and where it works."""
+    """A stage to build: its class (pickled by name), its config as JSON, where it works, and how far it may go."""
 
     label: str
     stage: type[Stage]
     config: str
     context: WorkerContext
     torch_threads: int
+    limits: Limits = Limits(math.inf, math.inf)
 
     def build_map(self) -> MapStage[object]:
         """A new map stage, not set up yet."""
@@ -38,13 +54,15 @@ class StageTask:
 
 @dataclass(frozen=True)
 class UnitTask:
-    """One unit to make. `suspects` are run one at a time; `poison` are not run at all but quarantined."""
+    """One unit to make. `suspects` are run one at a time; `poison` are not run at all but quarantined, each for its
+    reason.
+    """
 
     stage: StageTask
     key: str
     source: UnitInput
     suspects: frozenset[int] = frozenset()
-    poison: frozenset[int] = frozenset()
+    poison: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,7 +119,7 @@ class JobDone:
 
 @dataclass(frozen=True)
 class WorkerFailed:
-    """The work raised an error; `kind` is `bad_input`, `stopped` or `error`, `text` what to tell the user."""
+    """The work raised an error; `kind` is `bad_input`, `stopped`, `stalled` or `error`, `text` what to tell the user."""
 
     kind: str
     text: str

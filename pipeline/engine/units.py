@@ -136,21 +136,24 @@ def _rows_of(part: Part, bucket: Bucket) -> tuple[npt.NDArray[np.int64], list[by
     return index.ids[chosen], [index.digests[i] for i in chosen]
 
 
-def plan_units(records: RecordSet, unit_size: int) -> Iterator[UnitInput]:
-    """Cut a record set into the units of a stage, in hash order; buckets without a record make none."""
-    bits = bits_for(records.rows, unit_size)
-    for number in range(1 << bits):
-        bucket = Bucket(bits, number)
-        parts = records.touching(bucket)
-        found = [_rows_of(part, bucket) for part in parts]
-        ids = np.concatenate([ids for ids, _ in found] or [np.empty(0, np.int64)])
-        rows = [row for _, rows in found for row in rows]
-        if not len(ids):
-            continue
-        order = np.argsort(ids)
-        digest = hashlib.sha256()
-        _update(digest, ids[order], [rows[i] for i in order])
-        yield UnitInput(bucket, parts, len(ids), digest.hexdigest())
+def filled_buckets(records: RecordSet, bits: int) -> list[int]:
+    """Indices of the buckets of so many bits that hold a record, in order."""
+    found: set[int] = set()
+    for part in records.parts:
+        hashes = hash_ids(_index(part.path).ids)
+        found.update((hashes >> np.uint64(HASH_BITS - bits)).tolist() if bits else [0] * bool(len(hashes)))
+    return sorted(found)
+
+
+def plan_unit(parts: tuple[Part, ...], bucket: Bucket) -> UnitInput:
+    """The input of one unit, from the files that hold its bucket."""
+    found = [_rows_of(part, bucket) for part in parts]
+    ids = np.concatenate([ids for ids, _ in found])
+    rows = [row for _, rows in found for row in rows]
+    order = np.argsort(ids)
+    digest = hashlib.sha256()
+    _update(digest, ids[order], [rows[i] for i in order])
+    return UnitInput(bucket, parts, len(ids), digest.hexdigest())
 
 
 def digest_records(records: RecordSet, roles: frozenset[Role]) -> tuple[str, int]:

@@ -83,6 +83,9 @@ class FakeMapConfig(MapConfig):
     deadly: tuple[int, ...] = ()  # these kill the worker when the model sees them
     deadly_load: tuple[int, ...] = ()
     deadly_setup: bool = False
+    slow_setup: float = 0.0
+    endless: tuple[int, ...] = ()  # these never come to an end
+    greedy: tuple[int, ...] = ()  # these take memory for ever
     trap: str = ""  # a file: with it, a deadly image kills only while this exists, and removes it
     delay: float = 0.0
     fault: str = ""
@@ -106,6 +109,7 @@ class FakePropose(MapStage[tuple[Record, int]]):
     def setup(self, context: WorkerContext) -> None:
         if self.config.deadly_setup:
             os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(self.config.slow_setup)
         self.root = context.images_root
         self.used = sorted(context.artifacts)
 
@@ -143,6 +147,12 @@ class FakePropose(MapStage[tuple[Record, int]]):
     def _misbehave(self, seen: Sequence[int]) -> None:
         if self.config.fault == "error":
             raise ArithmeticError("the model broke")
+        if not {*seen}.isdisjoint(self.config.endless):
+            time.sleep(3600)
+        taken = []
+        while not {*seen}.isdisjoint(self.config.greedy):
+            taken.append(b"x" * (1 << 26))
+            time.sleep(0.01)
         for image_id in self.config.deadly:
             if image_id not in seen or (self.config.trap and not os.path.exists(self.config.trap)):
                 continue
@@ -308,6 +318,7 @@ def make_plan(*stages: tuple[type[Stage], StageConfig], **changes: object) -> Ru
         torch_threads=1,
         max_bad=0.5,
         stall_timeout=60.0,
+        image_timeout=60.0,
         stages=planned,
         data_root=Path(),
         images=None,

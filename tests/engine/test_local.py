@@ -20,7 +20,7 @@ from engine_fakes import (
     make_plan,
 )
 
-from pipeline.engine import local, run_job
+from pipeline.engine import local, run_job, supervisor
 from pipeline.engine.display import Silent
 from pipeline.engine.drive import Options, drive
 from pipeline.engine.faults import StageFailed, Stalled
@@ -82,9 +82,9 @@ def test_a_worker_makes_the_same_bytes_as_this_process(tmp_path):
 
 
 def test_an_image_that_kills_the_worker_is_quarantined_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(local, "DEATHS_ALONE", 1)
+    monkeypatch.setattr(supervisor, "DEATHS_ALONE", 1)
     log = run(short(propose=FakeMapConfig(unit_size=12, deadly_load=(7,))), tmp_path)
-    assert log["quarantine"] == [{"stage": "propose", "image_id": 7, "reason": "worker died"}]
+    assert log["quarantine"] == [{"stage": "propose", "image_id": 7, "reason": "worker died: killed by signal 9"}]
 
 
 def test_a_worker_killed_by_chance_costs_no_image(tmp_path):
@@ -143,15 +143,37 @@ def test_a_job_that_asks_whether_to_stop_is_alive(monkeypatch, tmp_path):
     ],
 )
 def test_what_cannot_work_fails_with_a_reason(tmp_path, monkeypatch, plan, message):
-    monkeypatch.setattr(local, "DEATHS_WITHOUT_IMAGE", 2)
+    monkeypatch.setattr(supervisor, "DEATHS_WITHOUT_IMAGE", 2)
     with pytest.raises(StageFailed, match=message):
         run(plan, tmp_path)
 
 
-def test_a_frozen_worker_is_told_not_waited_for(tmp_path):
-    plan = replace(short(propose=FakeMapConfig(unit_size=12, delay=600)), stall_timeout=4.0)
-    with pytest.raises(Stalled, match=r"propose: no sign of life .* images in hand: \[1, 2, 3"):
-        run(plan, tmp_path)
+def test_a_standstill_is_told_not_waited_for(tmp_path):
+    plan = short(propose=FakeMapConfig(unit_size=12, delay=600))
+    with pytest.raises(Stalled, match=r"propose: no image finished for \d+ s; in hand: \[\d+\]"):
+        run(replace(plan, stall_timeout=8.0, image_timeout=0.2), tmp_path)
+
+
+def test_a_set_up_that_hangs_is_told_not_waited_for(tmp_path):
+    plan = short(propose=FakeMapConfig(slow_setup=600))
+    with pytest.raises(Stalled, match=r"propose: no sign of life for \d+ s; no image in hand"):
+        run(replace(plan, stall_timeout=8.0), tmp_path)
+
+
+def test_an_image_that_takes_for_ever_is_quarantined_alone(tmp_path):
+    settings = FakeMapConfig(unit_size=12, endless=(7,))
+    log = run(replace(short(propose=settings), image_timeout=0.3), tmp_path)
+    reason = "worker died: no image finished in time (image_timeout)"
+    assert log["quarantine"] == [{"stage": "propose", "image_id": 7, "reason": reason}]
+
+
+def test_an_image_that_takes_all_memory_is_quarantined_alone(tmp_path):
+    settings = FakeMapConfig(unit_size=12, greedy=(7,))
+    plan = short(propose=settings)
+    narrow = [replace(p, resources=p.resources.model_copy(update={"memory_gb": 1.0})) for p in plan.stages]
+    log = run(replace(plan, stages=tuple(narrow)), tmp_path)
+    reason = "worker died: too much memory (memory_gb)"
+    assert log["quarantine"] == [{"stage": "propose", "image_id": 7, "reason": reason}]
 
 
 def test_a_killed_driver_takes_its_worker_along_and_the_next_run_goes_on(tmp_path):

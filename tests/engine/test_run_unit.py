@@ -13,7 +13,7 @@ from pipeline.engine.run_unit import Surroundings, run_unit
 from pipeline.engine.store import Store
 from pipeline.engine.streams import write_records
 from pipeline.engine.tasks import StageTask, UnitTask
-from pipeline.engine.units import RecordSet, plan_units, read_unit
+from pipeline.engine.units import Bucket, RecordSet, plan_unit, read_unit
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def world(tmp_path):
         for record in records:
             (tmp_path / "images" / record.uri).write_text(str(record.image_id))
         write_records(tmp_path / f"{number}-in", records)
-        (unit,) = plan_units(RecordSet.of_folder(tmp_path / f"{number}-in"), len(records))
+        unit = plan_unit(RecordSet.of_folder(tmp_path / f"{number}-in").parts, Bucket(0, 0))
         calls = tmp_path / f"{number}-calls"
         calls.touch()
         config = FakeMapConfig(calls=str(calls), unit_size=len(records), **settings)
@@ -37,10 +37,10 @@ def world(tmp_path):
         store = Store(tmp_path / f"{number}-store")
         around = Surroundings(store, Heartbeat(tmp_path / "beat"), lambda _: None, should_stop)
         key = "00" * 32
-        done = run_unit(stage, UnitTask(task, key, unit, frozenset(suspects), frozenset(poison)), around)
+        done = run_unit(stage, UnitTask(task, key, unit, frozenset(suspects), dict.fromkeys(poison, "worker died")), around)
         assert done.key == key
         assert store.has_unit(key) is not (bool(poison) or bool(settings.get("unreadable")))
-        (part,) = plan_units(RecordSet.of_folder(tmp_path / f"{number}-in"), len(records))
+        part = plan_unit(RecordSet.of_folder(tmp_path / f"{number}-in").parts, Bucket(0, 0))
         assert [r.image_id for r in read_unit(part.parts, part.bucket)] == sorted(r.image_id for r in records)
         path = store.unit_path(done.made)
         made = from_table(parquet.read(path))

@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from pipeline.data.records import Role
 from pipeline.engine import streams
 from pipeline.engine.streams import RecordStream, write_records
-from pipeline.engine.units import Bucket, RecordSet, bits_for, digest_records, hash_ids, plan_units, read_unit
+from pipeline.engine.units import (
+    Bucket,
+    RecordSet,
+    bits_for,
+    digest_records,
+    filled_buckets,
+    hash_ids,
+    plan_unit,
+    read_unit,
+)
 
 ALL = frozenset(Role)
 
@@ -39,6 +48,12 @@ def test_buckets_partition_and_nest(ids, bits):
     assert sum(bucket.holds(ids).astype(int) for bucket in fine).tolist() == [1] * len(ids)
 
 
+def cut_into_units(records, size):
+    bits = bits_for(records.rows, size)
+    buckets = [Bucket(bits, index) for index in filled_buckets(records, bits)]
+    return [plan_unit(records.touching(bucket), bucket) for bucket in buckets]
+
+
 @pytest.fixture
 def stored(tmp_path):
     def store(ids, unit_size, **changes):
@@ -52,13 +67,13 @@ def stored(tmp_path):
 @pytest.mark.parametrize(("written", "cut"), [(4, 3), (64, 1), (8, 100)])
 def test_units_hold_each_record_once_however_files_are_cut(stored, written, cut):
     records = stored(range(1, 42), written)
-    units = list(plan_units(records, cut))
+    units = cut_into_units(records, cut)
     found = [read_unit(unit.parts, unit.bucket) for unit in units]
     assert [len(rows) for rows in found] == [unit.rows for unit in units]
     assert sorted(r.image_id for rows in found for r in rows) == list(range(1, 42))
     assert all([r.image_id for r in rows] == sorted(r.image_id for r in rows) for rows in found)
     # The input identity is that of the rows, not of the files they come from.
-    assert [u.digest for u in units] == [u.digest for u in plan_units(stored(range(1, 42), 7), cut)]
+    assert [u.digest for u in units] == [u.digest for u in cut_into_units(stored(range(1, 42), 7), cut)]
     assert digest_records(records, ALL) == digest_records(stored(range(41, 0, -1), 16), ALL)
 
 
@@ -77,7 +92,7 @@ def test_an_added_image_touches_one_unit(tmp_path_factory, new):
     def units(ids):
         folder = tmp_path_factory.mktemp("records")
         write_records(folder, map(make_record, ids), unit_size=8)
-        return {unit.bucket.name: unit.digest for unit in plan_units(RecordSet.of_folder(folder), 8)}
+        return {unit.bucket.name: unit.digest for unit in cut_into_units(RecordSet.of_folder(folder), 8)}
 
     before, after = units(range(1, 41)), units([*range(1, 41), new])
     assert len({name for name in after if before.get(name) != after[name]}) == 1

@@ -1,0 +1,137 @@
+"""A worker process and the one who watches over it: whoever has a supervisor gets each unit made, whatever it does.
+
+A worker that dies, takes too much memory or finishes no image in time is replaced. The images it had in hand become
+suspects, each of which is then run alone; one that has ended the worker twice alone is quarantined.
+"""
+
+import pickle
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.engine.machine import images_in_hand, memory_of_machine
+from pipeline.engine.process import Died, WorkerProcess
+from pipeline.engine.stage import MapConfig
+from pipeline.engine.tasks import Alive, JobTask, Limits, Progress, Report, UnitTask, WorkerFailed
+from pipeline.engine.worker import STOP
+
+POLL_SECONDS = 0.2
+DEATHS_ALONE = 2  # an image that ends the worker this often, alone in hand, is to blame
+DEATHS_WITHOUT_IMAGE = 3  # a task that ends it this often with no image in hand fails
+STALL_FACTOR = 20  # a pause is no stall before it is this much longer than the longest so far
+SHARE = 0.8  # of the machine's memory, for a worker without a limit of its own
+CALLS_TO_BLAME = 4  # so many calls cut off, one after the other, are no single image's fault
+
+
+class Supervisor:
+    """One worker process, replaced when it is lost; close it at the end."""
+
+    def __init__(
+        self,
+        store: Path,
+        heartbeat: Path,
+        *,
+        torch_threads: int,
+        should_stop: Callable[[], bool],
+        tell: Callable[[Progress], None],
+    ) -> None:
+        self._store, self._heartbeat, self._torch_threads = store, heartbeat, torch_threads
+        self._should_stop, self._tell = should_stop, tell
+        self._worker: WorkerProcess | None = None
+        self._finished = 0.0  # when the last image was
+        self._longest = 0.0  # seconds between two signs of life in the task at hand
+        self._cut_off = 0  # calls that took too long, since an image was last finished
+
+    def do(self, task: UnitTask | JobTask) -> Report:
+        """`UnitDone`, `JobDone` or, if it cannot be done, `WorkerFailed`."""
+        self._finished, self._longest, self._cut_off = time.monotonic(), 0.0, 0
+        return self._unit(task) if isinstance(task, UnitTask) else self._job(task)
+
+    def close(self) -> None:
+        """End the worker."""
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker = None
+
+    def _job(self, task: JobTask) -> Report:
+        # It goes on from its checkpoints.
+        for attempt in range(DEATHS_WITHOUT_IMAGE):
+            outcome = self._attempt(replace(task, attempt=attempt))
+            if not isinstance(outcome, Died):
+                return outcome
+        return WorkerFailed("error", f"{outcome}, {DEATHS_WITHOUT_IMAGE} times")
+
+    def _unit(self, task: UnitTask) -> Report:
+        alone: Counter[int] = Counter()
+        silent = 0
+        while isinstance(outcome := self._attempt(task), Died):
+            if self._should_stop():
+                return WorkerFailed("stopped", str(outcome))
+            in_hand = images_in_hand(self._heartbeat)
+            if not in_hand:
+                silent += 1
+                if silent == DEATHS_WITHOUT_IMAGE:
+                    return WorkerFailed("error", f"{outcome}, {silent} times with no image in hand")
+            elif len(in_hand) == 1 and in_hand <= task.suspects:
+                alone.update(in_hand)
+                blamed = {image: str(outcome) for image in in_hand if alone[image] >= DEATHS_ALONE}
+                task = replace(task, poison={**task.poison, **blamed})
+            task = replace(task, suspects=task.suspects | in_hand)
+        return outcome
+
+    def _attempt(self, task: UnitTask | JobTask) -> Report | Died:
+        """Do a task once."""
+        if self._worker is None:
+            self._worker = WorkerProcess(self._store, self._heartbeat, self._torch_threads)
+        worker = self._worker
+        worker.send(pickle.dumps(task))
+        told, first = False, True
+        last = time.monotonic()
+        while True:
+            report = worker.receive(POLL_SECONDS)
+            if self._should_stop() and not told:
+                worker.send(STOP)
+                told = True
+            pause = time.monotonic() - last
+            if report is None:
+                report = self._lost(task, pause)
+            if report is None:
+                continue
+            if isinstance(report, Died) or _is_stall(report):
+                self.close()
+            if not isinstance(report, Progress | Alive):
+                return report
+            self._longest = self._longest if first else max(self._longest, pause)
+            last, first = time.monotonic(), False
+            if isinstance(report, Progress):
+                self._finished, self._cut_off = last, 0
+                self._tell(report)
+
+    def _lost(self, task: UnitTask | JobTask, pause: float) -> Died | WorkerFailed | None:
+        """What is wrong with a worker that gave no sign of life for `pause` seconds; None: nothing so far."""
+        assert self._worker is not None
+        limits = task.stage.limits
+        if self._worker.memory() > (limits.memory or SHARE * memory_of_machine()):
+            return Died("too much memory (memory_gb)")
+        in_hand = images_in_hand(self._heartbeat) if isinstance(task, UnitTask) else frozenset()
+        if in_hand and pause > _call_seconds(task):
+            self._cut_off += 1
+            idle = time.monotonic() - self._finished
+            if self._cut_off < CALLS_TO_BLAME or idle < limits.stall_seconds:
+                return Died("no image finished in time (image_timeout)")
+            return WorkerFailed("stalled", f"no image finished for {idle:.0f} s; in hand: {sorted(in_hand)}")
+        if not in_hand and pause > max(limits.stall_seconds, STALL_FACTOR * self._longest):
+            return WorkerFailed("stalled", f"no sign of life for {pause:.0f} s; no image in hand")
+        return None
+
+
+def _call_seconds(task: UnitTask | JobTask) -> float:
+    """What one call of the model may take."""
+    config = task.stage.stage.Config.model_validate_json(task.stage.config)
+    return task.stage.limits.image_seconds * (config.batch_size if isinstance(config, MapConfig) else 1)
+
+
+def _is_stall(report: Report) -> bool:
+    return isinstance(report, WorkerFailed) and report.kind == "stalled"
