@@ -1,25 +1,36 @@
 """From a plan to a finished run folder: the lock, the store, the engine, the signals."""
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.engine.display import Display
+from pipeline.engine.engine import Engine
 from pipeline.engine.local import LocalEngine
 from pipeline.engine.plan import RunPlan
+from pipeline.engine.ray import RayEngine
+from pipeline.engine.ray_cluster import connect
 from pipeline.engine.rundir import RunFolder, config_digest
 from pipeline.engine.runner import Runner
 from pipeline.engine.signals import StopSignal
 from pipeline.engine.store import Store
 
+LOCAL, RAY = "local", "ray"
+
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is done; none of it changes a result. `workers` 0 works in this process, for debugging."""
+    """How a run is done; none of it changes a result.
+
+    `workers` 0 works in this process, for debugging. `ray_address`: a cluster to join; None: one is started here.
+    """
 
     out: Path
     store: Path
     workers: int = 1
     fresh: bool = False
+    engine: str = LOCAL
+    ray_address: str | None = None
 
 
 def drive(plan: RunPlan, options: Options, display: Display) -> bool:
@@ -33,16 +44,33 @@ def drive(plan: RunPlan, options: Options, display: Display) -> bool:
         folder.check_config(plan.resolved, suggestion)  # another run may have begun here meanwhile
         folder.clean()
         store = Store(options.store)
-        engine = LocalEngine(
+        with closing(_engine(plan, options, store, folder, stop, display)) as engine:
+            return Runner(
+                plan, folder, store=store, engine=engine, display=display, fresh=options.fresh
+            ).run()
+
+
+def _engine(
+    plan: RunPlan, options: Options, store: Store, folder: RunFolder, stop: StopSignal, display: Display
+) -> Engine:
+    if options.engine == LOCAL:
+        return LocalEngine(
             store,
             folder.heartbeat,
             stop=stop,
             torch_threads=plan.torch_threads,
             in_process=options.workers == 0,
         )
-        try:
-            return Runner(
-                plan, folder, store=store, engine=engine, display=display, fresh=options.fresh
-            ).run()
-        finally:
-            engine.close()
+    cluster = connect(options.ray_address, plan.stages)
+    stop.arm()  # Ray has put a handler of its own in its place
+    for note in cluster.notes:
+        display.note(note)
+    return RayEngine(
+        cluster,
+        store,
+        folder.heartbeat,
+        stages=plan.stages,
+        stop=stop,
+        torch_threads=plan.torch_threads,
+        stall_timeout=plan.stall_timeout,
+    )

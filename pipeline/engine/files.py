@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -40,6 +41,20 @@ def clean_leftovers(folder: Path) -> int:
     for path in found:
         remove(path)
     return len(found)
+
+
+def own_folder(name: str) -> Path:
+    """A new folder of this process in the machine's place for temp files; what processes that are gone left under that
+    name is removed. Its path is short, as those of sockets must be.
+    """
+    base = Path(tempfile.gettempdir())
+    for path in base.glob(f"{name}-*-*"):
+        pid, start = path.name.removeprefix(f"{name}-").split("-", 1)
+        if pid.isdecimal() and start.isdecimal() and process_start(int(pid)) != int(start):
+            remove(path)
+    own = base / f"{name}-{os.getpid()}-{process_start(os.getpid())}"
+    own.mkdir(mode=0o700)
+    return own
 
 
 def remove(path: Path) -> None:

@@ -29,8 +29,8 @@ class _Seen:
 
 
 class MapRun:
-    """One chain in one run: the `Watch` of it. `links` by the number of their stage in the run; `end` is told that number
-    of each complete stage, and when it began.
+    """One chain in one run: the `Watch` of it. `links` by the number of their stage in the run; `end` is told
+    that number of each complete stage, and when it began.
     """
 
     def __init__(

@@ -26,7 +26,9 @@ CONFIG = "config.yaml"
 LOG = "run.json"
 LOCK = ".lock"
 HEARTBEAT = ".heartbeat.json"
-NOT_RESULTS = frozenset({"resources", "stall_timeout", "image_timeout", "max_bad"})  # config keys that change no result
+NOT_RESULTS = frozenset(
+    {"resources", "stall_timeout", "image_timeout", "max_bad"}
+)  # config keys that change no result
 
 
 @dataclass

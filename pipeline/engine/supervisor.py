@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline.engine.machine import images_in_hand, memory_of_machine
 from pipeline.engine.process import Died, WorkerProcess
 from pipeline.engine.stage import MapConfig
-from pipeline.engine.tasks import Alive, JobTask, Limits, Progress, Report, UnitTask, WorkerFailed
+from pipeline.engine.tasks import Alive, JobTask, Progress, Report, UnitTask, WorkerFailed
 from pipeline.engine.worker import STOP
 
 POLL_SECONDS = 0.2

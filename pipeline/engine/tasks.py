@@ -119,7 +119,10 @@ class JobDone:
 
 @dataclass(frozen=True)
 class WorkerFailed:
-    """The work raised an error; `kind` is `bad_input`, `stopped`, `stalled` or `error`, `text` what to tell the user."""
+    """The work raised an error or came to a standstill; `text` says to the user what happened.
+
+    `kind` is `bad_input`, `stopped`, `stalled` or `error`.
+    """
 
     kind: str
     text: str

@@ -84,7 +84,9 @@ def test_a_worker_makes_the_same_bytes_as_this_process(tmp_path):
 def test_an_image_that_kills_the_worker_is_quarantined_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(supervisor, "DEATHS_ALONE", 1)
     log = run(short(propose=FakeMapConfig(unit_size=12, deadly_load=(7,))), tmp_path)
-    assert log["quarantine"] == [{"stage": "propose", "image_id": 7, "reason": "worker died: killed by signal 9"}]
+    assert log["quarantine"] == [
+        {"stage": "propose", "image_id": 7, "reason": "worker died: killed by signal 9"}
+    ]
 
 
 def test_a_worker_killed_by_chance_costs_no_image(tmp_path):

@@ -37,7 +37,11 @@ def world(tmp_path):
         store = Store(tmp_path / f"{number}-store")
         around = Surroundings(store, Heartbeat(tmp_path / "beat"), lambda _: None, should_stop)
         key = "00" * 32
-        done = run_unit(stage, UnitTask(task, key, unit, frozenset(suspects), dict.fromkeys(poison, "worker died")), around)
+        done = run_unit(
+            stage,
+            UnitTask(task, key, unit, frozenset(suspects), dict.fromkeys(poison, "worker died")),
+            around,
+        )
         assert done.key == key
         assert store.has_unit(key) is not (bool(poison) or bool(settings.get("unreadable")))
         part = plan_unit(RecordSet.of_folder(tmp_path / f"{number}-in").parts, Bucket(0, 0))

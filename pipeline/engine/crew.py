@@ -1,0 +1,180 @@
+"""Workers on a Ray cluster: hired where there is room, handed tasks, given up when they are lost.
+
+No more than `AHEAD` tasks wait at a worker, so little is redone when it is lost, and none of its time is spent waiting.
+"""
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.engine.machine import THREAD_VARIABLES, versions
+from pipeline.engine.ray_cluster import Cluster, Need, Node
+from pipeline.engine.ray_worker import Pulse, RayWorker
+from pipeline.engine.tasks import JobTask, Report, UnitTask
+
+AHEAD = 2
+CONTROL = "control"  # concurrency group of the calls that are answered while the work goes on
+PULSE_SECONDS = 0.5
+CLOSE_SECONDS = 5.0
+SILENCE_SECONDS = 60.0  # without an answer, from a worker that has answered before: it or its machine is gone
+
+Task = UnitTask | JobTask
+
+
+@dataclass(eq=False)
+class Worker:
+    """An actor and what it was given to do. `pulse`: its last sign of life; None before the first.
+    `answered`: whether that is a new one."""
+
+    actor: Any
+    node: str
+    need: Need
+    label: str
+    tasks: deque[tuple[Any, Task]] = field(default_factory=deque)
+    asked: Any = None
+    pulse: Pulse | None = None
+    answered: bool = False
+    asked_at: float = 0.0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has nothing to do."""
+        return not self.tasks
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it has answered before, and does not any more."""
+        waits = self.asked is not None and self.pulse is not None
+        return waits and time.monotonic() - self.asked_at > SILENCE_SECONDS
+
+    def send(self, task: Task) -> None:
+        """Give it a task; its report comes from `Crew.collect`."""
+        self.tasks.append((self.actor.do.remote(task), task))
+
+    def ask(self) -> None:
+        """Ask for a pulse, unless one is on its way."""
+        now = time.monotonic()
+        if self.asked is None and now - self.asked_at > PULSE_SECONDS:
+            self.asked, self.asked_at = self.actor.pulse.options(concurrency_group=CONTROL).remote(), now
+
+
+class Crew:
+    """All workers of a run. `probe`: a file in the store by which a node shows that it sees the store.
+
+    `left`: the tasks of lost workers, and of each whether it was the one in hand.
+    """
+
+    def __init__(self, cluster: Cluster, store: Path, probe: Path, torch_threads: int) -> None:
+        self._cluster, self._store, self._probe = cluster, store, probe
+        self._torch_threads = torch_threads
+        self.workers: list[Worker] = []
+        self.left: list[tuple[Task, bool]] = []
+
+    def of(self, label: str) -> list[Worker]:
+        """The workers of a stage."""
+        return [worker for worker in self.workers if worker.label == label]
+
+    def room(self) -> list[Node]:
+        """The living nodes with what our workers leave free."""
+        nodes = {node.id: node for node in self._cluster.nodes()}
+        for worker in self.workers:
+            if worker.node in nodes:
+                nodes[worker.node].take(worker.need)
+        return list(nodes.values())
+
+    def hire(self, label: str, need: Need) -> bool:
+        """One more worker for a stage, on a node that has room; whether there was one."""
+        node = next((node for node in self.room() if node.fits(need)), None)
+        if node is None:
+            return False
+        self.workers.append(self._start(label, need, node.id))
+        return True
+
+    def dismiss(self, *workers: Worker) -> None:
+        """End workers, whatever they do."""
+        import ray
+
+        ends = [worker.actor.close.options(concurrency_group=CONTROL).remote() for worker in workers]
+        ray.wait(ends, num_returns=len(ends), timeout=CLOSE_SECONDS)
+        for worker in workers:
+            self._kill(worker)
+
+    def collect(self, seconds: float) -> list[tuple[Worker, Task, Report]]:
+        """The reports that have come in; waits for the first, but not longer. Pulses are taken in on the way.
+
+        A lost worker leaves `workers`, and its tasks go to `left`.
+        """
+        import ray
+
+        for worker in self.workers:
+            worker.ask()
+        refs = [worker.tasks[0][0] for worker in self.workers if worker.tasks]
+        refs += [worker.asked for worker in self.workers if worker.asked is not None]
+        if not refs:
+            time.sleep(seconds)
+            return []
+        ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        if not ready:
+            ready, _ = ray.wait(refs, num_returns=1, timeout=seconds)
+        found = set(ready)
+        return [report for worker in list(self.workers) for report in self._take(worker, found)]
+
+    def stop(self) -> None:
+        """Ask all workers to stop after the image in hand."""
+        for worker in self.workers:
+            worker.actor.stop.options(concurrency_group=CONTROL).remote()
+
+    def close(self) -> None:
+        """End all workers."""
+        if self.workers:
+            self.dismiss(*self.workers)
+
+    def _start(self, label: str, need: Need, node: str) -> Worker:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        amounts = dict(need.amounts)
+        threads = dict.fromkeys(THREAD_VARIABLES, str(self._torch_threads))
+        actor = (
+            ray.remote(concurrency_groups={CONTROL: 1})(RayWorker)  # type: ignore[call-overload]
+            .options(
+                num_cpus=amounts.get("CPU", 0),
+                num_gpus=amounts.get("GPU", 0),
+                memory=int(amounts.get("memory", 0)) or None,
+                max_restarts=0,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+                runtime_env={"env_vars": threads},
+            )
+            .remote(self._store, self._torch_threads, self._probe, dict(versions()))
+        )
+        return Worker(actor, node, need, label)
+
+    def _take(self, worker: Worker, ready: set[Any]) -> list[tuple[Worker, Task, Report]]:
+        import ray
+
+        try:
+            if worker.asked in ready:
+                worker.pulse, worker.asked, worker.answered = ray.get(worker.asked), None, True
+            elif worker.is_silent:
+                self._lose(worker)
+                return []
+            if not worker.tasks or worker.tasks[0][0] not in ready:
+                return []
+            report = ray.get(worker.tasks[0][0])
+        except ray.exceptions.RayActorError:
+            self._lose(worker)
+            return []
+        _, task = worker.tasks.popleft()
+        return [(worker, task, report)]
+
+    def _lose(self, worker: Worker) -> None:
+        self.left += [(task, number == 0) for number, (_, task) in enumerate(worker.tasks)]
+        self._kill(worker)
+
+    def _kill(self, worker: Worker) -> None:
+        import ray
+
+        self.workers.remove(worker)
+        ray.kill(worker.actor, no_restart=True)

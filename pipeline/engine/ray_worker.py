@@ -1,0 +1,89 @@
+"""What runs on a node of a Ray cluster: an actor that supervises a worker process of its own.
+
+The worker process, not the actor, does the work: an image that ends it takes no actor along, and how such an image is
+found, how time and memory are watched is the same as in the local engine. It dies with its actor, whose pipe closes.
+"""
+
+import json
+import shutil
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.engine.files import own_folder
+from pipeline.engine.machine import host, versions
+from pipeline.engine.supervisor import Supervisor
+from pipeline.engine.tasks import JobTask, Progress, Report, UnitTask, WorkerFailed
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """A sign of life: how far the task of that key is, and what is in hand."""
+
+    key: str
+    progress: Progress
+    about: str
+    ids: tuple[int, ...]
+
+
+class RayWorker:
+    """The actor. `probe`: a file in the store that the driver has written; `expected`: the driver's versions."""
+
+    def __init__(self, store: Path, torch_threads: int, probe: Path, expected: dict[str, str]) -> None:
+        self._unfit = _unfitness(probe, expected)
+        self._stop = threading.Event()
+        self._key, self._progress = "", Progress(0, 0)
+        self._folder = own_folder("omworker")
+        # A spawned process runs its parent's main module first, and that of an actor is Ray's.
+        vars(sys.modules["__main__"]).pop("__file__", None)
+        self._supervisor = Supervisor(
+            store,
+            self._folder / "heartbeat.json",
+            torch_threads=torch_threads,
+            should_stop=self._stop.is_set,
+            tell=self._tell,
+        )
+
+    def do(self, task: UnitTask | JobTask) -> Report:
+        """Do a unit or a job, as `Supervisor.do`."""
+        if self._unfit:
+            return WorkerFailed("bad_input", self._unfit)
+        if self._stop.is_set():
+            return WorkerFailed("stopped", "stopped before it began")
+        self._key, self._progress = task.key, Progress(0, 0)
+        return self._supervisor.do(task)
+
+    def pulse(self) -> Pulse:
+        """How far the work is; answered at any time."""
+        try:
+            beat = json.loads((self._folder / "heartbeat.json").read_text())
+        except (FileNotFoundError, ValueError):
+            beat = {"about": "", "ids": []}
+        return Pulse(self._key, self._progress, str(beat["about"]), tuple(beat["ids"]))
+
+    def stop(self) -> None:
+        """Stop after the image in hand; the task then ends with `WorkerFailed`."""
+        self._stop.set()
+
+    def close(self) -> None:
+        """End the worker process and leave nothing behind."""
+        self._supervisor.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _tell(self, progress: Progress) -> None:
+        self._progress = progress
+
+
+def _unfitness(probe: Path, expected: dict[str, str]) -> str:
+    """Why a node cannot work for this run; empty if it can."""
+    if not probe.exists():
+        return f"node {host()} does not see the store's {probe}; a cluster needs a store that all nodes share"
+    found = dict(versions())
+    different = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+    if different:
+        text = ", ".join(f"{name} {found.get(name)} (here {expected.get(name)})" for name in different)
+        return (
+            f"node {host()} has other packages: {text}; expected those of the machine that runs the command"
+        )
+    return ""
