@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -13,9 +13,11 @@ from pipeline.options import (
     STORE,
     Data,
     Device,
+    Engine,
     File,
     Masks,
     Out,
+    RayAddress,
     Set,
     Shots,
     StoreDir,
@@ -47,7 +49,8 @@ def run(
     store: StoreDir = STORE,
     data: Data = HERE,
     device: Device = None,
-    engine: Annotated[Literal["local", "ray"], typer.Option(help="Where the work is done.")] = "local",
+    engine: Engine = "local",
+    ray_address: RayAddress = None,
     workers: Annotated[int, typer.Option(min=0, max=1, help="0: in this process, for debugging.")] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="Redo all, whatever the store has.")] = False,
 ) -> None:
@@ -59,15 +62,15 @@ def run(
         from pipeline.standalone import notes_of
         from pipeline.summary import summary
 
-        _refuse_ray(engine)
         request = Request(
             file, weak, masks, shots, settings=tuple(settings or ()), data_root=data, device=device
         )
         plan = load_plan(request)
         folder = out or RUNS / f"{plan.name}-{plan.resolved['weak']}"
+        options = Options(folder, store, workers, fresh, engine, ray_address)
         display = make_display()
         try:
-            worked = drive(plan, Options(folder, store, workers, fresh), display)
+            worked = drive(plan, options, display)
         finally:
             display.close()
         typer.echo(f"{folder}: complete" if worked else f"{folder}: complete already, nothing to do")
@@ -75,13 +78,6 @@ def run(
             say(note)
         if text := summary(folder):
             typer.echo(text)
-
-
-def _refuse_ray(engine: str) -> None:
-    from pipeline.engine.faults import BadPlan
-
-    if engine == "ray":
-        raise BadPlan(("--engine=ray: this version runs on one machine only; expected local",))
 
 
 @app.command()

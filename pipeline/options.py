@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -34,6 +34,14 @@ Data = Annotated[
     typer.Option("--data", envvar="OMNIMASK_DATA", help="Root of relative paths in `data`; default: here."),
 ]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Engine = Annotated[
+    Literal["local", "ray"],
+    typer.Option("--engine", help="local: one worker here; ray: workers on a cluster."),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option("--ray-address", help="auto or HOST:PORT of a Ray cluster; default: one is started here."),
+]
 Json = Annotated[Path, typer.Option("--json", help="A COCO file.")]
 Images = Annotated[Path, typer.Option("--images", help="The folder of its images.")]
 ImagesArgument = Annotated[Path | None, typer.Argument(help="A folder of images, if not given as --images.")]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.engine.display import Display
 from pipeline.engine.engine import Engine
+from pipeline.engine.faults import BadPlan
 from pipeline.engine.local import LocalEngine
 from pipeline.engine.plan import RunPlan
 from pipeline.engine.ray import RayEngine
@@ -35,6 +36,10 @@ class Options:
 
 def drive(plan: RunPlan, options: Options, display: Display) -> bool:
     """Do a run or finish it; whether there was anything to do. A `RunFault` tells why it ended early."""
+    if options.engine == LOCAL and options.ray_address is not None:
+        raise BadPlan((f"--ray-address={options.ray_address}: goes with --engine=ray only",))
+    if options.engine == RAY and options.workers == 0:
+        raise BadPlan(("--workers=0: goes with --engine=local only",))
     folder = RunFolder(options.out)
     suggestion = f"{options.out}-{config_digest(plan.resolved)[:8]}"
     folder.check_config(
