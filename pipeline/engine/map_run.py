@@ -17,6 +17,16 @@ from pipeline.engine.store import Store
 NOTE_SECONDS = 5.0  # between two writings of what is known so far
 
 
+@dataclass(frozen=True)
+class Books:
+    """Where a run's stages are written down, shown and counted."""
+
+    known: Known
+    log: Logbook
+    display: Display
+    quarantine: Quarantine
+
+
 @dataclass
 class _Seen:
     """What this run saw of one stage: when it began, units and images that were there already."""
@@ -36,22 +46,19 @@ class MapRun:
     def __init__(
         self,
         links: Mapping[int, Link],
-        *,
-        known: Known,
+        books: Books,
         store: Store,
-        log: Logbook,
-        display: Display,
-        quarantine: Quarantine,
+        *,
         end: Callable[[int, float], None],
         fresh: bool,
     ) -> None:
         self._numbers = tuple(links)
         self._links = tuple(links.values())
-        self._known, self._store, self._log = known, store, log
-        self._display, self._quarantine, self._end = display, quarantine, end
+        self._known, self._log, self._display = books.known, books.log, books.display
+        self._quarantine, self._store, self._end = books.quarantine, store, end
         self._seen = tuple(_Seen() for _ in self._links)
-        self._images = known.records.rows
-        self._chain = Chain(self._links, known.records, store, fresh=fresh, watch=self)
+        self._images = self._known.records.rows
+        self._chain = Chain(self._links, self._known.records, store, fresh=fresh, watch=self)
 
     def run(self, engine: Engine) -> None:
         """Have all units made; what the last stage left is in `known` then."""

@@ -21,7 +21,7 @@ from pipeline.engine.faults import BadPlan, RunFault
 from pipeline.engine.keys import Setting, config_content, digest_of, job_key, stage_digest
 from pipeline.engine.known import Known
 from pipeline.engine.machine import versions
-from pipeline.engine.map_run import MapRun
+from pipeline.engine.map_run import Books, MapRun
 from pipeline.engine.plan import DATASET, PlannedStage, RunPlan, matching, prove
 from pipeline.engine.quarantine import Quarantine
 from pipeline.engine.rundir import RunFolder, config_text
@@ -91,16 +91,9 @@ class Runner:
 
     def _maps(self, stages: Mapping[int, PlannedStage]) -> None:
         """Map stages that follow each other; they overlap."""
-        MapRun(
-            {number: self._link(planned) for number, planned in stages.items()},
-            known=self._known,
-            store=self._store,
-            log=self._log,
-            display=self._display,
-            quarantine=self._quarantine,
-            end=self._end,
-            fresh=self._fresh,
-        ).run(self._engine)
+        books = Books(self._known, self._log, self._display, self._quarantine)
+        links = {number: self._link(planned) for number, planned in stages.items()}
+        MapRun(links, books, self._store, end=self._end, fresh=self._fresh).run(self._engine)
 
     def _link(self, planned: PlannedStage) -> Link:
         stage = planned.build()
