@@ -43,11 +43,11 @@ def clean_leftovers(folder: Path) -> int:
     return len(found)
 
 
-def own_folder(name: str) -> Path:
-    """A new folder of this process in the machine's place for temp files; what processes that are gone left under that
-    name is removed. Its path is short, as those of sockets must be.
+def own_folder(name: str, base: Path | None = None) -> Path:
+    """A new folder of this process in `base`, by default the machine's place for temp files; what processes that are
+    gone left there under that name is removed. Its path is short, as those of sockets must be.
     """
-    base = Path(tempfile.gettempdir())
+    base = base or Path(tempfile.gettempdir())
     for path in base.glob(f"{name}-*-*"):
         pid, start = path.name.removeprefix(f"{name}-").split("-", 1)
         if pid.isdecimal() and start.isdecimal() and process_start(int(pid)) != int(start):

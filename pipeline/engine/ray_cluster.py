@@ -4,14 +4,14 @@ import ipaddress
 import logging
 import os
 import secrets
-import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pipeline.engine.faults import BadPlan
 from pipeline.engine.files import own_folder
 from pipeline.engine.plan import PlannedStage
+from pipeline.engine.ray_reaper import start_reaper
 from pipeline.engine.stage import Resources
 
 GB = 1_000_000_000
@@ -24,6 +24,7 @@ QUIET = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_prestart_worker_first_driver": "0",  # its idle workers outlive a killed driver by half a minute
     "RAY_memory_monitor_refresh_ms": "0",  # our supervisors watch memory, and know which image takes it
 }
 
@@ -68,7 +69,7 @@ class Cluster:
 
     address: str
     notes: tuple[str, ...] = ()
-    folder: Path | None = None  # of a cluster that was started here
+    reaper: "subprocess.Popen[bytes] | None" = None  # of a cluster that was started here
     _closed: bool = field(default=False, repr=False)
 
     def nodes(self) -> list[Node]:
@@ -87,8 +88,8 @@ class Cluster:
         if not self._closed:
             self._closed = True
             ray.shutdown()
-            if self.folder is not None:
-                shutil.rmtree(self.folder, ignore_errors=True)
+            if self.reaper is not None:
+                self.reaper.communicate()
 
 
 def connect(address: str | None, needed: Sequence[PlannedStage]) -> Cluster:
@@ -138,6 +139,7 @@ def _start() -> Cluster:
     import ray
 
     folder = own_folder(FOLDER)
+    reaper = start_reaper(folder)
     ray.init(
         address="local",
         include_dashboard=False,
@@ -147,7 +149,7 @@ def _start() -> Cluster:
         _node_ip_address=LOOPBACK,
         _temp_dir=str(folder),
     )
-    return Cluster(ray.get_runtime_context().gcs_address, folder=folder)
+    return Cluster(ray.get_runtime_context().gcs_address, reaper=reaper)
 
 
 def placement_problems(stages: Sequence[PlannedStage], nodes: Sequence[Node]) -> list[str]:

@@ -5,16 +5,22 @@ found, how time and memory are watched is the same as in the local engine. It di
 """
 
 import json
+import os
 import shutil
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.engine.files import own_folder
 from pipeline.engine.machine import host, versions
+from pipeline.engine.ray_reaper import MARK
 from pipeline.engine.supervisor import Supervisor
 from pipeline.engine.tasks import JobTask, Progress, Report, UnitTask, WorkerFailed
+from pipeline.engine.worker import ORPHANED
+
+PARENT_SECONDS = 0.5  # between two looks whether the raylet lives
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,9 @@ class RayWorker:
         self._unfit = _unfitness(probe, expected)
         self._stop = threading.Event()
         self._key, self._progress = "", Progress(0, 0)
-        self._folder = own_folder("omworker")
+        threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+        within = os.environ.get(MARK)  # set in a Ray that was started for this run
+        self._folder = own_folder("omworker", Path(within) if within else None)
         # A spawned process runs its parent's main module first, and that of an actor is Ray's.
         vars(sys.modules["__main__"]).pop("__file__", None)
         self._supervisor = Supervisor(
@@ -73,6 +81,13 @@ class RayWorker:
 
     def _tell(self, progress: Progress) -> None:
         self._progress = progress
+
+
+def _die_with(parent: int) -> None:
+    """End this process when the node's raylet is gone; Ray itself would wait for the end of the unit."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_SECONDS)
+    os._exit(ORPHANED)
 
 
 def _unfitness(probe: Path, expected: dict[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -11,6 +12,7 @@ from engine_fakes import FakeIngestConfig, FakeMapConfig, FakeTrainConfig, chain
 from pipeline.engine.display import Silent
 from pipeline.engine.drive import Options, drive
 from pipeline.engine.faults import Interrupted, RunFault
+from pipeline.engine.stage import Resources
 
 
 def main() -> int:
@@ -19,10 +21,14 @@ def main() -> int:
     plan = chain(
         ingest=FakeIngestConfig(**settings.get("ingest", {})),
         propose=FakeMapConfig(**settings.get("propose", {})),
+        label=FakeMapConfig(**settings.get("label", {})),
         train=FakeTrainConfig(**settings.get("train", {})),
     )
+    resources = Resources(**settings.get("resources", {}))
+    stages = tuple(replace(stage, resources=resources) for stage in plan.stages)
+    plan = replace(plan, stages=stages, image_timeout=settings.get("image_timeout", 60.0))
     try:
-        drive(plan, Options(Path(out), Path(store)), Silent())
+        drive(plan, Options(Path(out), Path(store), engine=settings.get("engine", "local")), Silent())
     except Interrupted as stop:
         return 128 + stop.signum
     except RunFault as fault:

@@ -1,0 +1,180 @@
+"""The Ray engine: the same bytes as the local one, whoever is killed; each test that starts a cluster takes seconds."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from engine_fakes import FakeMapConfig, FakePropose, make_plan
+
+from pipeline.engine.ray_cluster import Need, Node, placement_problems
+from pipeline.engine.stage import Resources
+
+DRIVER = Path(__file__).with_name("engine_driver.py")
+PATIENCE = 90.0
+SLOW = {"delay": 0.15}  # seconds a call; 8 units of 2 calls in each of the two map stages
+TWO = {"cpus": 0.5, "workers": (1, 2)}
+
+
+def start(folder, **settings):
+    """The chain of stages in a process of its own, with its own store."""
+    given = {"engine": "ray", "propose": SLOW, "label": SLOW, "resources": TWO, **settings}
+    command = [sys.executable, str(DRIVER), str(folder / "run"), str(folder / "store"), json.dumps(given)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def finish(folder, **settings):
+    process = start(folder, **settings)
+    _, told = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, told
+
+
+def wait_for(condition):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+def units(folder):
+    return {path.name: path.read_bytes() for path in sorted((folder / "store" / "units").rglob("*.parquet"))}
+
+
+def below(process, what):
+    """The processes under a driver whose command line holds a text."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.Error):
+            found += [child] if what in " ".join(child.cmdline()) else []
+    return found
+
+
+def assert_same(folder, other):
+    exports = [place / "run" / "export" / "coco" / "train.json" for place in (folder, other)]
+    assert exports[0].read_bytes() == exports[1].read_bytes()
+    assert units(folder) == units(other)
+    assert list((folder / "store" / "tmp").iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What an undisturbed local run leaves."""
+    folder = tmp_path_factory.mktemp("whole")
+    finish(folder, engine="local")
+    return folder
+
+
+@pytest.mark.parametrize("workers", [(1, 1), (3, 4)])
+def test_ray_makes_the_bytes_of_the_local_engine_and_leaves_nothing(tmp_path, whole, workers):
+    process = start(tmp_path, resources={"cpus": 0.25, "workers": workers})
+    wait_for(lambda: list(tmp_path.glob("store/units/*/*.parquet")))
+    started = psutil.Process(process.pid).children(recursive=True)
+    logs = {*Path(tempfile.gettempdir()).glob(f"omray-{process.pid}-*")}
+    assert logs
+    _, told = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, told) == (0, "")
+    assert_same(tmp_path, whole)
+    _, alive = psutil.wait_procs(started, timeout=5)
+    assert [child for child in alive if child.status() != psutil.STATUS_ZOMBIE] == []
+    assert not any(folder.exists() for folder in logs)
+
+
+@pytest.mark.parametrize("victim", ["RayWorker", "multiprocessing.spawn", "raylet/raylet"])
+def test_whatever_is_killed_the_bytes_are_the_same(tmp_path, whole, victim):
+    """An actor, the process that it supervises, a whole node: of the last the run ends, and the next goes on."""
+    process = start(tmp_path)
+    wait_for(lambda: list(tmp_path.glob("store/units/*/*.parquet")) and below(process, victim))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("store/units/*/*.parquet")}
+    os.kill(below(process, victim)[0].pid, signal.SIGKILL)
+    _, told = process.communicate(timeout=PATIENCE)
+    if victim == "raylet/raylet":
+        assert process.returncode == 1, told
+        finish(tmp_path)
+    else:
+        assert process.returncode == 0, told
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert_same(tmp_path, whole)
+
+
+def test_a_killed_driver_takes_its_cluster_along_and_the_next_run_goes_on(tmp_path, whole):
+    process = start(tmp_path)
+    wait_for(lambda: len(list(tmp_path.glob("store/units/*/*.parquet"))) >= 2)
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert [child for child in alive if child.status() != psutil.STATUS_ZOMBIE] == []
+    finish(tmp_path)
+    assert_same(tmp_path, whole)
+
+
+def test_a_frozen_worker_is_replaced(tmp_path, whole):
+    process = start(tmp_path, image_timeout=0.5)
+    wait_for(
+        lambda: list(tmp_path.glob("store/units/*/*.parquet")) and below(process, "multiprocessing.spawn")
+    )
+    os.kill(below(process, "multiprocessing.spawn")[0].pid, signal.SIGSTOP)
+    _, told = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, told
+    assert_same(tmp_path, whole)
+
+
+def test_a_signal_stops_after_the_images_in_hand(tmp_path, whole):
+    process = start(tmp_path)
+    wait_for(lambda: list(tmp_path.glob("store/units/*/*.parquet")))
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 143
+    assert time.monotonic() - began < 10
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "ended: Interrupted"
+    finish(tmp_path)
+    assert_same(tmp_path, whole)
+
+
+def test_an_image_that_kills_its_worker_is_quarantined_alone(tmp_path):
+    settings = {"deadly_load": [7], "unit_size": 64}
+    for engine in ("ray", "local"):
+        (tmp_path / engine).mkdir()
+        finish(tmp_path / engine, engine=engine, propose=settings, label={})
+    log = json.loads((tmp_path / "ray" / "run" / "run.json").read_text())
+    reason = "worker died: killed by signal 9"
+    assert log["quarantine"] == [{"stage": "propose", "image_id": 7, "reason": reason}]
+    assert_same(tmp_path / "ray", tmp_path / "local")
+
+
+@pytest.mark.parametrize(
+    ("resources", "nodes", "problem"),
+    [
+        (Resources(), [{"CPU": 1.0}], None),
+        (Resources(cpus=2), [{"CPU": 1.0}, {"CPU": 1.0}], "1 workers of 2 CPUs each do not fit, only 0"),
+        (Resources(workers=(3, 4)), [{"CPU": 2.0}, {"CPU": 1.0}], None),
+        (Resources(workers=(3, 3)), [{"CPU": 2.0}], "3 workers of 1 CPUs each do not fit, only 2"),
+        (Resources(gpus=0.5, workers=(2, 2)), [{"CPU": 2.0, "GPU": 1.0}], None),
+        (Resources(gpus=1), [{"CPU": 8.0}], "1 workers of 1 CPUs, 1 GPUs each do not fit, only 0"),
+        (Resources(memory_gb=3), [{"CPU": 8.0, "memory": 2e9}], "3 GB of memory each do not fit"),
+        (Resources(), [], "the nodes have no node"),
+    ],
+)
+def test_a_plan_that_cannot_be_placed_is_refused(resources, nodes, problem):
+    stages = make_plan((FakePropose, FakeMapConfig())).stages
+    planned = [replace(stage, resources=resources) for stage in stages]
+    there = [Node(str(number), free) for number, free in enumerate(nodes)]
+    found = placement_problems(planned, there)
+    assert len(found) == int(problem is not None)
+    assert problem is None or problem in found[0]
+    assert [node.free for node in there] == nodes
+
+
+def test_a_need_names_what_ray_names():
+    need = Need.of(Resources(cpus=2, gpus=0.5, memory_gb=4))
+    assert dict(need.amounts) == {"CPU": 2, "GPU": 0.5, "memory": 4e9}
+    assert str(need) == "2 CPUs, 0.5 GPUs, 4 GB of memory"
