@@ -44,7 +44,8 @@ def main() -> None:
 def _left(folder: Path) -> Iterator[psutil.Process]:
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.pid != os.getpid() and _belongs(process, str(folder)):
+            # The driver may still live, having closed the pipe, and keeps a log there too.
+            if process.pid not in (os.getpid(), os.getppid()) and _belongs(process, str(folder)):
                 yield process
 
 
