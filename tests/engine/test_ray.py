@@ -117,7 +117,7 @@ def test_a_killed_driver_takes_its_cluster_along_and_the_next_run_goes_on(tmp_pa
 
 
 def test_a_frozen_worker_is_replaced(tmp_path, whole):
-    process = start(tmp_path, image_timeout=0.5)
+    process = start(tmp_path, image_timeout=2.0)
     wait_for(
         lambda: list(tmp_path.glob("store/units/*/*.parquet")) and below(process, "multiprocessing.spawn")
     )
