@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.engine.machine import THREAD_VARIABLES, versions
 from pipeline.engine.ray_cluster import Cluster, Need, Node
 from pipeline.engine.ray_worker import Pulse, RayWorker
-from pipeline.engine.tasks import JobTask, Report, UnitTask
+from pipeline.engine.tasks import JobTask, Report, UnitTask, WorkerFailed
 
 AHEAD = 2
 CONTROL = "control"  # concurrency group of the calls that are answered while the work goes on
@@ -163,7 +163,9 @@ class Crew:
             if not worker.tasks or worker.tasks[0][0] not in ready:
                 return []
             report = ray.get(worker.tasks[0][0])
-        except ray.exceptions.RayActorError:
+        except ray.exceptions.RayTaskError as error:
+            report = WorkerFailed("error", str(error))
+        except ray.exceptions.RayError:  # the actor is gone, or its node, or what it said got lost
             self._lose(worker)
             return []
         _, task = worker.tasks.popleft()

@@ -102,7 +102,8 @@ class RayEngine:
         return sum(self._ready(work, stage.label) for stage in work.stages)
 
     def _ready(self, work: Work, label: str) -> int:
-        return work.waiting(label) + len(self._again[label])
+        here = any(stage.label == label for stage in work.stages)
+        return (work.waiting(label) if here else 0) + len(self._again[label])
 
     def _staff(self, work: Work) -> None:
         """Hire for each stage what its ready units ask for, the fewest workers of every stage before more of any."""
@@ -122,7 +123,7 @@ class RayEngine:
     def _hire(self, label: str, work: Work | None = None) -> bool:
         """One more worker for a stage: one that has nothing to do elsewhere, or a new one where there is room."""
         need = Need.of(self._stages[label].resources)
-        free = [w for w in self._crew.workers if w.is_idle and not (work and self._is_wanted(work, w.label))]
+        free = [w for w in self._crew.workers if w.is_idle and not (work and self._ready(work, w.label))]
         for worker in free:
             if worker.need == need:
                 worker.label = label
@@ -133,22 +134,20 @@ class RayEngine:
             self._crew.dismiss(free.pop())
         return True
 
-    def _is_wanted(self, work: Work, label: str) -> bool:
-        return any(stage.label == label for stage in work.stages) and self._ready(work, label) > 0
-
     def _assign(self, work: Work) -> None:
         if self._stop.is_set():
             return
         for depth in range(1, AHEAD + 1):  # the first task of every worker before the second of any
             for worker in self._crew.workers:
-                if len(worker.tasks) < depth and (task := self._next(work, worker.label)) is not None:
+                # Towards the end of a stage a second task would wait here while another worker has none.
+                enough = depth == 1 or self._ready(work, worker.label) >= len(self._crew.of(worker.label))
+                if len(worker.tasks) < depth and enough and (task := self._next(work, worker.label)):
                     worker.send(task)
 
     def _next(self, work: Work, label: str) -> UnitTask | None:
         if self._again[label]:
             return self._again[label].popleft()
-        known = any(stage.label == label for stage in work.stages)
-        return work.take(label) if known else None
+        return work.take(label) if self._ready(work, label) else None
 
     # What comes back
 
@@ -199,7 +198,7 @@ class RayEngine:
     def _wind_up(self) -> None:
         """Let every worker finish the image in hand, then end the run."""
         self._crew.stop()
-        while any(not worker.is_idle for worker in self._crew.workers):
+        while any(worker.tasks and worker.pulse for worker in self._crew.workers):
             self._crew.collect(WAIT_SECONDS)
         raise_if_stopped(self._stop)
 
