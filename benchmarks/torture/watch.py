@@ -1,0 +1,41 @@
+"""What the workers of a trial say to have in hand, read from their heartbeat files again and again."""
+
+import json
+import threading
+from collections import defaultdict
+from pathlib import Path
+
+PAUSE = 0.004  # seconds; a unit takes ten times as long
+
+
+class Watcher:
+    """Counts, while it is entered, how often a unit was begun by another worker: what a kill made necessary."""
+
+    def __init__(self, run: Path, temp: Path) -> None:
+        self._run, self._temp = run, temp
+        self._begun: dict[str, set[int]] = defaultdict(set)
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Watcher":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    @property
+    def redone(self) -> int:
+        """Units that were begun again, once for each time."""
+        return sum(len(pids) - 1 for pids in self._begun.values())
+
+    def _watch(self) -> None:
+        while not self._end.wait(PAUSE):
+            for path in (self._run / ".heartbeat.json", *self._temp.glob("omworker-*/heartbeat.json")):
+                try:
+                    beat = json.loads(path.read_text())
+                except (OSError, ValueError):
+                    continue
+                if " unit " in beat["about"] and ";" not in beat["about"] and beat["ids"]:
+                    self._begun[beat["about"]].add(beat["pid"])
