@@ -2,8 +2,8 @@
 
 They have the protocols of the others and mean nothing: for trying out a cluster, a disk or an engine in seconds.
 
-An image in which a poisoned fake finds a deed spelled ends its worker in that way. The letters are the red values of the
-first pixels of the first row: `omnimask propose segfault`, `omnimask label loop`; the verb says who is to do it, the
+An image in which a poisoned fake finds a deed spelled ends its worker in that way. The letters are the red values of
+the first pixels of the first row: `omnimask propose segfault`, `omnimask label loop`; the verb says who is to do it, the
 file must be lossless, at least LETTERS pixels wide.
 """
 
@@ -29,7 +29,7 @@ SPELLED = b"omnimask "
 PROPOSE, LABEL = "propose", "label"
 MOST = 2  # proposals a class
 BITE, BITE_SECONDS = 1 << 24, 0.02  # of memory: slow enough to be seen by whoever watches
-WAYS = SamSettings()  # which labels ask for a mask: as for SAM
+WAYS = SamSettings.model_validate({})  # which labels ask for a mask: as for SAM
 
 
 def _segfault() -> None:
@@ -124,7 +124,7 @@ class FakeTeacher:
     def __init__(self, settings: FakeSettings) -> None:
         self._settings = settings
 
-    def fit(self, data: Records, context: TrainContext) -> Metrics:
+    def fit(self, data: Records, context: TrainContext) -> Metrics:  # noqa: ARG002
         """BadInput: there is nothing to tune."""
         raise BadInput("finetune_teacher: model `fake_teacher` has nothing to tune")
 
@@ -174,4 +174,3 @@ def _ellipse(look: _Look, prompt: Prompt, number: int, record: Record) -> RLE:
     mask = ((columns + 0.5 - x) / across) ** 2 + ((rows + 0.5 - y) / down) ** 2 <= 1
     mask[min(max(int(y), 0), height - 1), min(max(int(x), 0), width - 1)] = True
     return masks.encode(mask)
-

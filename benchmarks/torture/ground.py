@@ -16,25 +16,30 @@ from benchmarks.torture.watch import Watcher
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "torture.yaml"
-LOCAL, RAY = "local", "ray"
+LOCAL, RAY = ENGINES = ("local", "ray")
 LIMIT = 180.0  # seconds for one run; a trial that takes longer hangs
 HUNG = -1000  # no exit code
 
 
 @dataclass(frozen=True)
 class Oracle:
-    """An undisturbed local run: its inputs and their digests, its export's digests and labels, its seconds."""
+    """An undisturbed local run: its inputs with their digests, its export's digests and labels, its units, its seconds."""
 
     data: Path
     inputs: Mapping[str, str]
     export: Mapping[str, str]
     labels: Mapping[int, list[verdict.Json]]
+    units: int
     seconds: float
+
+    @property
+    def images(self) -> int:
+        return len(self.labels)
 
 
 @dataclass
 class Trial:
-    """One trial: a kind tells what to do, a seed when and to whom. `left` may be given other folders."""
+    """One trial: a kind tells what to do, a seed when and to whom, `number` its place in a series."""
 
     kind: str
     engine: str
@@ -42,6 +47,7 @@ class Trial:
     folder: Path
     oracle: Oracle
     settings: tuple[str, ...] = ()
+    number: int = 0
     kills: int = 0
     redone: int = 0
     how: str = ""
@@ -55,12 +61,27 @@ class Trial:
 
     # The run
 
-    def start(self, *more: str, prefix: Sequence[str] = (), limit: Callable[[], None] | None = None) -> "Driver":
-        """Start the trial's command."""
-        command = [*prefix, sys.executable, "-m", "pipeline.cli", "run", str(CONFIG), f"--engine={self.engine}"]
+    def start(
+        self,
+        *more: str,
+        prefix: Sequence[str] = (),
+        limit: Callable[[], None] | None = None,
+        more_environment: Mapping[str, str] | None = None,
+    ) -> "Driver":
+        """Start the trial's command; `prefix` goes before it, `limit` is called in the new process."""
+        command = [
+            *prefix,
+            sys.executable,
+            "-m",
+            "pipeline.cli",
+            "run",
+            str(CONFIG),
+            f"--engine={self.engine}",
+        ]
         command += [f"--data={self.left.data}", f"--out={self.left.run}", f"--store={self.left.store}"]
         command += [*(f"--set={setting}" for setting in self.settings), *more]
-        return Driver(self, command, limit)
+        environment = driver_environment(self) | dict(more_environment or {})
+        return Driver(self.folder, command, environment, limit)
 
     def finish(self, *more: str) -> str:
         """The same command until its end, which must be a good one; what it told."""
@@ -98,22 +119,34 @@ class Trial:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def driver_environment(trial: Trial) -> dict[str, str]:
+    """The environment of all that a trial starts, by which it is found again."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "TMPDIR": str(trial.left.temp),
+        "OMP_NUM_THREADS": "1",
+        processes.MARK: str(trial.folder),
+    }
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # every start would compile all anew
+    return environment
+
+
 class Driver:
     """A `pipeline run` in a session of its own."""
 
-    def __init__(self, trial: Trial, command: Sequence[str], limit: Callable[[], None] | None = None) -> None:
-        self._told = trial.folder / f"told-{time.monotonic_ns()}.txt"
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "TMPDIR": str(trial.left.temp),
-            "OMP_NUM_THREADS": "1",
-            processes.MARK: str(trial.folder),
-        }
+    def __init__(
+        self,
+        folder: Path,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        limit: Callable[[], None] | None,
+    ) -> None:
+        self._told = folder / f"told-{time.monotonic_ns()}.txt"
         with self._told.open("w") as out:
             self.process = subprocess.Popen(
                 command,
-                cwd=trial.folder,
+                cwd=folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -165,14 +198,16 @@ class Driver:
 def make_oracle(folder: Path, data: Path, settings: tuple[str, ...] = ()) -> Oracle:
     """Run once, undisturbed, on the local engine; RuntimeError if even that goes wrong."""
     inputs = verdict.digests(data)
-    nothing = Oracle(data, inputs, {}, {}, 0.0)
+    nothing = Oracle(data, inputs, {}, {}, 0, 0.0)
     trial = Trial("oracle", LOCAL, random.Random(0), folder, nothing, settings)
     began = time.monotonic()
     trial.finish()
     seconds = time.monotonic() - began
     if not trial.failures:
-        trial.failures += verdict.judge(trial.left, inputs=inputs, oracle=verdict.digests(trial.left.run / "export"))
+        trial.failures += verdict.judge(
+            trial.left, inputs=inputs, oracle=verdict.digests(trial.left.run / "export")
+        )
     if trial.failures:
         raise RuntimeError(f"the undisturbed run failed: {trial.failures}")
     export = verdict.digests(trial.left.run / "export")
-    return Oracle(data, inputs, export, verdict.labels_by_image(trial.left.run), seconds)
+    return Oracle(data, inputs, export, verdict.labels_by_image(trial.left.run), trial.units(), seconds)

@@ -45,7 +45,9 @@ def written_again(before: Mapping[str, tuple[int, int]], store: Path) -> list[st
     """Results that were there `before` and are not the same files any more."""
     now = committed(store)
     return [
-        f"written again: {path}" if path in now else f"gone: {path}" for path in before if now.get(path) != before[path]
+        f"written again: {path}" if path in now else f"gone: {path}"
+        for path in before
+        if now.get(path) != before[path]
     ]
 
 
@@ -82,7 +84,9 @@ def every_image_once(left: Left, bad: Collection[int] = ()) -> list[str]:
 
 
 def _rows(store: Path, key: str) -> Iterator[tuple[int, str | None]]:
-    with pq.ParquetFile(store / "units" / key[:2] / f"{key}.parquet", page_checksum_verification=True) as file:
+    with pq.ParquetFile(
+        store / "units" / key[:2] / f"{key}.parquet", page_checksum_verification=True
+    ) as file:
         table = file.read(columns=["image_id", "dropped"])
     yield from zip(*(table.column(name).to_pylist() for name in ("image_id", "dropped")), strict=True)
 
@@ -125,7 +129,8 @@ def sound_store(store: Path) -> list[str]:
         found = {name: d for name, d in digests(manifest.parent).items() if name != manifest.name}
         if found != files:
             wrong.append(f"{manifest.parent.name}: files differ from its manifest")
-    wrong += [f"{path.name}: no manifest" for path in store.glob("artifacts/*") if not (path / "artifact.json").exists()]
+    bare = [path for path in store.glob("artifacts/*") if not (path / "artifact.json").exists()]
+    wrong += [f"{path.name}: no manifest" for path in bare]
     return wrong
 
 
