@@ -3,8 +3,8 @@
 They have the protocols of the others and mean nothing: for trying out a cluster, a disk or an engine in seconds.
 
 An image in which a poisoned fake finds a deed spelled ends its worker in that way. The letters are the red values of
-the first pixels of the first row: `omnimask propose segfault`, `omnimask label loop`; the verb says who is to do it, the
-file must be lossless, at least LETTERS pixels wide.
+the first pixels of the first row: `omnimask propose segfault`, `omnimask label loop`; the verb says who is to do it.
+The file must be lossless and at least LETTERS pixels wide.
 """
 
 import ctypes

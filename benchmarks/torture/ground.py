@@ -23,7 +23,7 @@ HUNG = -1000  # no exit code
 
 @dataclass(frozen=True)
 class Oracle:
-    """An undisturbed local run: its inputs with their digests, its export's digests and labels, its units, its seconds."""
+    """An undisturbed local run: inputs and export with their digests, labels by image, units of all stages, seconds."""
 
     data: Path
     inputs: Mapping[str, str]

@@ -102,22 +102,31 @@ def raylet(trial: Trial) -> None:
 
 
 def frozen(trial: Trial) -> None:
-    """SIGSTOP of a worker (on Ray: or of its actor): its work goes to another, or the run says that it stalls.
-
-    Now and then the driver is killed while the worker is stopped: it must not stay.
-    """
+    """SIGSTOP of a worker (on Ray: or of its actor): its work goes to another, or the run says that it stalls."""
     role = WORKER if trial.engine == LOCAL else trial.draw.choice((WORKER, ACTOR))
     run = trial.start()
     run.until(lambda: bool(of_role(trial, role)))
     if let_work(trial, run) and (found := of_role(trial, role)):
         trial.kills += processes.kill(trial.draw.choice(found), signal.SIGSTOP)
-        if trial.draw.random() < 0.3:
-            run.kill()
-            trial.how = f"{role}, then the driver killed"
-        else:
-            code = run.wait()
-            trial.how = f"{role}: exit {code}"
-            trial.expect(code in (0, STALLED), f"ended with {code}: {run.told()[-400:]}")
+        code = run.wait()
+        last = run.told().strip().splitlines()[-1] if code else ""
+        trial.how = f"{role}: exit {code} {last[:100]}".strip()
+        trial.expect(code in (0, STALLED), f"ended with {code}: {run.told()[-400:]}")
+    else:
+        run.wait()
+    trial.no_strays()
+    finish_and_judge(trial)
+
+
+def orphans(trial: Trial) -> None:
+    """SIGKILL of the driver while a worker (on Ray: or its actor) is stopped: it must not stay."""
+    role = WORKER if trial.engine == LOCAL else trial.draw.choice((WORKER, ACTOR))
+    run = trial.start()
+    run.until(lambda: bool(of_role(trial, role)))
+    if let_work(trial, run) and (found := of_role(trial, role)):
+        processes.kill(trial.draw.choice(found), signal.SIGSTOP)
+        trial.kills += run.kill()
+        trial.how = role
     else:
         run.wait()
     trial.no_strays()
