@@ -79,7 +79,6 @@ def bitflips(trial: Trial) -> None:
     again = {name for name, stamp in verdict.committed(trial.left.store).items() if before.get(name) != stamp}
     trial.expect(again == hit, f"made again are {sorted(again)}, damaged were {sorted(hit)}")
     trial.expect(told.count("was damaged and was made again") == len(hit), f"not told of all: {told[-400:]}")
-    trial.redone = len(again)
     trial.judge()
 
 
@@ -124,7 +123,6 @@ def changed(trial: Trial) -> None:
         for name in verdict.committed(trial.left.store)
         if name not in before and name.startswith("units")
     ]
-    trial.redone = len(new)
     trial.expect(
         len(new) == MAPS and all(image in verdict.images_in(trial.left.store, name) for name in new),
         f"{len(new)} new units, expected the {MAPS} that hold image {image}",

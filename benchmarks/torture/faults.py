@@ -12,7 +12,7 @@ from benchmarks.torture import verdict
 from benchmarks.torture.data import make_data
 from benchmarks.torture.ground import LOCAL, Oracle, Trial, make_oracle
 from benchmarks.torture.kills import finish_and_judge, let_work
-from benchmarks.torture.points import ROLES, Point, injector
+from benchmarks.torture.points import ROLES, Point, edges_first, injector
 
 IMAGES = 12
 QUICK = ("models.teacher.delay=0", "models.proposer.delay=0")
@@ -31,7 +31,7 @@ def small_oracle(base: Path) -> Oracle:
 
 @cache
 def points(base: Path) -> list[Point]:
-    """All points of the small run, as one undisturbed run of each role has them."""
+    """All points of the small run, as one undisturbed run of each role has them; series take them in this order."""
     found: list[Point] = []
     for role in ROLES:
         oracle = small_oracle(base)
@@ -40,7 +40,7 @@ def points(base: Path) -> list[Point]:
         trial.no_strays()
         if trial.failures:
             raise RuntimeError(f"the run to count points failed: {trial.failures}")
-    return found
+    return edges_first(found)
 
 
 def _small(trial: Trial) -> Path:

@@ -39,7 +39,10 @@ class Oracle:
 
 @dataclass
 class Trial:
-    """One trial: a kind tells what to do, a seed when and to whom, `number` its place in a series."""
+    """One trial: a kind tells what to do, a seed when and to whom, `number` its place in a series.
+
+    `kills`: faults that were put in. `redone`: units that were begun again, where the kind counts them.
+    """
 
     kind: str
     engine: str
@@ -49,7 +52,7 @@ class Trial:
     settings: tuple[str, ...] = ()
     number: int = 0
     kills: int = 0
-    redone: int = 0
+    redone: int | None = None
     how: str = ""
     failures: list[str] = field(default_factory=list)
 

@@ -16,7 +16,7 @@ class Row:
     seed: int
     number: int
     kills: int
-    redone: int
+    redone: int | None
     seconds: float
     how: str
     failures: tuple[str, ...]
@@ -50,10 +50,15 @@ def add(path: Path, row: Row) -> None:
 
 def summary(rows: Sequence[Row]) -> str:
     """The line at the end: trials, failures, units redone a kill."""
-    kills, redone = sum(row.kills for row in rows), sum(row.redone for row in rows)
-    failed = sum(bool(row.failures) for row in rows)
-    rate = f"{redone / kills:.2f}" if kills else "-"
-    return f"{len(rows)} trials, {failed} failures, {kills} kills, {rate} units redone per kill"
+    faults, failed = sum(row.kills for row in rows), sum(bool(row.failures) for row in rows)
+    return f"{len(rows)} trials, {failed} failures, {faults} faults, {_rate(rows)} units redone per kill"
+
+
+def _rate(rows: Sequence[Row]) -> str:
+    """Units redone per kill, of the trials that counted them."""
+    counted = [row for row in rows if row.redone is not None]
+    kills = sum(row.kills for row in counted)
+    return f"{sum(row.redone or 0 for row in counted) / kills:.2f}" if kills else "-"
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -66,9 +71,10 @@ def table(rows: Sequence[Row]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for (kind, engine), found in sorted(groups.items()):
-        kills, redone = sum(row.kills for row in found), sum(row.redone for row in found)
-        rate = f"{redone / kills:.2f}" if redone else "-"
+        faults = sum(row.kills for row in found)
         middle = sorted(row.seconds for row in found)[len(found) // 2]
         failed = sum(bool(row.failures) for row in found)
-        lines.append(f"| {kind} | {engine} | {len(found)} | {kills} | {failed} | {rate} | {middle:.0f} |")
+        lines.append(
+            f"| {kind} | {engine} | {len(found)} | {faults} | {failed} | {_rate(found)} | {middle:.0f} |"
+        )
     return "\n".join(lines)

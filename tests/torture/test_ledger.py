@@ -25,8 +25,10 @@ def test_a_line_that_was_cut_off_is_no_row(tmp_path: Path) -> None:
 
 
 def test_the_line_at_the_end_and_the_table() -> None:
-    assert ledger.summary([ROW, BAD]) == "2 trials, 1 failures, 4 kills, 0.50 units redone per kill"
-    assert ledger.summary([]) == "0 trials, 0 failures, 0 kills, - units redone per kill"
+    assert ledger.summary([ROW, BAD]) == "2 trials, 1 failures, 4 faults, 0.50 units redone per kill"
+    uncounted = replace(ROW, kind="poison", redone=None)
+    assert ledger.summary([ROW, uncounted]) == "2 trials, 0 failures, 6 faults, 0.67 units redone per kill"
+    assert ledger.summary([]) == "0 trials, 0 failures, 0 faults, - units redone per kill"
     assert ledger.table([ROW, BAD]).splitlines()[-1] == "| driver | local | 2 | 4 | 1 | 0.50 | 10 |"
 
 
@@ -58,8 +60,8 @@ def test_what_the_ledger_holds_is_not_done_again(
     assert command.main([*asked, "--n=1"]) == 0
     assert command.main([*asked, "--n=2"]) == 1
     assert capsys.readouterr().out.splitlines() == [
-        "1 trials, 0 failures, 3 kills, 0.67 units redone per kill",
-        "2 trials, 1 failures, 6 kills, 0.67 units redone per kill",
+        "1 trials, 0 failures, 3 faults, 0.67 units redone per kill",
+        "2 trials, 1 failures, 6 faults, 0.67 units redone per kill",
     ]
     assert [row.number for row in ledger.read(path)] == [0, 1]
     assert command.main([f"--ledger={path}", "--table"]) == 0
