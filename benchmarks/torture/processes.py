@@ -3,13 +3,13 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 MARK = "OMNIMASK_TRIAL"
 WORKER, ACTOR, RAYLET, GCS, STRACE = "worker", "actor", "raylet", "gcs_server", "strace"
-PATIENCE = 30.0  # seconds until all that a dead driver had started must be gone
+PATIENCE = 60.0  # seconds until all that a dead driver had started must be gone
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def _pids() -> Iterator[int]:
     return (int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid())
 
 
-def _look(folder: Path):  # type: ignore[no-untyped-def]
+def _look(folder: Path) -> Callable[[int], Process | None]:
     marks = f"{MARK}={folder}\0".encode(), os.fsencode(folder) + b"/"
 
     def look(pid: int) -> Process | None:
@@ -66,6 +66,17 @@ def kill(pid: int, number: int = signal.SIGKILL) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def starved(pids: Iterable[int]) -> float:
+    """Seconds that these processes' main threads have waited for a CPU in all, as far as they still live."""
+    found = 0
+    for pid in pids:
+        try:
+            found += int(Path("/proc", str(pid), "schedstat").read_text().split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found / 1e9
 
 
 def strays(folder: Path, patience: float = PATIENCE) -> list[str]:

@@ -5,6 +5,7 @@ import threading
 from collections import defaultdict
 from pathlib import Path
 
+PLACES = ("omworker-*", "omray-*/omworker-*")  # of Ray's workers; in a Ray that was started for the run
 PAUSE = 0.004  # seconds; a unit takes ten times as long
 
 
@@ -32,7 +33,8 @@ class Watcher:
 
     def _watch(self) -> None:
         while not self._end.wait(PAUSE):
-            for path in (self._run / ".heartbeat.json", *self._temp.glob("omworker-*/heartbeat.json")):
+            of_ray = (path for place in PLACES for path in self._temp.glob(f"{place}/heartbeat.json"))
+            for path in (self._run / ".heartbeat.json", *of_ray):
                 try:
                     beat = json.loads(path.read_text())
                 except (OSError, ValueError):
