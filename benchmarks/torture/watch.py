@@ -31,6 +31,13 @@ class Watcher:
         """Units that were begun again, once for each time."""
         return sum(len(pids) - 1 for pids in self._begun.values())
 
+    def excess(self, allowed: int) -> list[str]:
+        """What is wrong if more units were begun again than so many workers were lost."""
+        again = {about: sorted(pids) for about, pids in self._begun.items() if len(pids) > 1}
+        return (
+            [f"{self.redone} units redone, {allowed} workers lost: {again}"] if self.redone > allowed else []
+        )
+
     def _watch(self) -> None:
         while not self._end.wait(PAUSE):
             of_ray = (path for place in PLACES for path in self._temp.glob(f"{place}/heartbeat.json"))
