@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # Where this is set, every process would compile all of torch and transformers anew: 7 of 12 seconds of a worker's start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow check kinds overfit-student bench lock format clean
+.PHONY: demo test test-slow check kinds overfit-student bench torture lock format clean
 
 demo: $(READY)
 	$(BIN)/pipeline run stages.yaml --weak=point+class --out runs/demo
@@ -34,6 +34,13 @@ overfit-student: $(READY)
 bench: $(READY)
 	for name in masks evaluate teacher_tuning labelling captions coco_io; do \
 	  $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
+
+N := 20
+SEED := 0
+KIND := mix
+
+torture: $(READY)
+	$(BIN)/python -m benchmarks.torture --n=$(N) --seed=$(SEED) --kind=$(KIND)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -18,6 +18,7 @@ from teachers.identity import GROUNDING_DINO_FILE, file_sha256, identity_of, wei
 from teachers.protocols import Proposer, Teacher
 from teachers.settings import (
     ClassAwareSettings,
+    FakeSettings,
     GroundingDinoSettings,
     SamSettings,
     TinyGrounderSettings,
@@ -211,6 +212,28 @@ def _inspect_tiny_grounder(settings: BaseModel) -> None:
     _build_tiny_grounder(settings, _SOMEWHERE)
 
 
+def _build_fake_teacher(settings: BaseModel, _: Place) -> Teacher:
+    from teachers.fake import FakeTeacher
+
+    assert isinstance(settings, FakeSettings)
+    return FakeTeacher(settings)
+
+
+def _build_fake_proposer(settings: BaseModel, _: Place) -> Proposer:
+    from teachers.fake import FakeProposer
+
+    assert isinstance(settings, FakeSettings)
+    return FakeProposer(settings)
+
+
+def _no_weights(_: BaseModel) -> Mapping[str, str]:
+    return {}
+
+
+def _nothing_to_inspect(_: BaseModel) -> None:
+    """There is no file."""
+
+
 _SOMEWHERE = Place(Ontology((Category(1, "thing"),)), "cpu")  # to see whether a proposer can be built at all
 
 ENTRIES: dict[str, Entry] = {
@@ -239,5 +262,21 @@ ENTRIES: dict[str, Entry] = {
         _build_tiny_grounder,
         _tiny_grounder_identity,
         _inspect_tiny_grounder,
+    ),
+    "fake_teacher": Entry(
+        "teacher",
+        "no model: masks that follow from the pixels, for trying out a cluster",
+        FakeSettings,
+        _build_fake_teacher,
+        _no_weights,
+        _nothing_to_inspect,
+    ),
+    "fake_proposer": Entry(
+        "proposer",
+        "no model: boxes that follow from the pixels, for trying out a cluster",
+        FakeSettings,
+        _build_fake_proposer,
+        _no_weights,
+        _nothing_to_inspect,
     ),
 }

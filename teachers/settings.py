@@ -115,5 +115,19 @@ class TinyGrounderSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class FakeSettings(BaseModel):
+    """Entries `fake_teacher` and `fake_proposer`: no model, for trying out a cluster.
+
+    `delay`: mean seconds an image; each takes between half of it and one and a half, as its pixels say. `poison`: do
+    what an image spells (see fake.py).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    not_in_key: ClassVar[frozenset[str]] = frozenset({"delay"})
+    delay: float = Field(0.0, ge=0)
+    poison: bool = False
+
+
 BOX, POINT, POINT_BOX, PLAIN_BOX = "box", "point", "point_box", "plain_box"
 VARIANTS = (BOX, POINT, POINT_BOX)  # B-SAM, P-SAM, BP-SAM

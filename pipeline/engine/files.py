@@ -7,7 +7,8 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.engine.machine import host, process_start
@@ -55,6 +56,19 @@ def own_folder(name: str, base: Path | None = None) -> Path:
     own = base / f"{name}-{os.getpid()}-{process_start(os.getpid())}"
     own.mkdir(mode=0o700)
     return own
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """An empty folder in the machine's place for temp files; it goes at the end, after a kill with the next one."""
+    base = Path(tempfile.gettempdir())
+    clean_leftovers(base)
+    folder = temp_name(base)
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        remove(folder)
 
 
 def remove(path: Path) -> None:

@@ -1,10 +1,12 @@
 """What the engine knows of the machine and its processes: who runs where, versions, threads, signs of life."""
 
+import ctypes
 import importlib
 import importlib.util
 import json
 import os
 import platform
+import signal
 import socket
 import sys
 import threading
@@ -21,6 +23,7 @@ PACKAGES = (
 )  # fmt: skip
 ENDED = "ZX"  # states of proc(5) in which a process does nothing any more
 START = 18  # its `starttime`, counted from the field after the state
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -71,6 +74,14 @@ def versions() -> Mapping[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process with the thread that started it (Linux only): a process that is stopped, or that
+    native code keeps from running Python, sees no pipe close.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def announce_threads(count: int) -> None:

@@ -1,7 +1,6 @@
 """Record sets as streams: a job reads one in image_id order, ingest writes one, neither holds it in memory."""
 
 import heapq
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.data.arrow import SCHEMA, from_table, to_table
 from pipeline.data.records import Record, Role
-from pipeline.engine import parquet
+from pipeline.engine import files, parquet
 from pipeline.engine.units import Bucket, RecordSet, bits_for
 
 FAN_IN = 128  # files merged at a time: well below the usual limit of open files
@@ -37,9 +36,9 @@ class RecordStream:
 
     def __iter__(self) -> Iterator[Record]:
         paths = [part.path for part in self.records.parts]
-        with tempfile.TemporaryDirectory(prefix="omnimask-merge-") as scratch:
+        with files.scratch_folder() as scratch:
             while len(paths) > FAN_IN:
-                paths = _merge_groups(paths, Path(scratch))
+                paths = _merge_groups(paths, scratch)
             yield from heapq.merge(
                 *(self._chosen(path) for path in paths), key=lambda record: record.image_id
             )
@@ -68,7 +67,7 @@ def _merged(paths: Sequence[Path]) -> Iterator[pa.Table]:
 def _merge_groups(paths: Sequence[Path], scratch: Path) -> list[Path]:
     merged = []
     for start in range(0, len(paths), FAN_IN):
-        target = Path(tempfile.mkstemp(dir=scratch)[1])
+        target = files.temp_name(scratch)
         group = paths[start : start + FAN_IN]
         with pq.ParquetWriter(target, SCHEMA, write_page_checksum=True) as writer:
             rows = _merged(group)
@@ -85,8 +84,7 @@ def write_records(folder: Path, records: Iterable[Record], *, unit_size: int = D
     twice.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="omnimask-spill-") as name:
-        spill = Path(name)
+    with files.scratch_folder() as spill:
         count = 0
         pending: list[Record] = []
         for count, record in enumerate(records, start=1):

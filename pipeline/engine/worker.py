@@ -17,7 +17,7 @@ from pathlib import Path
 from pipeline.data.errors import BadInput
 from pipeline.engine.context import Stopped
 from pipeline.engine.faults import StageFailed
-from pipeline.engine.machine import Heartbeat, announce_threads, apply_threads
+from pipeline.engine.machine import Heartbeat, announce_threads, apply_threads, die_with_parent
 from pipeline.engine.run_job import run_job
 from pipeline.engine.run_unit import Surroundings, run_unit
 from pipeline.engine.stage import MapStage
@@ -80,6 +80,7 @@ def work(pipe: Connection, store: Path, heartbeat: Path, torch_threads: int) -> 
     """Main loop of a worker process: tasks come in by the pipe, reports go out by it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    die_with_parent()
     announce_threads(torch_threads)
     tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     stop = threading.Event()

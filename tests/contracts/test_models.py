@@ -32,8 +32,12 @@ ONTOLOGY = Ontology(tuple(Category(c.id, c.name) for c in classes("demo")))
 TEACHERS = [
     teachers.ModelSpec(name="t", use="class_aware_sam", settings={"sam": "tiny", "text": "tiny"}),
     teachers.ModelSpec(name="t", use="sam", settings={"sam": "tiny"}),
+    teachers.ModelSpec(name="t", use="fake_teacher"),
 ]
-PROPOSERS = [teachers.ModelSpec(name="p", use="tiny_grounder")]
+PROPOSERS = [
+    teachers.ModelSpec(name="p", use="tiny_grounder"),
+    teachers.ModelSpec(name="p", use="fake_proposer"),
+]
 STUDENTS = [teachers.ModelSpec(name="s", use="mask2former", settings={"variant": "tiny"})]
 NEEDS_A_CHECKPOINT = {"grounding_dino"}  # tests/teachers/test_grounding.py builds one
 

@@ -192,6 +192,21 @@ def test_leftovers_of_dead_processes_are_cleaned_and_no_others(store):
     zombie.wait()
 
 
+def test_scratch_of_a_killed_process_goes_with_the_next_one(tmp_path, monkeypatch):
+    code = "import os; from pipeline.engine import files; held = files.scratch_folder(); held.__enter__(); "
+    code += "os.kill(os.getpid(), 9)"
+    killed = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, check=False
+    )
+    assert killed.returncode == -9
+    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with files.scratch_folder() as mine:
+        assert list(tmp_path.iterdir()) == [mine]
+        (mine / "spilled").write_text("spilled")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_looking_touches_nothing(tmp_path):
     assert not Store(tmp_path / "none", look_only=True).has_unit(KEY)
     assert list(tmp_path.iterdir()) == []

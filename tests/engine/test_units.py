@@ -1,4 +1,5 @@
 import numpy as np
+import psutil
 import pytest
 from engine_fakes import make_record
 from hypothesis import given, settings
@@ -104,8 +105,10 @@ def test_a_stream_is_in_image_id_order_and_iterates_again(stored, monkeypatch, f
     records = stored([9, 4, 30, 7, 20, 1, 10, 3, 2, 40, 50], 1)
     assert len(records.parts) > 3
     stream = RecordStream(records, frozenset({Role.HUMAN_MASKED}), 5)
+    handles = psutil.Process().num_fds()
     for _ in range(2):
         assert [record.image_id for record in stream] == [10, 20, 30, 40, 50][: len(stream)]
+    assert psutil.Process().num_fds() == handles
 
 
 def test_spilling_changes_nothing(tmp_path, monkeypatch):

@@ -32,8 +32,8 @@ def spec(use: str, **settings: JsonValue) -> ModelSpec:
 
 
 def test_the_table_names_what_there_is() -> None:
-    assert catalog.names("teacher") == ("class_aware_sam", "sam")
-    assert catalog.names("proposer") == ("grounding_dino", "tiny_grounder")
+    assert catalog.names("teacher") == ("class_aware_sam", "sam", "fake_teacher")
+    assert catalog.names("proposer") == ("grounding_dino", "tiny_grounder", "fake_proposer")
 
 
 def test_importing_the_table_imports_no_torch() -> None:

@@ -1,0 +1,216 @@
+"""A trial's own ground: its folders, the command it runs, the driver it starts, and what it has found so far."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.torture import processes, verdict
+from benchmarks.torture.watch import Watcher
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "configs" / "torture.yaml"
+LOCAL, RAY = ENGINES = ("local", "ray")
+LIMIT = 180.0  # seconds for one run; a trial that takes longer hangs
+HUNG = -1000  # no exit code
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """An undisturbed local run: inputs and export with their digests, labels by image, units of all stages, seconds."""
+
+    data: Path
+    inputs: Mapping[str, str]
+    export: Mapping[str, str]
+    labels: Mapping[int, list[verdict.Json]]
+    units: int
+    seconds: float
+
+    @property
+    def images(self) -> int:
+        return len(self.labels)
+
+
+@dataclass
+class Trial:
+    """One trial: a kind tells what to do, a seed when and to whom, `number` its place in a series.
+
+    `kills`: faults that were put in. `redone`: units that were begun again, where the kind counts them.
+    """
+
+    kind: str
+    engine: str
+    draw: random.Random
+    folder: Path
+    oracle: Oracle
+    settings: tuple[str, ...] = ()
+    number: int = 0
+    kills: int = 0
+    redone: int | None = None
+    how: str = ""
+    failures: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.left = verdict.Left(
+            self.oracle.data, self.folder / "store", self.folder / "run", self.folder / "t"
+        )
+        self.left.temp.mkdir(parents=True)
+
+    # The run
+
+    def start(
+        self,
+        *more: str,
+        prefix: Sequence[str] = (),
+        limit: Callable[[], None] | None = None,
+        more_environment: Mapping[str, str] | None = None,
+    ) -> "Driver":
+        """Start the trial's command; `prefix` goes before it, `limit` is called in the new process."""
+        command = [
+            *prefix,
+            sys.executable,
+            "-m",
+            "pipeline.cli",
+            "run",
+            str(CONFIG),
+            f"--engine={self.engine}",
+        ]
+        command += [f"--data={self.left.data}", f"--out={self.left.run}", f"--store={self.left.store}"]
+        command += [*(f"--set={setting}" for setting in self.settings), *more]
+        environment = driver_environment(self) | dict(more_environment or {})
+        return Driver(self.folder, command, environment, limit)
+
+    def finish(self, *more: str) -> str:
+        """The same command until its end, which must be a good one; what it told."""
+        driver = self.start(*more)
+        code = driver.wait()
+        if code != 0:
+            self.failures.append(f"ended with {code}, expected 0: {driver.told()[-400:]}")
+        self.no_strays()
+        return driver.told()
+
+    def expect(self, condition: bool, what: str) -> None:
+        """Note a failure unless the condition holds."""
+        if not condition:
+            self.failures.append(what)
+
+    def no_strays(self) -> None:
+        """All that a driver started is gone soon after it."""
+        self.failures += [f"stray {stray}" for stray in processes.strays(self.folder)]
+
+    def watching(self) -> Watcher:
+        """Someone who counts the units that are begun again."""
+        return Watcher(self.left.run, self.left.temp)
+
+    def units(self) -> int:
+        """How many units are committed."""
+        return len(list(self.left.store.glob("units/*/*.parquet")))
+
+    def judge(self) -> None:
+        """The verdict on a trial whose run came to its end."""
+        self.failures += verdict.judge(self.left, inputs=self.oracle.inputs, oracle=self.oracle.export)
+
+    def keep_or_remove(self) -> None:
+        """Remove the ground, unless something is to be looked at."""
+        if not self.failures:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def driver_environment(trial: Trial) -> dict[str, str]:
+    """The environment of all that a trial starts, by which it is found again."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "TMPDIR": str(trial.left.temp),
+        "OMP_NUM_THREADS": "1",
+        processes.MARK: str(trial.folder),
+    }
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # every start would compile all anew
+    return environment
+
+
+class Driver:
+    """A `pipeline run` in a session of its own."""
+
+    def __init__(
+        self,
+        folder: Path,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        limit: Callable[[], None] | None,
+    ) -> None:
+        self._told = folder / f"told-{time.monotonic_ns()}.txt"
+        with self._told.open("w") as out:
+            self.process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=limit,  # noqa: PLW1509 (no thread of ours holds a lock that it takes)
+            )
+        self.pid = self.process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self.process.poll() is None
+
+    def told(self) -> str:
+        """All that it wrote."""
+        return self._told.read_text(errors="replace")
+
+    def sleep(self, seconds: float) -> bool:
+        """Let it work for so long; whether it still does."""
+        return self.until(lambda: False, seconds) or self.is_running
+
+    def until(self, happened: Callable[[], bool], seconds: float = LIMIT) -> bool:
+        """Let it work until something has happened; whether it did while the driver was there."""
+        end = time.monotonic() + seconds
+        while self.is_running and time.monotonic() < end:
+            if happened():
+                return True
+            time.sleep(0.01)
+        return False
+
+    def wait(self, seconds: float = LIMIT) -> int:
+        """Its exit code as a shell has it; one that hangs is ended, with a code that nobody expects."""
+        try:
+            code = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return HUNG
+        return 128 - code if code < 0 else code
+
+    def kill(self) -> bool:
+        """SIGKILL; whether it was still at work."""
+        running = self.is_running
+        if running:
+            self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        return running
+
+
+def make_oracle(folder: Path, data: Path, settings: tuple[str, ...] = ()) -> Oracle:
+    """Run once, undisturbed, on the local engine; RuntimeError if even that goes wrong."""
+    inputs = verdict.digests(data)
+    nothing = Oracle(data, inputs, {}, {}, 0, 0.0)
+    trial = Trial("oracle", LOCAL, random.Random(0), folder, nothing, settings)
+    began = time.monotonic()
+    trial.finish()
+    seconds = time.monotonic() - began
+    if not trial.failures:
+        trial.failures += verdict.judge(
+            trial.left, inputs=inputs, oracle=verdict.digests(trial.left.run / "export")
+        )
+    if trial.failures:
+        raise RuntimeError(f"the undisturbed run failed: {trial.failures}")
+    export = verdict.digests(trial.left.run / "export")
+    return Oracle(data, inputs, export, verdict.labels_by_image(trial.left.run), trial.units(), seconds)

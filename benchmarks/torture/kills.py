@@ -1,0 +1,163 @@
+"""Trials that end or stop a process of a run at a random moment."""
+
+import os
+import signal
+import time
+
+from benchmarks.torture import processes, verdict
+from benchmarks.torture.ground import HUNG, LIMIT, LOCAL, Driver, Trial
+from benchmarks.torture.processes import ACTOR, GCS, RAYLET, WORKER
+
+RAY_SLOWER = 1.6  # a run on Ray takes so many times as long, its start included
+STALLED = 5  # exit codes
+IN_TIME = 10.0  # seconds from a signal to the end, or one image
+NOTICED = 120.0  # seconds until a driver without a raylet has ended
+
+
+def let_work(trial: Trial, driver: Driver) -> bool:
+    """Let it work until a random moment, or until a random number of units is there; whether it still does."""
+    if trial.draw.random() < 0.5:
+        slower = 1.0 if trial.engine == LOCAL else RAY_SLOWER
+        return driver.sleep(trial.draw.uniform(0, slower * trial.oracle.seconds))
+    wanted = trial.draw.randint(min(trial.units(), trial.oracle.units - 1), trial.oracle.units - 1)
+    found = driver.until(lambda: trial.units() >= wanted)
+    return found and driver.sleep(trial.draw.uniform(0, 0.2))
+
+
+def finish_and_judge(trial: Trial) -> None:
+    """The same command to its end; nothing that is there now may be written again."""
+    before = verdict.committed(trial.left.store)
+    trial.finish()
+    trial.failures += verdict.written_again(before, trial.left.store)
+    trial.judge()
+
+
+def of_role(trial: Trial, *roles: str) -> list[int]:
+    """Ids of the trial's processes of these roles, in ascending order."""
+    return sorted(process.pid for process in processes.processes_of(trial.folder) if process.role in roles)
+
+
+def driver(trial: Trial) -> None:
+    """Several SIGKILLs of the driver, each with the run begun anew after it."""
+    lost = 0
+    with trial.watching() as watcher:
+        for _ in range(trial.draw.randint(1, 4)):
+            before = verdict.committed(trial.left.store)
+            run = trial.start()
+            if not let_work(trial, run):
+                trial.expect(run.wait() == 0, f"ended by itself, but badly: {run.told()[-400:]}")
+                break
+            lost += len(of_role(trial, WORKER))
+            trial.kills += run.kill()
+            trial.no_strays()
+            trial.failures += verdict.written_again(before, trial.left.store)
+            trial.failures += verdict.sound_store(trial.left.store)
+        finish_and_judge(trial)
+    trial.redone = watcher.redone
+    trial.failures += watcher.excess(lost)
+
+
+def worker(trial: Trial) -> None:
+    """SIGKILLs of worker processes (on Ray: of actors too) while one run goes on, a unit at least between two."""
+    roles = (WORKER,) if trial.engine == LOCAL else (WORKER, ACTOR)
+    with trial.watching() as watcher:
+        run = trial.start()
+        for _ in range(trial.draw.randint(1, 5)):
+            there = trial.units()
+            run.until(lambda there=there: trial.units() > there)  # type: ignore[misc]
+            run.sleep(trial.draw.uniform(0, 1.5))
+            found = of_role(trial, *roles)
+            if found and run.is_running:
+                trial.kills += processes.kill(trial.draw.choice(found))
+        code = run.wait()
+        trial.expect(code == 0, f"ended with {code}, expected 0: {run.told()[-400:]}")
+        trial.no_strays()
+    trial.redone = watcher.redone
+    trial.failures += watcher.excess(trial.kills)
+    trial.judge()
+
+
+def raylet(trial: Trial) -> None:
+    """SIGKILL of the raylet or of the cluster's head: the driver must end by itself, soon, and say why."""
+    victim = trial.draw.choice((RAYLET, RAYLET, GCS))
+    run = trial.start()
+    run.until(lambda: bool(of_role(trial, victim)))
+    lost = 0
+    with trial.watching() as watcher:
+        if let_work(trial, run):
+            lost = len(of_role(trial, WORKER))
+            trial.kills += processes.kill(of_role(trial, victim)[0])
+            code = run.wait(NOTICED)
+            trial.how = f"{victim}: exit {code}"
+            trial.expect(
+                code != HUNG, f"without its {victim} the driver goes on for {NOTICED:.0f} s and more"
+            )
+            trial.expect(code == 0 or bool(run.told().strip()), f"ended with {code} and not a word")
+        else:
+            run.wait()
+        trial.no_strays()
+        finish_and_judge(trial)
+    trial.redone = watcher.redone
+    trial.failures += watcher.excess(lost)
+
+
+def frozen(trial: Trial) -> None:
+    """SIGSTOP of a worker (on Ray: or of its actor): its work goes to another, or the run says that it stalls."""
+    role = WORKER if trial.engine == LOCAL else trial.draw.choice((WORKER, ACTOR))
+    run = trial.start()
+    run.until(lambda: bool(of_role(trial, role)))
+    if let_work(trial, run) and (found := of_role(trial, role)):
+        trial.kills += processes.kill(trial.draw.choice(found), signal.SIGSTOP)
+        code = run.wait()
+        last = run.told().strip().splitlines()[-1] if code else ""
+        trial.how = f"{role}: exit {code} {last[:100]}".strip()
+        trial.expect(code in (0, STALLED), f"ended with {code}: {run.told()[-400:]}")
+    else:
+        run.wait()
+    trial.no_strays()
+    finish_and_judge(trial)
+
+
+def orphans(trial: Trial) -> None:
+    """SIGKILL of the driver while a worker (on Ray: or its actor) is stopped: it must not stay."""
+    role = WORKER if trial.engine == LOCAL else trial.draw.choice((WORKER, ACTOR))
+    run = trial.start()
+    run.until(lambda: bool(of_role(trial, role)))
+    if let_work(trial, run) and (found := of_role(trial, role)):
+        processes.kill(trial.draw.choice(found), signal.SIGSTOP)
+        trial.kills += run.kill()
+        trial.how = role
+    else:
+        run.wait()
+    trial.no_strays()
+    finish_and_judge(trial)
+
+
+def _signalled(trial: Trial, run: Driver, number: int) -> float:
+    """Send a signal to the driver or its group; seconds until it ended, without those in which it had no CPU."""
+    pids = [run.pid, *of_role(trial, WORKER)]
+    trial.draw.choice((os.kill, os.killpg))(run.pid, number)
+    began, before, last = time.monotonic(), processes.starved(pids), 0.0
+    while run.is_running and time.monotonic() - began < LIMIT:
+        last = max(last, processes.starved(pids) - before)
+        time.sleep(0.05)
+    return time.monotonic() - began - last
+
+
+def signals(trial: Trial) -> None:
+    """SIGINT or SIGTERM, to the driver alone or (as a terminal does) to its whole group: it ends within seconds."""
+    for _ in range(trial.draw.randint(1, 3)):
+        number = trial.draw.choice((signal.SIGINT, signal.SIGTERM))
+        run = trial.start()
+        if not let_work(trial, run):
+            run.wait()
+            break
+        took = _signalled(trial, run, number)
+        code = run.wait(0)
+        trial.kills += 1
+        trial.how = f"{trial.how} {signal.Signals(number).name}: {took:.1f} s".strip()
+        trial.expect(took < IN_TIME, f"took {took:.1f} s to end after a signal")
+        trial.expect(code in (0, 128 + number), f"ended with {code}: {run.told()[-400:]}")
+        trial.no_strays()
+        trial.failures += verdict.sound_store(trial.left.store)
+    finish_and_judge(trial)

@@ -1,0 +1,89 @@
+"""The processes of a trial, found in /proc by its mark, its folder or their place; never by what they are called."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+MARK = "OMNIMASK_TRIAL"
+WORKER, ACTOR, RAYLET, GCS, STRACE = "worker", "actor", "raylet", "gcs_server", "strace"
+PATIENCE = 60.0  # seconds until all that a dead driver had started must be gone
+
+
+@dataclass(frozen=True)
+class Process:
+    """A living process; `role` is WORKER, ACTOR, RAYLET, GCS, STRACE or "other"."""
+
+    pid: int
+    role: str
+    command: str
+
+
+def processes_of(folder: Path) -> list[Process]:
+    """All living processes of the trial in `folder`, but this one."""
+    return [found for found in map(_look(folder), _pids()) if found is not None]
+
+
+def _pids() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid())
+
+
+def _look(folder: Path) -> Callable[[int], Process | None]:
+    marks = f"{MARK}={folder}\0".encode(), os.fsencode(folder) + b"/"
+
+    def look(pid: int) -> Process | None:
+        place = Path("/proc", str(pid))
+        try:
+            state = (place / "stat").read_text().rpartition(")")[2].split()[0]
+            command = (place / "cmdline").read_bytes()
+            ours = marks[0] in (place / "environ").read_bytes() + b"\0" or marks[1] in command
+            ours = ours or Path(os.readlink(place / "cwd")).is_relative_to(folder)
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            return None
+        if not ours or state in "ZX":
+            return None
+        text = command.replace(b"\0", b" ").decode(errors="replace").strip()
+        return Process(pid, _role(text), text)
+
+    return look
+
+
+def _role(command: str) -> str:
+    program = command.split(" ")[0].rpartition("/")[2]
+    if program in (RAYLET, GCS, STRACE):
+        return program
+    if command.startswith("ray::RayWorker"):
+        return ACTOR
+    return WORKER if "spawn_main" in command else "other"
+
+
+def kill(pid: int, number: int = signal.SIGKILL) -> bool:
+    """Send a signal; whether the process was there."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def starved(pids: Iterable[int]) -> float:
+    """Seconds that these processes' main threads have waited for a CPU in all, as far as they still live."""
+    found = 0
+    for pid in pids:
+        try:
+            found += int(Path("/proc", str(pid), "schedstat").read_text().split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found / 1e9
+
+
+def strays(folder: Path, patience: float = PATIENCE) -> list[str]:
+    """What is still there after a while: told, and ended so that it disturbs no other trial."""
+    end = time.monotonic() + patience
+    while (found := processes_of(folder)) and time.monotonic() < end:
+        time.sleep(0.1)
+    for process in found:
+        kill(process.pid)
+    return [f"{process.role}: {process.command[:100]}" for process in found]

@@ -1,0 +1,82 @@
+"""A few seeded trials of each kind, small enough for every day; `make torture` does hundreds (docs/reliability.md)."""
+
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.torture import faults, kinds, points
+from benchmarks.torture.data import make_data
+from benchmarks.torture.ground import LOCAL, RAY, Oracle, Trial, make_oracle
+
+IMAGES = 60  # 1.5 s of work; three of them may be bad
+SERIES = [
+    ("driver", LOCAL, 0),
+    ("worker", LOCAL, 0),
+    ("orphans", LOCAL, 0),
+    ("signals", LOCAL, 0),
+    ("poison", LOCAL, 0),
+    ("bitflips", LOCAL, 0),
+    ("changed", LOCAL, 0),
+    ("two", LOCAL, 0),
+    ("disk", LOCAL, 0),
+    ("driver", RAY, 0),
+    ("worker", RAY, 0),
+]
+
+
+@pytest.fixture(scope="module")
+def base() -> Iterator[Path]:
+    """Short, as Ray's sockets lie below it."""
+    with tempfile.TemporaryDirectory(prefix="ot-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def oracle(base: Path) -> Oracle:
+    make_data(base / "data", images=IMAGES)
+    return make_oracle(base / "oracle", base / "data")
+
+
+def do(trial: Trial) -> None:
+    kinds.KINDS[trial.kind].act(trial)
+    trial.no_strays()
+    shutil.rmtree(trial.folder)
+    assert trial.failures == [], trial.how
+
+
+@pytest.mark.parametrize(("kind", "engine", "number"), SERIES)
+def test_trial(base: Path, oracle: Oracle, kind: str, engine: str, number: int) -> None:
+    draw = random.Random(f"{kind}/{engine}/test/{number}")
+    do(Trial(kind, engine, draw, base / f"{kind}-{engine}-{number}", oracle, number=number))
+
+
+@pytest.mark.parametrize(
+    ("way", "share"),
+    [(points.Hook(), 0.2), (points.Hook(), 0.8), (points.Strace(), 0.15)],
+    ids=["driver", "worker", "strace"],
+)
+def test_killed_at_a_call(
+    base: Path, oracle: Oracle, monkeypatch: pytest.MonkeyPatch, *, way: points.Injector, share: float
+) -> None:
+    if isinstance(way, points.Strace) and not isinstance(points.injector(), points.Strace):
+        pytest.skip("strace is not there, or may not be used")
+    monkeypatch.setattr(faults, "injector", lambda: way)
+    folder = base / way.name
+    folder.mkdir(exist_ok=True)
+    number = int(share * len(faults.points(folder)))
+    do(Trial("syscalls", LOCAL, random.Random(0), folder / f"{share}", oracle, number=number))
+
+
+def test_what_is_wrong_is_told(base: Path, oracle: Oracle) -> None:
+    """With another oracle, another number of units and a process that stays, a trial fails."""
+    wrong = replace(oracle, export={**oracle.export, "coco/train.json": "0"})
+    trial = Trial("driver", LOCAL, random.Random(0), base / "wrong", wrong)
+    trial.finish()
+    trial.judge()
+    assert len(trial.failures) == 1
+    assert "coco/train.json: sha256" in trial.failures[0]
