@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pipeline.data.records import Record, Role
 from pipeline.engine.context import Metrics as Metrics
@@ -25,7 +25,11 @@ Loaded = TypeVar("Loaded")
 
 
 class Resources(BaseModel):
-    """What one worker of a stage takes, and how many workers there may be; never part of a key."""
+    """What one worker of a stage takes, and how many workers there may be; never part of a key.
+
+    `workers`: fewest and most. A job that several processes can do together is done by the most, always: with another
+    number its result would be another.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -33,6 +37,13 @@ class Resources(BaseModel):
     gpus: float = Field(0.0, ge=0)
     memory_gb: float | None = Field(None, gt=0)
     workers: tuple[int, int] = (1, 1)
+
+    @field_validator("workers")
+    @classmethod
+    def _in_order(cls, workers: tuple[int, int]) -> tuple[int, int]:
+        if not 1 <= workers[0] <= workers[1]:
+            raise ValueError(f"expected [fewest, most] with 1 <= fewest <= most, found {list(workers)}")
+        return workers
 
 
 class StageConfig(BaseModel):
@@ -111,6 +122,10 @@ class JobStage(Stage):
     def identity(self, data_root: Path) -> str:  # noqa: ARG002
         """Digest of what the job reads from outside the store (a user's files); part of its key."""
         return ""
+
+    def unshareable(self, world: int) -> str:
+        """Why `world` processes cannot do it together; empty if they can."""
+        return "" if world == 1 else f"works in one process, found {world} in resources: workers"
 
     @abstractmethod
     def run(self, data: Records, context: TrainContext) -> Metrics:
