@@ -1,4 +1,4 @@
-"""The student in a team of two: its step is that of one process, it stops and goes on, damaged states are passed over."""
+"""The student in a team of two: its step is that of one process, it stops and goes on, damaged states are skipped."""
 
 import json
 from collections.abc import Sequence
