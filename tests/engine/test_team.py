@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_fakes import FakeIngest, FakeIngestConfig, FakeTrain, FakeTrainConfig, make_record
+from engine_fakes import FakeIngest, FakeIngestConfig, FakeTrain, make_record
 from ranks import Pair
+from team_fakes import STATE, Shared, SharedConfig
 
-from pipeline.data.errors import BadInput
 from pipeline.data.records import Ontology
-from pipeline.engine.context import Stopped, TrainContext, WorkerContext
+from pipeline.engine.context import Stopped, WorkerContext
 from pipeline.engine.machine import Heartbeat
 from pipeline.engine.plan import PlannedStage, prove
 from pipeline.engine.run_job import SPENT, help_with_job, run_job
 from pipeline.engine.run_unit import Surroundings
-from pipeline.engine.stage import JobStage, Metrics, Records, Resources, StageConfig
+from pipeline.engine.stage import JobStage, Resources
+from pipeline.engine.states import last_state
 from pipeline.engine.store import Store
 from pipeline.engine.tasks import JobTask, StageTask
 from pipeline.engine.team import BUCKET, Team, TeamBroken
@@ -101,50 +102,12 @@ def test_a_lost_process_breaks_the_team(tmp_path: Path) -> None:
         both.close()
 
 
-class SharedConfig(FakeTrainConfig):
-    stop_at: int | None = None
-    refuse: bool = False
-
-
-class Shared(JobStage):
-    """Every process adds what it has of the ids; the leading one saves."""
-
-    name = "finetune_teacher"
-    version = 1
-    Config = SharedConfig
-    produces = "teacher"
-
-    def __init__(self, config: StageConfig) -> None:
-        assert isinstance(config, SharedConfig)
-        self.config = config
-
-    def unshareable(self, world: int) -> str:  # noqa: ARG002
-        return ""
-
-    def run(self, data: Records, context: TrainContext) -> Metrics:
-        if self.config.refuse:
-            raise BadInput("refused")
-        team, note = context.team, context.workdir / "step"
-        step = int(note.read_text()) if note.exists() else 0
-        team.agree(step, "step")
-        while step < self.config.steps:
-            step += 1
-            if team.leads:
-                note.write_text(str(step))
-            context.progress(step, self.config.steps, "steps")
-            if context.should_stop():
-                raise Stopped(f"step {step}")
-        ids = [record.image_id for record in data]
-        found = team.gather(ids[team.share(len(ids))])
-        (context.out / "weights.txt").write_text(f"{team.rank} {found}")
-        return {"steps": step}
-
-
 class Six(tuple[int, ...]):
     """Records in memory."""
 
 
 def work(team: Team, root: Path, settings: dict[str, object]) -> str:
+    stop_at = settings.pop("stop_at", None)
     config = SharedConfig(**settings)  # type: ignore[arg-type]
     seen: list[object] = []
     around = Surroundings(
@@ -152,7 +115,7 @@ def work(team: Team, root: Path, settings: dict[str, object]) -> str:
         Heartbeat(root / f"beat-{team.rank}"),
         seen.append,
         # One of them hears of it first.
-        lambda: team.rank == 1 and config.stop_at is not None and len(seen) >= config.stop_at,
+        lambda: team.rank == 1 and stop_at is not None and len(seen) >= int(str(stop_at)),
     )
     context = WorkerContext("cpu", Ontology(()), root, {})
     stage = StageTask("train", Shared, config.model_dump_json(), context, 1)
@@ -177,13 +140,15 @@ def test_a_job_of_two_is_committed_once(pair: Pair, tmp_path: Path) -> None:
     assert artifact.metrics == {"steps": 3, "world": 2}
     assert json.loads((artifact.folder / "artifact.json").read_text())["world"] == 2
     assert [*(store.root / "tmp").iterdir(), *(store.root / "work").iterdir()] == []
-    assert pair.run(work, tmp_path, {"steps": 3, "refuse": True}) == first  # it is there
+    assert pair.run(work, tmp_path, {"steps": 3, "refuse": 0}) == first  # it is there
 
 
 def test_all_stop_at_the_same_step_and_go_on_from_it(pair: Pair, tmp_path: Path) -> None:
     assert pair.run(work, tmp_path, {"steps": 5, "stop_at": 2}) == ["step 2", "step 2"]
     workdir = Store(tmp_path / "store").workdir(KEY)
-    assert (workdir / "step").read_text() == "2"
+    state = last_state(workdir, STATE)
+    assert state is not None
+    assert state.read_text() == "2"
     assert json.loads((workdir / SPENT).read_text())["world"] == 2
     # One process ends what two began, and the artifact says so.
     assert work(Team(), tmp_path, {"steps": 5})
