@@ -24,12 +24,14 @@ from teachers.catalog import ModelSpec
 class Entry:
     """One kind of student: `build` a new one for the classes and device, `open` the fitted one in a folder.
 
-    `what` says it in a line, `licence` is its code's. `identity` tells what the first weights that settings name are,
-    by content; `inspect` raises BadInput unless they fit.
+    `what` says it in a line, `licence` is its code's. `batch_size`: how many images a step of its training takes.
+    `identity` tells what the first weights that settings name are, by content; `inspect` raises BadInput unless they
+    fit.
     """
 
     what: str
     Settings: type[BaseModel]
+    batch_size: Callable[[BaseModel], int]
     build: Callable[[BaseModel, Ontology, str], Student]
     open: Callable[[Path, str], Student]
     identity: Callable[[BaseModel], Mapping[str, str]]
@@ -81,6 +83,11 @@ def identity(spec: ModelSpec) -> Mapping[str, str]:
     return _entry(spec.use, where=f"models.{spec.name}.use").identity(check(spec))
 
 
+def batch_size(spec: ModelSpec) -> int:
+    """How many images a step of its training takes, all processes together."""
+    return _entry(spec.use, where=f"models.{spec.name}.use").batch_size(check(spec))
+
+
 def inspect(spec: ModelSpec) -> None:
     """BadInput unless the first weights that a spec names open safely and fit its architecture."""
     _entry(spec.use, where=f"models.{spec.name}.use").inspect(check(spec))
@@ -121,6 +128,11 @@ def _mask2former_identity(settings: BaseModel) -> Mapping[str, str]:
         return {"weights": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
+def _mask2former_batch(settings: BaseModel) -> int:
+    assert isinstance(settings, Mask2FormerSettings)
+    return settings.recipe().batch
+
+
 def _inspect_mask2former(settings: BaseModel) -> None:
     from students.architecture import build
     from students.weights import load_weights
@@ -134,6 +146,7 @@ ENTRIES: dict[str, Entry] = {
     MASK2FORMER: Entry(
         "Mask2Former: R-50, Swin-T, or tiny for CPUs",
         Mask2FormerSettings,
+        _mask2former_batch,
         _build_mask2former,
         _open_mask2former,
         _mask2former_identity,

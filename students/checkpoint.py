@@ -1,10 +1,6 @@
-"""The state of a training as one safetensors file: weights, moments, and the step and losses in its metadata.
-
-One file means that one rename commits all of it.
-"""
+"""The state of a training as one safetensors file: weights, moments, and the step and losses in its metadata."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.data.errors import BadInput
+from pipeline.engine.states import last_state, save_state
 
+CHECKPOINT = "checkpoint"  # name of the states
 _MODEL, _OPTIMIZER = "model.", "optimizer."
 
 
@@ -31,25 +29,23 @@ class Progress:
 
 
 def save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, progress: Progress, recipe: str
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, progress: Progress, recipe: str
 ) -> None:
-    """Replaces `path` as a whole; `recipe` is any text that must be the same at resumption."""
+    """Saves a state; `recipe` is any text that must be the same at resumption."""
     tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors.update({f"{_OPTIMIZER}{index}.{name}": tensor for name, tensor in state.items()})
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     metadata = {"losses": json.dumps(progress.losses), "seconds": repr(progress.seconds), "recipe": recipe}
-    temporary = path.with_suffix(".tmp")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata)
-    with temporary.open("rb") as written:
-        os.fsync(written.fileno())
-    temporary.replace(path)
+    save_state(folder, CHECKPOINT, progress.step, lambda path: save_file(whole, path, metadata))
 
 
 def load_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, recipe: str
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, recipe: str
 ) -> Progress:
-    """Puts a checkpoint back; nothing done yet if there is none. `BadInput` if it is of another recipe."""
-    if not path.exists():
+    """Puts the last whole state back; nothing done yet if there is none. `BadInput` if it is of another recipe."""
+    path = last_state(folder, CHECKPOINT)
+    if path is None:
         return Progress([])
     with safe_open(path, "pt") as file:
         metadata = file.metadata()

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import Mask2FormerConfig
 
 from pipeline.data.assignment import assign
+from pipeline.engine.team import ALONE, Team
 from students.layers import Predictions
 from students.targets import Batch
 
@@ -29,18 +30,49 @@ class Match:
     target: Tensor
 
 
-def mask2former_loss(outputs: Predictions, batch: Batch, config: Mask2FormerConfig) -> Tensor:
+@dataclass(frozen=True)
+class Share:
+    """A process's part of the images of a step: `images` of `counts`, the number of targets of each image of all.
+
+    Points are drawn for all images, and sums divided by what all processes have, over their number: so the mean of the
+    processes' losses is the loss of one process that has all images.
+    """
+
+    counts: tuple[int, ...]
+    images: slice
+    team: Team = ALONE
+
+    @classmethod
+    def of(cls, batch: Batch, team: Team) -> "Share":
+        """That of a batch; all processes of the team ask at once."""
+        counts = tuple(team.gather(batch.counts))
+        return cls(counts, team.share(len(counts)), team)
+
+    def pairs(self, queries: int) -> tuple[int, slice]:
+        """How many pairs all images' assignments make, and which of them are ours."""
+        made = [min(count, queries) for count in self.counts]
+        first = sum(made[: self.images.start])
+        return sum(made), slice(first, first + sum(made[self.images]))
+
+
+def mask2former_loss(
+    outputs: Predictions, batch: Batch, config: Mask2FormerConfig, *, team: Team = ALONE
+) -> Tensor:
     """Sum over all layers of 2 x class + 5 x mask + 5 x dice loss (the weights are the configuration's).
 
     Pixels of ignore regions count in no mask loss, and a query that found an ignore region is not told that it found
-    nothing. Draws its points from torch's global generator.
+    nothing. Draws its points from torch's global generator. In a team each process gets its `Share`'s loss.
     """
-    points = torch.rand(len(batch.counts), config.train_num_points, 2, device=batch.pixels.device)
+    share = Share.of(batch, team)
+    points = torch.rand(len(share.counts), config.train_num_points, 2, device=batch.pixels.device)
+    points = points[share.images]
     total = batch.pixels.new_zeros((), dtype=torch.float32)
     for class_logits, mask_logits in zip(outputs.class_logits, outputs.mask_logits, strict=True):
         match = match_layer(class_logits, mask_logits, batch=batch, points=points, config=config)
-        bce, dice = mask_losses(mask_logits, match, batch=batch, config=config)
-        class_loss = class_losses(class_logits, mask_logits, match=match, batch=batch, config=config)
+        bce, dice = mask_losses(mask_logits, match, batch=batch, config=config, share=share)
+        class_loss = class_losses(
+            class_logits, mask_logits, match=match, batch=batch, config=config, team=team
+        )
         total = (
             total + config.class_weight * class_loss + config.mask_weight * bce + config.dice_weight * dice
         )
@@ -78,24 +110,32 @@ def match_layer(
 
 
 def mask_losses(
-    mask_logits: Tensor, match: Match, *, batch: Batch, config: Mask2FormerConfig
+    mask_logits: Tensor, match: Match, *, batch: Batch, config: Mask2FormerConfig, share: Share | None = None
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy and dice of the matched masks at points drawn where they are least sure, over the target count."""
+    share = share or Share.of(batch, ALONE)
     logits = mask_logits[match.image, match.query][:, None]  # (M, 1, h, w)
-    points = uncertain_points(logits.detach(), match.image, ignore=batch.ignore, config=config)
+    pairs = share.pairs(mask_logits.shape[1])
+    points = uncertain_points(logits.detach(), match.image, ignore=batch.ignore, config=config, pairs=pairs)
     values = sample(logits, points[:, :, None, :]).squeeze(-1).squeeze(1)  # (M, P)
     labels = lookup(batch.masks, match.target, points).float()
     weights = (~lookup(batch.ignore, match.image, points)).float()
     bce = F.binary_cross_entropy_with_logits(values, labels, reduction="none") * weights
     bce = bce.sum(1) / weights.sum(1).clamp(min=1)
-    share = values.sigmoid() * weights
-    dice = 1 - (2 * (share * labels).sum(1) + 1) / (share.sum(1) + (labels * weights).sum(1) + 1)
-    targets = max(sum(batch.counts), 1)
+    inside = values.sigmoid() * weights
+    dice = 1 - (2 * (inside * labels).sum(1) + 1) / (inside.sum(1) + (labels * weights).sum(1) + 1)
+    targets = max(sum(share.counts), 1) / share.team.world
     return bce.sum() / targets, dice.sum() / targets
 
 
 def class_losses(
-    class_logits: Tensor, mask_logits: Tensor, *, match: Match, batch: Batch, config: Mask2FormerConfig
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    *,
+    match: Match,
+    batch: Batch,
+    config: Mask2FormerConfig,
+    team: Team = ALONE,
 ) -> Tensor:
     """Weighted mean cross-entropy of all queries: unmatched ones count `no_object_weight`, or 0 on ignored ground."""
     no_object = class_logits.shape[-1] - 1
@@ -104,7 +144,8 @@ def class_losses(
     classes[match.image, match.query] = batch.classes[match.target]
     weights[match.image, match.query] = 1.0
     losses = F.cross_entropy(class_logits.transpose(1, 2), classes, reduction="none")
-    return (losses * weights).sum() / weights.sum().clamp(min=config.no_object_weight)
+    whole = team.total(weights.sum()).clamp(min=config.no_object_weight)
+    return (losses * weights).sum() / (whole / team.world)
 
 
 @torch.no_grad()
@@ -119,19 +160,28 @@ def on_ignored(mask_logits: Tensor, ignore: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def uncertain_points(logits: Tensor, image: Tensor, *, ignore: Tensor, config: Mask2FormerConfig) -> Tensor:
+def uncertain_points(
+    logits: Tensor,
+    image: Tensor,
+    *,
+    ignore: Tensor,
+    config: Mask2FormerConfig,
+    pairs: tuple[int, slice] | None = None,
+) -> Tensor:
     """P points for each of M masks (M, 1, h, w): most of them the least sure of many random ones, the rest uniform.
 
     Points in `ignore` (B, S, S) of their `image` (M,) are taken as sure, so all others are chosen before them; without
-    ignore regions this is the sampling of Kirillov et al. 2020 (PointRend).
+    ignore regions this is the sampling of Kirillov et al. 2020 (PointRend). `pairs`: the points are drawn for so many
+    masks, and these are ours.
     """
     count, device = config.train_num_points, logits.device
-    candidates = torch.rand(len(logits), int(count * config.oversample_ratio), 2, device=device)
+    drawn, own = pairs or (len(logits), slice(None))
+    candidates = torch.rand(drawn, int(count * config.oversample_ratio), 2, device=device)[own]
     doubt = -sample(logits, candidates[:, :, None, :])[:, 0, :, 0].abs()
     doubt = doubt.masked_fill(lookup(ignore, image, candidates), -torch.inf)
     chosen = doubt.topk(int(count * config.importance_sample_ratio), dim=1).indices
     unsure = candidates.gather(1, chosen[:, :, None].expand(-1, -1, 2))
-    uniform = torch.rand(len(logits), count - chosen.shape[1], 2, device=device)
+    uniform = torch.rand(drawn, count - chosen.shape[1], 2, device=device)[own]
     return torch.cat([unsure, uniform], dim=1)
 
 

@@ -17,10 +17,11 @@ from pipeline.data.errors import BadInput
 from pipeline.data.records import Instance, Ontology
 from pipeline.engine.stage import Metrics, Records, TrainContext
 from students.architecture import build
+from students.batch_norm import share_batch_norms
 from students.card import Card, read_card, write_card
 from students.inference import to_instances
 from students.layers import predictions
-from students.pool import Loader, write_pool
+from students.pool import Loader, RecordPool, write_pool
 from students.settings import MASK2FORMER, Mask2FormerSettings
 from students.trainer import Training, write_losses
 from students.weights import load_weights
@@ -52,20 +53,12 @@ class Mask2Former:
             self._model.load_state_dict(state)
 
     def fit(self, data: Records, context: TrainContext) -> Metrics:
-        """Train on the records that have a mask of a known class; the same bits from the same seed on one CPU.
+        """Train on the records that have a mask of a known class; the same bits from the same seed on one CPU process.
 
         `BadInput` for a bad image, class or weights file; `Stopped` after a checkpoint if the context asks for it.
         """
-        if context.world != 1:
-            raise ValueError(f"the Mask2Former student trains in one process, got {context.world}")
         index = {class_id: i for i, class_id in enumerate(self.ontology.ids)}
-        pool = write_pool(
-            data,
-            context.workdir / "pool.arrow",
-            class_index=index,
-            filter_empty=self.recipe.filter_empty,
-            progress=context.progress,
-        )
+        pool = self._pool(data, context, index)
         loader = Loader(
             pool=pool,
             images_root=context.images_root,
@@ -74,9 +67,12 @@ class Mask2Former:
             scale=self.recipe.scale,
             batch=self.recipe.batch,
             seed=context.seed,
+            team=context.team,
         )
         with torch.random.fork_rng([] if self.device == "cpu" else [self.device]):
             model = self._new_model(context.seed)
+            if not self._frozen_norm():
+                share_batch_norms(model, context.team)
             nn.Module.to(model, self.device)
             training = Training(
                 model, self.recipe, bf16=self.settings.bf16(self.device), frozen=self._frozen_norm()
@@ -85,6 +81,19 @@ class Mask2Former:
         self._model = model
         self._save(model, context.out)
         return {**write_losses(progress, context.out), "images": len(pool)}
+
+    def _pool(self, data: Records, context: TrainContext, index: Mapping[int, int]) -> RecordPool:
+        path = context.workdir / "pool.arrow"
+        if context.team.leads:
+            write_pool(
+                data,
+                path,
+                class_index=index,
+                filter_empty=self.recipe.filter_empty,
+                progress=context.progress,
+            )
+        context.team.wait()
+        return RecordPool(path)
 
     def predict(self, batch: Sequence[Sample]) -> list[list[Instance]]:
         """Up to 100 instances of each image, best first; the pixels are scaled to fit the variant's canvas.

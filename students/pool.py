@@ -15,6 +15,7 @@ from pipeline.data.arrow import from_table, to_table
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Record
 from pipeline.engine.stage import Records
+from pipeline.engine.team import ALONE, Team
 from students.targets import Batch, Example, collate, labels_of, load_example
 from students.window import random_window
 
@@ -67,7 +68,10 @@ def write_pool(
 
 @dataclass(frozen=True)
 class Loader:
-    """Turns (seed, step) into a batch: images in a new random order every epoch, each through its own window."""
+    """Turns (seed, step) into a batch: images in a new random order every epoch, each through its own window.
+
+    `batch` images make a step; a process of a team reads its share of them.
+    """
 
     pool: RecordPool
     images_root: Path
@@ -76,6 +80,7 @@ class Loader:
     scale: tuple[float, float]
     batch: int
     seed: int
+    team: Team = ALONE
 
     def batches(self, first: int, last: int, *, threads: int) -> Generator[Batch]:
         """Batches of the steps [first, last); the next one is read in `threads` threads while this one is used."""
@@ -106,8 +111,12 @@ class Loader:
 
     def _submit(self, threads: ThreadPoolExecutor, step: int) -> list[Future[Example]]:
         # The table is read here, in one thread; the images and masks in many.
-        records = [self.pool[index] for index in self.indices(step)]
-        return [threads.submit(self.example, step, slot, record) for slot, record in enumerate(records)]
+        slots, order = range(self.batch)[self.team.share(self.batch)], self.indices(step)
+        records = [self.pool[order[slot]] for slot in slots]
+        return [
+            threads.submit(self.example, step, slot, record)
+            for slot, record in zip(slots, records, strict=True)
+        ]
 
 
 def _told(data: Records, progress: Callable[[int, int, str], None]) -> Iterator[Record]:

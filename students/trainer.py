@@ -1,7 +1,8 @@
 """The training of a Mask2Former: parameter groups, learning rate, loop, checkpoint and resumption.
 
 Everything random in a step (windows, order, loss points, dropped paths) follows from (seed, step), so on one CPU a
-training that was killed ends in the same bits as one that was not.
+training that was killed ends in the same bits as one that was not. A team of processes shares the images of each step;
+but for rounding (and dropped paths) its step is that of one process.
 """
 
 import json
@@ -25,7 +26,6 @@ from students.pool import Loader
 from students.settings import LR_DROPS, Recipe
 from students.targets import Batch
 
-CHECKPOINT = "checkpoint.safetensors"
 _NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 _UNDECAYED = ("relative_position_bias_table", "position_embeddings")
 _POINTS = 2  # stream of random numbers, beside the loader's two
@@ -47,9 +47,10 @@ class Training:
         Raises `Stopped` after a checkpoint if the context says so, `FloatingPointError` if the loss is not finite.
         """
         optimizer = make_optimizer(self.model, self.recipe)
-        path = context.workdir / CHECKPOINT
+        team = context.team
         recipe = _recipe_text(self.recipe, bf16=self.bf16, seed=loader.seed)
-        progress = load_checkpoint(path, self.model, optimizer, recipe=recipe)
+        progress = load_checkpoint(context.workdir, self.model, optimizer, recipe=recipe)
+        team.agree(progress.step, "step of the saved state")
         device = str(self.model.class_predictor.weight.device)
         before = progress.seconds
         began = time.monotonic()
@@ -58,28 +59,32 @@ class Training:
             freeze_batch_norm(self.model.model.pixel_level_module.encoder)
         batches = loader.batches(progress.step, self.recipe.steps, threads=_threads())
         for batch in batches:
-            progress.losses.append(self._step(optimizer, batch.to(device), progress.step, seed=loader.seed))
+            progress.losses.append(self._step(optimizer, batch.to(device), progress.step, loader=loader))
             progress.seconds = before + time.monotonic() - began
             context.progress(progress.step, self.recipe.steps, f"loss {progress.losses[-1]:.2f}")
             stop = context.should_stop()
-            if stop or progress.step % self.recipe.checkpoint_every == 0:
-                save_checkpoint(path, self.model, optimizer, progress=progress, recipe=recipe)
+            if team.leads and (stop or progress.step % self.recipe.checkpoint_every == 0):
+                save_checkpoint(context.workdir, self.model, optimizer, progress=progress, recipe=recipe)
             if stop:
                 batches.close()
                 raise Stopped(f"stopped after step {progress.step} of {self.recipe.steps}")
         return progress
 
-    def _step(self, optimizer: torch.optim.Optimizer, batch: Batch, step: int, *, seed: int) -> float:
-        torch.manual_seed(int(np.random.default_rng([seed, _POINTS, step]).integers(2**63)))
+    def _step(self, optimizer: torch.optim.Optimizer, batch: Batch, step: int, *, loader: Loader) -> float:
+        team, seed = loader.team, int(np.random.default_rng([loader.seed, _POINTS, step]).integers(2**63))
+        torch.manual_seed(seed + team.rank)  # processes drop paths of their own
         for group in optimizer.param_groups:
             group["lr"] = group["factor"] * learning_rate(self.recipe, step)
         outputs = predictions(self.model, batch.pixels, bf16=self.bf16)
-        loss = mask2former_loss(outputs, batch, self.model.config)
-        value = float(loss.detach())
+        if team.world > 1:
+            torch.manual_seed(seed)  # the points are drawn for the images of all
+        loss = mask2former_loss(outputs, batch, self.model.config, team=team)
+        value = float(team.total(loss.detach())) / team.world
         if not math.isfinite(value):
             raise FloatingPointError(f"loss is {value} at step {step}; a lower learning rate may help")
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
+        team.average_gradients(self.model.parameters())
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         optimizer.step()
         return value

@@ -112,6 +112,14 @@ def identity(spec: ModelSpec) -> Mapping[str, str]:
     return _entry(spec, None).identity(check(spec))
 
 
+def batch_size(spec: ModelSpec) -> int:
+    """How many instances a step of its tuning takes, all processes together; BadInput if it cannot be tuned."""
+    settings = check(spec, "teacher")
+    if not isinstance(settings, ClassAwareSettings):
+        raise BadInput(f"models.{spec.name}.use: {spec.use!r} has nothing to tune")
+    return settings.batch_size
+
+
 def inspect(spec: ModelSpec) -> None:
     """BadInput unless the weights that a spec names open safely and fit its architecture; nothing is computed."""
     _entry(spec, None).inspect(check(spec))

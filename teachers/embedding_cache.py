@@ -1,8 +1,10 @@
 """Image features of the frozen encoder, computed once and memory-mapped, so that tuning runs the encoder no more."""
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,22 +18,28 @@ from teachers.sam.predictor import Embeddings, SamPredictor
 from teachers.sam.zoom import Part
 from teachers.training_set import TrainingImage
 
-_DONE = "embeddings.done"
+_NAME = "embeddings"
 _SAVE_SECONDS = 5.0
 DTYPES: dict[str, type[np.floating]] = {"float16": np.float16, "float32": np.float32}
 
 
-def _write_count(path: Path, count: int) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(str(count))
-    temporary.replace(path)
+def _path(folder: Path, rank: int, world: int) -> Path:
+    return folder / (f"{_NAME}.bin" if world == 1 else f"{_NAME}-{rank}-of-{world}.bin")
+
+
+def _save(features: np.memmap, count: Path, done: int) -> None:
+    """Note that the first `done` features are in the file for good."""
+    features.flush()
+    temporary = count.with_suffix(".tmp")
+    temporary.write_text(str(done))
+    temporary.replace(count)
 
 
 class EmbeddingCache:
-    """Features of parts of training images; the first ones lie in a file of at most `limit_bytes`.
+    """Features of parts of training images; the first ones lie in files of at most `limit_bytes`.
 
     The others are made anew. All are rounded to `dtype` (float16 or float32), cached or not, so the limit changes time
-    and nothing else.
+    and nothing else. Each process of a team makes a file of its own, and reads those of all.
     """
 
     def __init__(
@@ -52,38 +60,70 @@ class EmbeddingCache:
         self._shape = (encoder.embed_dim, *encoder.image_embedding_size)
         one = int(np.prod(self._shape)) * np.dtype(self._dtype).itemsize
         self.cached = min(len(self._parts), int(limit_bytes // one))
-        self._map: np.memmap | None = None
+        self._maps: list[np.memmap] = []
+        self._starts: list[int] = []  # the first row of each map
         self._root = Path()
         self._held: tuple[int, np.ndarray] | None = None
 
     def build(self, context: TrainContext, progress: Callable[[int, int], None]) -> None:
-        """Fill the file in `context.workdir`, going on where an earlier attempt ended; raises Stopped when asked to."""
+        """Fill files in `context.workdir`, going on where an earlier attempt ended; raises Stopped when asked to."""
         self._root = context.images_root
         if not self.cached:
             return
-        path, done_path = context.workdir / "embeddings.bin", context.workdir / _DONE
-        done = int(done_path.read_text()) if done_path.is_file() and path.is_file() else 0
-        shape = (self.cached, *self._shape)
-        self._map = np.memmap(path, dtype=self._dtype, mode="r+" if done else "w+", shape=shape)
-        step, saved = self._predictor.embed_batch, time.monotonic()
-        for start in range(done, self.cached, step):
+        team, step = context.team, self._predictor.embed_batch
+        # Whole batches of the encoder for each process, so that a feature does not depend on their number.
+        own = -(-self.cached // (step * team.world)) * step
+        self._starts = list(range(0, self.cached, own))
+        if team.leads:
+            self._remove_others(context.workdir, team.world)
+        first = min(team.rank * own, self.cached)
+        self._fill(
+            context, range(first, min(first + own, self.cached)), lambda row: progress(row, self.cached)
+        )
+        team.wait()
+        self._maps = [
+            self._open(context.workdir, rank, team.world, mode="r") for rank in range(len(self._starts))
+        ]
+
+    def _fill(self, context: TrainContext, rows: range, progress: Callable[[int], None]) -> None:
+        """Make the features of `rows`; all processes of a team ask as often whether to stop."""
+        team, step = context.team, self._predictor.embed_batch
+        path = _path(context.workdir, team.rank, team.world)
+        count = path.with_suffix(".done")
+        done = int(count.read_text()) if count.is_file() and path.is_file() else 0
+        own = (
+            self._open(context.workdir, team.rank, team.world, mode="r+" if done else "w+") if rows else None
+        )
+        saved = time.monotonic()
+        for turn in range(team.most(-(-(len(rows) - done) // step))):
+            start = done + turn * step
             stopped = context.should_stop()
             # Not after every one: with a small model the flush takes as long as the embedding.
-            if stopped or time.monotonic() - saved > _SAVE_SECONDS:
-                self._save(done_path, start)
+            if own is not None and (stopped or time.monotonic() - saved > _SAVE_SECONDS):
+                _save(own, count, min(start, len(rows)))
                 saved = time.monotonic()
             if stopped:
                 raise Stopped
-            stop = min(start + step, self.cached)
-            self._map[start:stop] = self._embed(self._parts[start:stop]).numpy()
-            progress(stop, self.cached)
-        self._save(done_path, self.cached)
+            if own is not None and start < len(rows):
+                stop = min(start + step, len(rows))
+                own[start:stop] = self._embed(self._parts[rows[start] : rows[stop - 1] + 1]).numpy()
+                progress(min(stop * team.world, self.cached))
+        if own is not None:
+            _save(own, count, len(rows))
 
-    def _save(self, count: Path, done: int) -> None:
-        """Note that the first `done` features are in the file for good."""
-        assert self._map is not None
-        self._map.flush()
-        _write_count(count, done)
+    def _open(self, folder: Path, rank: int, world: int, *, mode: Literal["r", "r+", "w+"]) -> np.memmap:
+        start = self._starts[rank]
+        stop = (*self._starts, self.cached)[rank + 1]
+        return np.memmap(
+            _path(folder, rank, world), dtype=self._dtype, mode=mode, shape=(stop - start, *self._shape)
+        )
+
+    def _remove_others(self, folder: Path, world: int) -> None:
+        """What a team of another size has left is of no use to this one."""
+        ours = {_path(folder, rank, world).stem for rank in range(world)}
+        for path in folder.glob(f"{_NAME}*"):
+            if path.stem not in ours:
+                path.unlink(missing_ok=True)
 
     def gather(self, parts: Sequence[Part]) -> Embeddings:
         """Features (len(parts), C, g, g) float32 on the model's device, in the order given; KeyError for an unknown."""
@@ -96,9 +136,10 @@ class EmbeddingCache:
         return Embeddings(features, tuple(self._frame(part) for part in parts))
 
     def _row(self, index: int) -> np.ndarray:
-        if self._map is None:
+        if not self._maps:
             raise RuntimeError("the embedding cache was not built")
-        row: np.ndarray = self._map[index]
+        place = bisect_right(self._starts, index) - 1
+        row: np.ndarray = self._maps[place][index - self._starts[place]]
         return row
 
     def _frame(self, part: Part) -> Frame:

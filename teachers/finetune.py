@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.data.errors import BadInput
 from pipeline.engine.context import Metrics, Records, TrainContext
 from teachers.answerer import Answerer
 from teachers.embedding_cache import EmbeddingCache
@@ -56,10 +55,8 @@ def tune(
     `answerer` brings the frozen SAM, the class vectors (None without the class-aware branch) and which part of an image
     is seen with a box; `identity` is what the heads will fit onto. With fewer than two human-masked images, or no mask
     on them, nothing is fitted and `teacher.json` says so. Raises Stopped with all states saved, and BadInput for
-    unreadable images or more than one worker.
+    unreadable images.
     """
-    if context.world != 1:
-        raise BadInput(f"finetune_teacher: tunes in one worker, found {context.world}")
     training = collect(data)
     if training.use == "zero_shot":
         return _zero_shot(training, context.out, identity)
@@ -75,7 +72,9 @@ def tune(
     progress = _Progress(context.progress, cache.cached + steps)
     cache.build(context, lambda done, _: progress.show(done, progress.total, "embeddings"))
     progress.done = cache.cached
-    bench = Bench(answerer.predictor, cache, answerer.texts, settings, context.seed, answerer.zoom)
+    bench = Bench(
+        answerer.predictor, cache, answerer.texts, settings, context.seed, answerer.zoom, context.team
+    )
     for part in parts:
         _fit_part(part, bench, context, progress)
     _write_teachers(parts, context.out, settings, identity)
@@ -98,7 +97,7 @@ def _fit_part(part: _Part, bench: Bench, context: TrainContext, progress: _Progr
     folder.mkdir(parents=True, exist_ok=True)
     for variant in bench.settings.variants if part.targets else ():
         task = _task(part, variant, bench)
-        trainer = HeadTrainer(task, context.workdir / part.folder / f"{variant}.checkpoint.safetensors")
+        trainer = HeadTrainer(task, context.workdir / part.folder)
         before = progress.done
         note = f"{variant} {part.folder}".removesuffix(" .")
 

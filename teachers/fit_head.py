@@ -1,10 +1,12 @@
 """The tuning loop of one head (Das et al. 2024, section 3.3): 5 * CE + 5 * dice on sampled points, AdamW, one lr drop.
 
 Everything random is drawn from (seed, name, step), so a state is parameters, optimiser moments and the step; after a
-kill the loop goes on from the last saved state and ends, on a CPU, with the same bits.
+kill the loop goes on from the last saved state and ends, on a CPU, with the same bits. A team of processes shares the
+instances of each step; but for rounding its step is that of one process.
 """
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +18,9 @@ from torch import Tensor
 
 from pipeline.data import masks
 from pipeline.data.errors import BadInput
-from pipeline.engine import files
 from pipeline.engine.context import Stopped
+from pipeline.engine.states import last_state, save_state
+from pipeline.engine.team import ALONE, Team
 from teachers.class_texts import ClassTexts
 from teachers.embedding_cache import EmbeddingCache
 from teachers.heads import fill, trained_parameters
@@ -39,6 +42,7 @@ class Bench:
     settings: ClassAwareSettings
     seed: int
     zoom: Zoom
+    team: Team = ALONE
 
 
 @dataclass(frozen=True)
@@ -58,19 +62,21 @@ class HeadTask:
 
 
 class HeadTrainer:
-    """One head's optimiser, losses so far and saved states (`checkpoint`, replaced whole every time)."""
+    """One head's optimiser, losses so far and saved states (in `folder`, under the name of the variant)."""
 
-    def __init__(self, task: HeadTask, checkpoint: Path) -> None:
+    def __init__(self, task: HeadTask, folder: Path) -> None:
         self._task = task
-        self._checkpoint = checkpoint
+        self._folder = folder
         self._parameters = trained_parameters(task.head)
         settings = task.bench.settings
         self._optimizer = torch.optim.AdamW(
             self._parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay, foreach=False
         )
         self.losses: list[float] = []
-        if checkpoint.is_file():
-            self._resume()
+        state = last_state(folder, task.variant)
+        if state is not None:
+            self._resume(state)
+        task.bench.team.agree(len(self.losses), "step of the saved state")
 
     def run(self, should_stop: Callable[[], bool], progress: Callable[[int], None]) -> None:
         """Train to the last step; raises Stopped, with the state saved, as soon as `should_stop()`."""
@@ -92,29 +98,29 @@ class HeadTrainer:
         for group in self._optimizer.param_groups:
             group["lr"] = settings.lr * (settings.decay if dropped else 1.0)
         loss = batch_loss(self._task, step)
-        if not torch.isfinite(loss):
-            raise BadInput(
-                f"{self._task.name}: the loss at step {step} is {float(loss.detach())}; a lower lr may help"
-            )
+        team = self._task.bench.team
+        value = float(team.total(loss.detach())) / team.world
+        if not math.isfinite(value):
+            raise BadInput(f"{self._task.name}: the loss at step {step} is {value}; a lower lr may help")
         self._optimizer.zero_grad()
         torch.autograd.backward(loss)
+        team.average_gradients(self._parameters.values())
         self._optimizer.step()
-        return float(loss.detach())
+        return value
 
     def _save(self) -> None:
+        if not self._task.bench.team.leads:
+            return
         state = {f"parameter/{name}": value.detach() for name, value in self._parameters.items()}
         for name, parameter in self._parameters.items():
             for key, value in self._optimizer.state[parameter].items():
                 state[f"{key}/{name}"] = value
         state["losses"] = torch.tensor(self.losses, dtype=torch.float64)
-        temporary = self._checkpoint.with_suffix(".tmp")
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.cpu().contiguous() for name, value in state.items()}, temporary)
-        files.sync(temporary)  # else a power cut may leave the name without the bytes
-        temporary.replace(self._checkpoint)
+        whole = {name: value.cpu().contiguous() for name, value in state.items()}
+        save_state(self._folder, self._task.variant, len(self.losses), lambda path: save_file(whole, path))
 
-    def _resume(self) -> None:
-        state = load_file(self._checkpoint)
+    def _resume(self, saved_state: Path) -> None:
+        state = load_file(saved_state)
         self.losses = state.pop("losses").tolist()
         saved: dict[str, dict[str, Tensor]] = {}
         for key, value in state.items():
@@ -142,26 +148,32 @@ def batch_targets(task: HeadTask, step: int) -> list[Target]:
 
 
 def batch_loss(task: HeadTask, step: int) -> Tensor:
-    """5 * CE + 5 * dice of one step's instances on sampled points of the image area, mean over the instances."""
+    """5 * CE + 5 * dice of a step's instances (of our share of them) on sampled points of the image area, their mean.
+
+    What is random is drawn for all instances, whatever our share.
+    """
     bench, targets = task.bench, batch_targets(task, step)
     rng = np.random.default_rng(task.entropy(step))
+    own, count = bench.team.share(len(targets)), len(targets)
+    prompts = [target.prompt(task.variant, rng) for target in targets][own]
+    targets = targets[own]
     parts = [target.part(task.variant, bench.zoom) for target in targets]
     shown = list(dict.fromkeys(parts))
     embeddings = bench.cache.gather(shown)
     asks = [
         Ask(
             shown.index(part),
-            target.prompt(task.variant, rng),
+            prompt,
             bench.texts.vector(target.class_id, target.phrase) if bench.texts else None,
         )
-        for target, part in zip(targets, parts, strict=True)
+        for target, prompt, part in zip(targets, prompts, parts, strict=True)
     ]
     frames = [embeddings.frames[ask.image] for ask in asks]
     logits, _ = bench.predictor.forward(task.head, embeddings, asks)
     extent = torch.tensor([frame.extent for frame in frames])
     generator = torch.Generator().manual_seed(task.entropy(step))
     sampling = PointSampling(task.bench.settings.points)
-    points = choose_points(logits.detach(), sampling, generator, extent=extent)
+    points = choose_points(logits.detach(), sampling, generator, extent=extent, drawn_for=count, own=own)
     labels = _labels(targets, frames, points.cpu() / extent[:, None, :]).to(logits.device)
     return weighed(point_sample(logits, points), labels)
 

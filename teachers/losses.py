@@ -36,18 +36,25 @@ def point_sample(maps: Tensor, points: Tensor) -> Tensor:
 
 @torch.no_grad()
 def choose_points(
-    logits: Tensor, sampling: PointSampling, generator: torch.Generator, *, extent: Tensor | None = None
+    logits: Tensor,
+    sampling: PointSampling,
+    generator: torch.Generator,
+    *,
+    extent: Tensor | None = None,
+    drawn_for: int | None = None,
+    own: slice = slice(None),
 ) -> Tensor:
     """Points (N, P, 2): the most uncertain of an oversampled uniform draw and some uniform ones (PointRend).
 
     `extent` (N, 2): the part of the map's width and height that holds the image, in (0, 1]; the rest is padding
-    and gets no points. `generator` lives on the CPU, so a seed draws the same on every device.
+    and gets no points. `generator` lives on the CPU, so a seed draws the same on every device. Where other processes
+    have other masks of the same batch, points are `drawn_for` all of them, and these masks are its `own`.
     """
-    count = len(logits)
+    count = len(logits) if drawn_for is None else drawn_for
     n_sure = int(sampling.importance * sampling.n_points)
-    scale = torch.ones(count, 2) if extent is None else extent.cpu().float()
-    drawn = torch.rand(count, int(sampling.n_points * sampling.oversample), 2, generator=generator)
-    rest = torch.rand(count, sampling.n_points - n_sure, 2, generator=generator)
+    scale = torch.ones(len(logits), 2) if extent is None else extent.cpu().float()
+    drawn = torch.rand(count, int(sampling.n_points * sampling.oversample), 2, generator=generator)[own]
+    rest = torch.rand(count, sampling.n_points - n_sure, 2, generator=generator)[own]
     drawn, rest = ((points * scale[:, None, :]).to(logits.device) for points in (drawn, rest))
     uncertainty = -point_sample(logits, drawn).abs()
     best = uncertainty.topk(n_sure, dim=1).indices

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from ranks import Pair
 
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
@@ -37,3 +38,11 @@ def without_rights() -> Iterator[Path]:
             yield folder
         finally:
             os.seteuid(0)
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Two processes of a team, for all tests that need some."""
+    both = Pair(tmp_path_factory.mktemp("pair"))
+    yield both
+    both.close()

@@ -17,8 +17,8 @@ from pathlib import Path
 import yaml
 
 from pipeline.engine.status import find_results
+from students.checkpoint import CHECKPOINT
 from students.mask2former import WEIGHTS
-from students.trainer import CHECKPOINT
 
 CONFIG = {
     "name": "killed",
@@ -58,8 +58,8 @@ LAST = re.compile(r"^([\w.-]+): done, \d+ units, ([\d.]+) s")
 REPORT_BYTES = 10_000_000  # what the page of the demo may have at most
 LONG = 1.0  # seconds; a shorter stage may end before the kill lands
 STATES = {  # names of a training's saved states in its work folder
-    "finetune_teacher": "*.checkpoint.safetensors",
-    "train_student": CHECKPOINT,
+    "finetune_teacher": "*-*.safetensors",
+    "train_student": f"{CHECKPOINT}-*.safetensors",
 }
 PATIENCE = 120.0  # seconds
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.data.records import Ontology, Record
+from pipeline.engine.team import ALONE, Team
 
 Metrics = Mapping[str, float | int | str | None]
 
@@ -62,8 +63,17 @@ class TrainContext(WorkerContext):
     data_root: Path = Path()
     timings: Mapping[str, float] = field(default_factory=dict)
     run: RunFacts | None = None
-    rank: int = 0
-    world: int = 1
+    team: Team = ALONE
+
+    @property
+    def rank(self) -> int:
+        """Which of the team's processes this is."""
+        return self.team.rank
+
+    @property
+    def world(self) -> int:
+        """How many processes the team has."""
+        return self.team.world
 
 
 class Stopped(Exception):

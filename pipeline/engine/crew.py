@@ -11,11 +11,11 @@ from typing import Any
 
 from pipeline.engine.machine import THREAD_VARIABLES, versions
 from pipeline.engine.ray_cluster import Cluster, Need, Node
-from pipeline.engine.ray_worker import Pulse, RayWorker
+from pipeline.engine.ray_train import Ranks, TrainLead
+from pipeline.engine.ray_worker import CONTROL, Pulse, RayWorker
 from pipeline.engine.tasks import JobTask, Report, UnitTask, WorkerFailed
 
 AHEAD = 2
-CONTROL = "control"  # concurrency group of the calls that are answered while the work goes on
 PULSE_SECONDS = 0.5
 CLOSE_SECONDS = 5.0
 SILENCE_SECONDS = 60.0  # without an answer, from a worker that has answered before: it or its machine is gone
@@ -84,12 +84,15 @@ class Crew:
                 nodes[worker.node].take(worker.need)
         return list(nodes.values())
 
-    def hire(self, label: str, need: Need) -> bool:
-        """One more worker for a stage, on a node that has room; whether there was one."""
+    def hire(self, label: str, need: Need, *, ranks: Ranks | None = None) -> bool:
+        """One more worker for a stage, on a node that has room; whether there was one.
+
+        `ranks`: it leads a team, for which Ray Train finds the room.
+        """
         node = next((node for node in self.room() if node.fits(need)), None)
         if node is None:
             return False
-        self.workers.append(self._start(label, need, node.id))
+        self.workers.append(self._start(label, need, node.id, ranks=ranks))
         return True
 
     def dismiss(self, *workers: Worker) -> None:
@@ -131,14 +134,15 @@ class Crew:
         if self.workers:
             self.dismiss(*self.workers)
 
-    def _start(self, label: str, need: Need, node: str) -> Worker:
+    def _start(self, label: str, need: Need, node: str, *, ranks: Ranks | None) -> Worker:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         amounts = dict(need.amounts)
+        kind, more = (RayWorker, ()) if ranks is None else (TrainLead, (ranks,))
         threads = dict.fromkeys(THREAD_VARIABLES, str(self._torch_threads))
         actor = (
-            ray.remote(concurrency_groups={CONTROL: 1})(RayWorker)  # type: ignore[call-overload]
+            ray.remote(concurrency_groups={CONTROL: 1})(kind)  # type: ignore[call-overload]
             .options(
                 num_cpus=amounts.get("CPU", 0),
                 num_gpus=amounts.get("GPU", 0),
@@ -147,7 +151,7 @@ class Crew:
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
                 runtime_env={"env_vars": threads},
             )
-            .remote(self._store, self._torch_threads, self._probe, dict(versions()))
+            .remote(self._store, self._torch_threads, self._probe, dict(versions()), *more)
         )
         return Worker(actor, node, need, label)
 

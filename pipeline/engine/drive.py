@@ -11,6 +11,7 @@ from pipeline.engine.local import LocalEngine
 from pipeline.engine.plan import RunPlan
 from pipeline.engine.ray import RayEngine
 from pipeline.engine.ray_cluster import connect
+from pipeline.engine.ray_train import device_problems
 from pipeline.engine.rundir import RunFolder, config_digest
 from pipeline.engine.runner import Runner
 from pipeline.engine.signals import StopSignal
@@ -59,6 +60,11 @@ def _engine(
     plan: RunPlan, options: Options, store: Store, folder: RunFolder, stop: StopSignal, display: Display
 ) -> Engine:
     if options.engine == LOCAL:
+        for stage in plan.stages:
+            if stage.world > 1:
+                display.note(
+                    f"{stage.label}: resources: workers are for --engine=ray; here one process does it"
+                )
         return LocalEngine(
             store,
             folder.heartbeat,
@@ -66,6 +72,8 @@ def _engine(
             torch_threads=plan.torch_threads,
             in_process=options.workers == 0,
         )
+    if problems := device_problems(plan):
+        raise BadPlan(tuple(problems))
     cluster = connect(options.ray_address, plan.stages)
     stop.arm()  # Ray has put a handler of its own in its place
     for note in cluster.notes:

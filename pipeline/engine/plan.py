@@ -30,6 +30,11 @@ class PlannedStage:
     weights: Mapping[str, str] = field(default_factory=dict)
     not_in_key: frozenset[str] = frozenset()
 
+    @property
+    def world(self) -> int:
+        """How many processes do it together, on a cluster; the workers of a map stage know nothing of each other."""
+        return self.resources.workers[1] if issubclass(self.stage, JobStage) else 1
+
     def build(self) -> Stage:
         """The stage; light, as nothing is read before `setup` or `run`."""
         return self.stage(self.config)
@@ -102,6 +107,8 @@ def prove(stages: Sequence[PlannedStage], lent: Collection[str] = ()) -> list[st
             missing = sorted(stage.needs - known)
             problems += [f"{where}: needs `{name}`, which no earlier stage adds" for name in missing]
             known |= stage.adds
+        elif isinstance(stage, JobStage) and (reason := stage.unshareable(planned.world)):
+            problems.append(f"{where}: {reason}")
         made += made_by(stage)
     if not stages or DATASET not in made_by(stages[0].build()):
         problems.append(f"stages: the first one must make `{DATASET}`")

@@ -20,6 +20,7 @@ from pipeline.engine.faults import StageFailed, Stalled
 from pipeline.engine.machine import host
 from pipeline.engine.plan import PlannedStage
 from pipeline.engine.ray_cluster import Cluster, Need
+from pipeline.engine.ray_train import Ranks
 from pipeline.engine.signals import StopSignal
 from pipeline.engine.store import Store
 from pipeline.engine.tasks import JobDone, JobTask, Progress, Report, UnitDone, UnitTask, WorkerFailed
@@ -83,6 +84,8 @@ class RayEngine:
                     worker.send(replace(task, attempt=self._losses[task.key]))
             for worker, _, report in self._reports(lambda *_: None):
                 if isinstance(report, JobDone):
+                    if self._stages[label].world > 1:
+                        self._crew.dismiss(worker)  # it leads nobody any more
                     return report.artifact
                 self._failed(worker, task, report)
             for worker in self._crew.of(label):
@@ -122,7 +125,11 @@ class RayEngine:
 
     def _hire(self, label: str, work: Work | None = None) -> bool:
         """One more worker for a stage: one that has nothing to do elsewhere, or a new one where there is room."""
-        need = Need.of(self._stages[label].resources)
+        stage = self._stages[label]
+        need = Need.of(stage.resources)
+        if stage.world > 1:
+            self._crew.close()  # no other stage is at work, and Ray Train finds room for itself
+            return self._crew.hire(label, Need(()), ranks=Ranks(stage.world, need.amounts))
         free = [w for w in self._crew.workers if w.is_idle and not (work and self._ready(work, w.label))]
         for worker in free:
             if worker.need == need:

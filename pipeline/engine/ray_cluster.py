@@ -156,7 +156,7 @@ def placement_problems(stages: Sequence[PlannedStage], nodes: Sequence[Node]) ->
     """Why a stage's fewest workers could not be placed even if nothing else ran; empty if all can."""
     problems = []
     for stage in stages:
-        need, (fewest, _) = Need.of(stage.resources), stage.resources.workers
+        need, fewest = Need.of(stage.resources), max(stage.resources.workers[0], stage.world)
         room = [Node(node.id, dict(node.free)) for node in nodes]
         placed = 0
         while placed < fewest and (node := next((n for n in room if n.fits(need)), None)):

@@ -21,6 +21,7 @@ from pipeline.engine.tasks import JobTask, Progress, Report, UnitTask, WorkerFai
 from pipeline.engine.worker import ORPHANED
 
 PARENT_SECONDS = 0.5  # between two looks whether the raylet lives
+CONTROL = "control"  # concurrency group of the calls that are answered while the work goes on
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,10 @@ class RayWorker:
     """The actor. `probe`: a file in the store that the driver has written; `expected`: the driver's versions."""
 
     def __init__(self, store: Path, torch_threads: int, probe: Path, expected: dict[str, str]) -> None:
-        self._unfit = _unfitness(probe, expected)
+        self._unfit = unfitness(probe, expected)
         self._stop = threading.Event()
         self._key, self._progress = "", Progress(0, 0)
-        threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
-        within = os.environ.get(MARK)  # set in a Ray that was started for this run
-        self._folder = own_folder("omworker", Path(within) if within else None)
+        self._folder = settle("omworker")
         # A spawned process runs its parent's main module first, and that of an actor is Ray's.
         vars(sys.modules["__main__"]).pop("__file__", None)
         self._supervisor = Supervisor(
@@ -83,6 +82,13 @@ class RayWorker:
         self._progress = progress
 
 
+def settle(name: str) -> Path:
+    """A folder of this process of Ray's, which from here on ends with its node's raylet."""
+    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+    within = os.environ.get(MARK)  # set in a Ray that was started for this run
+    return own_folder(name, Path(within) if within else None)
+
+
 def _die_with(parent: int) -> None:
     """End this process when the node's raylet is gone; Ray itself would wait for the end of the unit."""
     while os.getppid() == parent:
@@ -90,7 +96,7 @@ def _die_with(parent: int) -> None:
     os._exit(ORPHANED)
 
 
-def _unfitness(probe: Path, expected: dict[str, str]) -> str:
+def unfitness(probe: Path, expected: dict[str, str]) -> str:
     """Why a node cannot work for this run; empty if it can."""
     if not probe.exists():
         return f"node {host()} does not see the store's {probe}; a cluster needs a store that all nodes share"

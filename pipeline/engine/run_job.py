@@ -1,7 +1,12 @@
-"""The one place that runs a job: under its lock, into a scratch folder, committed whole or not at all."""
+"""The one place that runs a job: under its lock, into a scratch folder, committed whole or not at all.
+
+Of a team of processes the leading one holds the lock and commits; what the others write is thrown away.
+"""
 
 import json
 import time
+from collections.abc import Callable
+from enum import IntEnum
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -12,45 +17,87 @@ from pipeline.engine.machine import versions
 from pipeline.engine.run_unit import Surroundings
 from pipeline.engine.stage import JobStage
 from pipeline.engine.tasks import Alive, JobDone, JobTask, Progress
+from pipeline.engine.team import ALONE, Team
 
 NOTE_EVERY_SECONDS = 10.0
 ALIVE_EVERY_SECONDS = 1.0
-SPENT = "seconds-spent"  # beside the checkpoints: what earlier, killed attempts took
+SPENT = "spent.json"  # beside the checkpoints: what earlier, killed attempts took
 
 
-def run_job(stage: JobStage, task: JobTask, around: Surroundings) -> JobDone:
+class Word(IntEnum):
+    """What the leading process tells the others before they begin."""
+
+    WAIT, WORK, DONE, STOP = range(4)
+
+
+def run_job(stage: JobStage, task: JobTask, around: Surroundings, team: Team = ALONE) -> JobDone:
     """Do a job, unless another process has committed it meanwhile. Checkpoints of a killed attempt are used."""
     store, key = around.store, task.key
     around.heartbeat.begin(task.stage.label)
 
     def tell_waiting() -> None:
-        if around.should_stop():
+        stops = around.should_stop()
+        team.first(Word.STOP if stops else Word.WAIT)
+        if stops:
             raise Stopped(f"{task.stage.label}: stopped while another run worked on it")
         around.progress(Progress(0, 0, "another run works on this; waiting for it"))
 
     with store.job_lock(key, tell_waiting), store.scratch_folder() as out:
         found = None if task.redo else store.find_artifact(key)
         if found is not None:
+            team.first(Word.DONE)
             return JobDone(found)
         if task.redo and task.attempt == 0:
             store.forget_work(key)
-        clock = _Clock(store.workdir(key))
-        metrics = stage.run(task.records, _context(task, around, clock, out))
-        about: dict[str, JsonValue] = {"versions": dict(versions()), "device": task.stage.context.device}
+        spent = _Spent(store.workdir(key), team.world)
+        team.first(Word.WORK)
+        metrics = stage.run(task.records, _context(task, around, out, team=team, tick=spent.tick))
+        team.wait()  # nobody reads the checkpoints any more
+        about: dict[str, JsonValue] = {
+            "versions": dict(versions()),
+            "device": task.stage.context.device,
+            "world": spent.world,
+        }
+        if spent.world > 1:
+            metrics = {**metrics, "world": spent.world}
         artifact = store.commit_artifact(
-            key, out, stage=stage.name, metrics=metrics, seconds=clock.seconds(), about=about
+            key, out, stage=stage.name, metrics=metrics, seconds=spent.seconds(), about=about
         )
         store.forget_work(key)
         return JobDone(artifact)
 
 
-class _Clock:
-    """Wall seconds of a job over all its attempts; noted now and then, so a kill loses seconds only."""
+def help_with_job(stage: JobStage, task: JobTask, around: Surroundings, team: Team) -> None:
+    """What the other processes of a team do while the leading one is in `run_job`."""
+    around.heartbeat.begin(task.stage.label)
+    while (word := team.first(0)) == Word.WAIT:
+        around.progress(Alive())
+    if word == Word.STOP:
+        raise Stopped(f"{task.stage.label}: stopped while another run worked on it")
+    if word == Word.WORK:
+        with around.store.scratch_folder() as out:
+            stage.run(task.records, _context(task, around, out, team=team, tick=_nothing))
+            team.wait()
 
-    def __init__(self, workdir: Path) -> None:
+
+def _nothing() -> None:
+    """No note of the time."""
+
+
+class _Spent:
+    """What a job takes over all its attempts: wall seconds, and the most processes that had a part in it.
+
+    Noted now and then, so a kill loses seconds only.
+    """
+
+    def __init__(self, workdir: Path, world: int) -> None:
         self._note = workdir / SPENT
-        self._before = json.loads(self._note.read_text()) if self._note.exists() else 0.0
+        before = json.loads(self._note.read_text()) if self._note.exists() else {"seconds": 0.0, "world": 1}
+        self._before = before["seconds"]
+        self.world = max(world, before["world"])
         self._start = self._noted = time.perf_counter()
+        if world > before["world"]:
+            self._write()  # from here on its bits are those of a team's work
 
     def seconds(self) -> float:
         return float(self._before + time.perf_counter() - self._start)
@@ -59,14 +106,17 @@ class _Clock:
         now = time.perf_counter()
         if now - self._noted > NOTE_EVERY_SECONDS:
             self._noted = now
-            files.commit_text(self._note, json.dumps(self.seconds()))
+            self._write()
+
+    def _write(self) -> None:
+        files.commit_text(self._note, json.dumps({"seconds": self.seconds(), "world": self.world}))
 
 
 class _Pulse:
     """Asks whether to stop; that a job asks is a sign of life, also where it has no progress to tell."""
 
-    def __init__(self, around: Surroundings) -> None:
-        self._around = around
+    def __init__(self, around: Surroundings, team: Team) -> None:
+        self._around, self._team = around, team
         self._told = time.monotonic()
 
     def should_stop(self) -> bool:
@@ -74,12 +124,14 @@ class _Pulse:
         if now - self._told > ALIVE_EVERY_SECONDS:
             self._told = now
             self._around.progress(Alive())
-        return self._around.should_stop()
+        return self._team.any(self._around.should_stop())
 
 
-def _context(task: JobTask, around: Surroundings, clock: _Clock, out: Path) -> TrainContext:
+def _context(
+    task: JobTask, around: Surroundings, out: Path, *, team: Team, tick: Callable[[], None]
+) -> TrainContext:
     def progress(done: int, total: int, note: str) -> None:
-        clock.tick()
+        tick()
         around.progress(Progress(done, total, note))
 
     lent = task.stage.context
@@ -92,9 +144,10 @@ def _context(task: JobTask, around: Surroundings, clock: _Clock, out: Path) -> T
         workdir=around.store.workdir(task.key),
         out=out,
         progress=progress,
-        should_stop=_Pulse(around).should_stop,
+        should_stop=_Pulse(around, team).should_stop,
         key=task.key,
         data_root=task.data_root,
         timings=task.timings,
         run=task.run,
+        team=team,
     )

@@ -20,19 +20,9 @@ from pipeline.engine.context import RunFacts as RunFacts
 from pipeline.engine.context import Stopped as Stopped
 from pipeline.engine.context import TrainContext as TrainContext
 from pipeline.engine.context import WorkerContext as WorkerContext
+from pipeline.engine.resources import Resources as Resources
 
 Loaded = TypeVar("Loaded")
-
-
-class Resources(BaseModel):
-    """What one worker of a stage takes, and how many workers there may be; never part of a key."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    cpus: float = Field(1.0, gt=0)
-    gpus: float = Field(0.0, ge=0)
-    memory_gb: float | None = Field(None, gt=0)
-    workers: tuple[int, int] = (1, 1)
 
 
 class StageConfig(BaseModel):
@@ -111,6 +101,10 @@ class JobStage(Stage):
     def identity(self, data_root: Path) -> str:  # noqa: ARG002
         """Digest of what the job reads from outside the store (a user's files); part of its key."""
         return ""
+
+    def unshareable(self, world: int) -> str:
+        """Why `world` processes cannot do it together; empty if they can."""
+        return "" if world == 1 else f"works in one process, found {world} in resources: workers"
 
     @abstractmethod
     def run(self, data: Records, context: TrainContext) -> Metrics:

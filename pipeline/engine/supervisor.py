@@ -58,7 +58,7 @@ class Supervisor:
     def _job(self, task: JobTask) -> Report:
         # It goes on from its checkpoints.
         for attempt in range(DEATHS_WITHOUT_IMAGE):
-            outcome = self._attempt(replace(task, attempt=attempt))
+            outcome = self._attempt(replace(task, attempt=task.attempt + attempt))
             if not isinstance(outcome, Died):
                 return outcome
         return WorkerFailed("error", f"{outcome}, {DEATHS_WITHOUT_IMAGE} times")

@@ -53,17 +53,8 @@ class Bench:
             self._task = self._stage = None  # free a map stage's weights
             apply_threads(task.stage.torch_threads)
             return run_job(task.stage.build_job(), task, self._around)
-        except Stopped as stopped:
-            return WorkerFailed("stopped", str(stopped))
-        except BadInput as error:
-            return WorkerFailed("bad_input", str(error))
-        except (
-            StageFailed,
-            OSError,
-        ) as error:  # a broken contract, a full disk: where in our code is of no help
-            return WorkerFailed("error", f"{type(error).__name__}: {error}")
-        except Exception:  # noqa: BLE001 (the border of the process: the driver raises it again, with this text)
-            return WorkerFailed("error", traceback.format_exc())
+        except Exception as error:  # noqa: BLE001 (the border of the process: the driver raises it again)
+            return failure(error)
 
     def _set_up(self, task: StageTask) -> MapStage[object]:
         if self._stage is None or self._task != task:
@@ -74,6 +65,19 @@ class Bench:
             self._around.progress(Alive())  # from here on the time is the images'
             self._stage, self._task = stage, task
         return self._stage
+
+
+def failure(error: Exception) -> WorkerFailed:
+    """What went wrong, as it is told across the border of a process."""
+    if isinstance(error, Stopped):
+        return WorkerFailed("stopped", str(error))
+    if isinstance(error, BadInput):
+        return WorkerFailed("bad_input", str(error))
+    if isinstance(
+        error, StageFailed | OSError
+    ):  # a broken contract, a full disk: where in our code is of no help
+        return WorkerFailed("error", f"{type(error).__name__}: {error}")
+    return WorkerFailed("error", "".join(traceback.format_exception(error)))
 
 
 def work(pipe: Connection, store: Path, heartbeat: Path, torch_threads: int) -> None:

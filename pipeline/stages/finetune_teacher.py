@@ -4,7 +4,8 @@ from pydantic import Field
 
 from pipeline.data.records import Role
 from pipeline.engine.stage import JobStage, Metrics, Records, StageConfig, TrainContext
-from pipeline.stages.models import load_teacher, with_settings
+from pipeline.stages.models import load_teacher, uneven, with_settings
+from teachers import catalog
 from teachers.catalog import ModelSpec
 
 
@@ -31,6 +32,10 @@ class FinetuneTeacher(JobStage):
     def __init__(self, config: StageConfig) -> None:
         assert isinstance(config, FinetuneTeacherConfig)
         self.config = config
+
+    def unshareable(self, world: int) -> str:
+        """As `JobStage`: each process needs equally many instances of every step."""
+        return uneven(self.config.model, catalog.batch_size, world)
 
     def run(self, data: Records, context: TrainContext) -> Metrics:
         """Tune; BadInput for a model that cannot be tuned."""

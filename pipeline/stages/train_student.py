@@ -4,7 +4,7 @@ from pydantic import Field
 
 from pipeline.data.records import Role
 from pipeline.engine.stage import JobStage, Metrics, Records, StageConfig, TrainContext
-from pipeline.stages.models import with_settings
+from pipeline.stages.models import uneven, with_settings
 from students import catalog
 from teachers.catalog import ModelSpec
 
@@ -28,6 +28,10 @@ class TrainStudent(JobStage):
         assert isinstance(config, TrainStudentConfig)
         self.config = config
         self.produces = f"student.{config.model.name}"
+
+    def unshareable(self, world: int) -> str:
+        """As `JobStage`: each process needs equally many images of every step."""
+        return uneven(self.config.model, catalog.batch_size, world)
 
     def run(self, data: Records, context: TrainContext) -> Metrics:
         """Train; BadInput when no image has a mask to learn from."""

@@ -8,11 +8,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from engine_fakes import FakeIngestConfig, FakeMapConfig, FakeTrainConfig, chain
+from team_fakes import Shared, SharedConfig
 
 from pipeline.engine.display import Silent
 from pipeline.engine.drive import Options, drive
 from pipeline.engine.faults import Interrupted, RunFault
-from pipeline.engine.stage import Resources
+from pipeline.engine.stage import MapStage, Resources
 
 
 def main() -> int:
@@ -25,8 +26,16 @@ def main() -> int:
         train=FakeTrainConfig(**settings.get("train", {})),
     )
     resources = Resources(**settings.get("resources", {}))
-    stages = tuple(replace(stage, resources=resources) for stage in plan.stages)
-    plan = replace(plan, stages=stages, image_timeout=settings.get("image_timeout", 60.0))
+    alone = resources.model_copy(update={"workers": (1, 1)})
+    stages = [
+        replace(stage, resources=resources if issubclass(stage.stage, MapStage) else alone)
+        for stage in plan.stages
+    ]
+    if "team" in settings:
+        stages[1] = replace(
+            stages[1], stage=Shared, config=SharedConfig(**settings["team"]), resources=resources
+        )
+    plan = replace(plan, stages=tuple(stages), image_timeout=settings.get("image_timeout", 60.0))
     try:
         drive(plan, Options(Path(out), Path(store), engine=settings.get("engine", "local")), Silent())
     except Interrupted as stop:

@@ -88,7 +88,7 @@ class Run:
         self.asked += 1
         return self.stop_after is not None and self.asked > self.stop_after
 
-    def context(self, out: str, *, seed: int = 0, world: int = 1) -> TrainContext:
+    def context(self, out: str, *, seed: int = 0) -> TrainContext:
         (self.folder / out).mkdir(parents=True)
         (self.folder / "work").mkdir(exist_ok=True)
         return TrainContext(
@@ -103,7 +103,6 @@ class Run:
                 None if 0 <= done <= total and note else pytest.fail("progress")
             ),
             should_stop=self.should_stop,
-            world=world,
         )
 
 
@@ -305,25 +304,23 @@ def widened(record: Record) -> Record:
 
 
 @pytest.mark.parametrize(
-    ("break_it", "world", "message"),
+    ("break_it", "message"),
     [
-        (lambda record: replace(record, uri="gone.png"), 1, "gone.png"),
-        (widened, 1, "expected 65x48, found 64x48"),
-        (lambda record: replace(record, sha256="0" * 64), 1, "changed since ingest"),
-        (lambda record: record, 2, "one worker, found 2"),
+        (lambda record: replace(record, uri="gone.png"), "gone.png"),
+        (widened, "expected 65x48, found 64x48"),
+        (lambda record: replace(record, sha256="0" * 64), "changed since ingest"),
     ],
 )
 def test_bad_input(
     run_tune: Callable[..., Tuned],
     tmp_path: Path,
     break_it: Callable[[Record], Record],
-    world: int,
     message: str,
 ) -> None:
     records = reserved_after(2, tmp_path)
     records[0] = break_it(records[0])
     with pytest.raises(BadInput, match=message):
-        run_tune(records, Run(tmp_path).context("out", world=world))
+        run_tune(records, Run(tmp_path).context("out"))
 
 
 def test_a_loss_that_explodes_stops_the_job(run_tune: Callable[..., Tuned], tmp_path: Path) -> None:

@@ -1,0 +1,173 @@
+"""A job done by several processes of a Ray cluster together, through Ray Train. Knows no model.
+
+The scheduler sees one worker, the lead: an actor that takes no room of its own and has Ray Train start the processes
+and connect them (gloo on CPUs, nccl on GPUs). Each of them does the same `run_job`, and tells the lead twice a second
+how it gets on. If one is lost, all end and begin anew; the job goes on from the last state that it saved itself.
+"""
+
+import os
+import pickle
+import shutil
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline.engine.machine import THREAD_VARIABLES
+from pipeline.engine.plan import RunPlan
+from pipeline.engine.process import Died
+from pipeline.engine.ray_rank import Rank, Sign, rank_main
+from pipeline.engine.ray_worker import Pulse, settle, unfitness
+from pipeline.engine.supervisor import DEATHS_WITHOUT_IMAGE, STALL_FACTOR
+from pipeline.engine.tasks import JobDone, JobTask, Progress, Report, WorkerFailed
+
+POLL_SECONDS = 0.2
+TIMEOUT_SECONDS = 24 * 3600  # of a call between the processes: the lead looks for stalls itself
+START_SECONDS = 600.0  # for the cluster to have room for all processes
+QUIET = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # after a loss the others never answer
+}
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a team: how many, and what each takes of a node, by Ray's names."""
+
+    world: int
+    amounts: tuple[tuple[str, float], ...]
+
+
+def device_problems(plan: RunPlan) -> list[str]:
+    """Why the teams of a plan could not be connected; empty if they can."""
+    if plan.device_type != "cuda":
+        return []
+    found = [(stage.label, stage.resources.gpus) for stage in plan.stages if stage.world > 1]
+    return [
+        f"{label}: resources: gpus: expected 1 or more for each of several workers, found {gpus:g}"
+        for label, gpus in found
+        if gpus < 1
+    ]
+
+
+class TrainLead:
+    """The actor that leads a team; to the scheduler it is a worker like `RayWorker`."""
+
+    def __init__(
+        self, store: Path, torch_threads: int, probe: Path, expected: dict[str, str], ranks: Ranks
+    ) -> None:
+        self._store, self._torch_threads, self._ranks = store, torch_threads, ranks
+        self._unfit = unfitness(probe, expected)
+        self._stop = threading.Event()
+        self._folder = settle("omtrain")
+        self._key, self._about, self._progress = "", "", Progress(0, 0)
+        self._attempt = 0
+        self._reports: dict[int, Report] = {}
+        self._began = False
+        self._lively = self._longest = 0.0
+
+    def do(self, task: JobTask) -> Report:
+        """Do a job; when a process is lost all begin anew, from the last saved state."""
+        if self._unfit:
+            return WorkerFailed("bad_input", self._unfit)
+        self._key, self._about = task.key, task.stage.label
+        for attempt in range(DEATHS_WITHOUT_IMAGE):
+            if self._stop.is_set():
+                return WorkerFailed("stopped", "stopped before it began")
+            outcome = self._once(replace(task, attempt=task.attempt + attempt))
+            if not isinstance(outcome, Died):
+                return outcome
+        return WorkerFailed("error", f"{outcome}, {DEATHS_WITHOUT_IMAGE} times")
+
+    def hear(self, rank: int, attempt: int, sign: Sign) -> bool:
+        """What a process tells; whether it is to stop."""
+        if attempt == self._attempt:
+            now = time.monotonic()
+            if sign.is_lively:
+                self._longest = max(self._longest, now - self._lively) if self._began else 0.0
+                self._lively, self._began = now, True
+            if rank == 0 and sign.progress is not None:
+                self._progress = sign.progress
+            if sign.report is not None:
+                self._reports[rank] = sign.report
+        return self._stop.is_set()
+
+    def pulse(self) -> Pulse:
+        """How far the work is; answered at any time."""
+        return Pulse(self._key, self._progress, self._about, ())
+
+    def stop(self) -> None:
+        """Stop after the step in hand; the task then ends with `WorkerFailed`."""
+        self._stop.set()
+
+    def close(self) -> None:
+        """Leave nothing behind; the processes end with this actor."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _once(self, task: JobTask) -> Report | Died:
+        self._attempt, self._reports, self._began = task.attempt, {}, False
+        self._lively, self._longest = time.monotonic(), 0.0
+        errors: list[str] = []
+        training = threading.Thread(target=self._train, args=(task, errors), daemon=True)
+        training.start()
+        while training.is_alive():
+            training.join(POLL_SECONDS)
+            if self._stop.is_set() and not self._began:
+                return WorkerFailed("stopped", "stopped before it began")
+            pause = time.monotonic() - self._lively
+            if pause > max(task.stage.limits.stall_seconds, STALL_FACTOR * self._longest):
+                return WorkerFailed("stalled", f"no sign of life for {pause:.0f} s; no image in hand")
+        return self._outcome(errors)
+
+    def _outcome(self, errors: list[str]) -> Report | Died:
+        done = self._reports.get(0)
+        if isinstance(done, JobDone):
+            return done
+        failed = [report for _, report in sorted(self._reports.items()) if isinstance(report, WorkerFailed)]
+        # One that stopped did so with the others; another failure is the one that counts.
+        failed.sort(key=lambda report: report.kind == "stopped")
+        if failed:
+            return failed[0]
+        return Died(errors[0] if errors else "a process ended without a word")
+
+    def _train(self, task: JobTask, errors: list[str]) -> None:
+        os.environ.update(QUIET, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=str(START_SECONDS))
+        import ray
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        amounts = dict(self._ranks.amounts)
+        threads = dict.fromkeys(THREAD_VARIABLES, str(self._torch_threads))
+        cuda = task.stage.context.device.startswith("cuda")
+        rank = Rank(self._store, pickle.dumps(task), ray.get_runtime_context().current_actor)
+        try:
+            TorchTrainer(
+                rank_main,
+                train_loop_config={"rank": rank},
+                torch_config=TorchConfig(backend="nccl" if cuda else "gloo", timeout_s=TIMEOUT_SECONDS),
+                scaling_config=ScalingConfig(
+                    num_workers=self._ranks.world,
+                    use_gpu=amounts.get("GPU", 0) > 0,
+                    resources_per_worker=amounts,
+                ),
+                run_config=RunConfig(  # type: ignore[call-arg]
+                    name="job",
+                    storage_path=str(self._folder),  # Ray Train keeps nothing of ours
+                    failure_config=FailureConfig(  # type: ignore[call-arg]
+                        max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+                    ),
+                    worker_runtime_env={"env_vars": threads},
+                ),
+            ).fit()
+        except Exception as error:  # noqa: BLE001 (what the processes did not tell themselves)
+            errors.append(_brief(error))
+
+
+def _brief(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"a process of the team was lost ({type(error).__name__}: {' '.join(lines[-1:])[:300]})"

@@ -1,0 +1,25 @@
+"""What a stage's workers take of a cluster."""
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class Resources(BaseModel):
+    """What one worker of a stage takes, and how many workers there may be; never part of a key.
+
+    `workers`: fewest and most. A job that several processes can do together is done by the most, always: with another
+    number its result would be another.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    cpus: float = Field(1.0, gt=0)
+    gpus: float = Field(0.0, ge=0)
+    memory_gb: float | None = Field(None, gt=0)
+    workers: tuple[int, int] = (1, 1)
+
+    @field_validator("workers")
+    @classmethod
+    def _in_order(cls, workers: tuple[int, int]) -> tuple[int, int]:
+        if not 1 <= workers[0] <= workers[1]:
+            raise ValueError(f"expected [fewest, most] with 1 <= fewest <= most, found {list(workers)}")
+        return workers
