@@ -1,6 +1,6 @@
 """Two raylets on this host; one goes when a line says so, all when the input ends. A program of its own: it holds Ray.
 
-python -m benchmarks.torture.cluster        (prints the address)
+python -m benchmarks.torture.cluster        (prints the address, and the process that is the second's raylet)
 """
 
 import logging
@@ -17,7 +17,7 @@ def main() -> int:
     cluster = Cluster(initialize_head=True, head_node_args=dict(NODE))
     second = cluster.add_node(**{key: value for key, value in NODE.items() if key != "include_dashboard"})
     cluster.wait_for_nodes()
-    print(cluster.address, flush=True)
+    print(cluster.address, second.all_processes["raylet"][0].process.pid, flush=True)
     for _ in sys.stdin:
         cluster.remove_node(second, allow_graceful=False)
         print("removed", flush=True)

@@ -15,7 +15,8 @@ CLASSES = ("circle", "square", "star")
 def make_data(folder: Path, *, images: int = IMAGES, poison: Mapping[int, str] | None = None) -> None:
     """Write `coco.json` and `images/`; `poison`: what images, by id, spell in their first row (teachers/fake.py)."""
     (folder / "images").mkdir(parents=True)
-    entries, annotations = [], []
+    entries: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
     for image_id in range(1, images + 1):
         draw = np.random.default_rng(image_id)
         pixels = draw.integers(1, 256, (HEIGHT, WIDTH, 3), np.uint8)

@@ -3,8 +3,6 @@
 import os
 import random
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,13 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.torture import processes, verdict
+from benchmarks.torture.driver import Driver
 from benchmarks.torture.watch import Watcher
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "torture.yaml"
 LOCAL, RAY = ENGINES = ("local", "ray")
-LIMIT = 180.0  # seconds for one run; a trial that takes longer hangs
-HUNG = -1000  # no exit code
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class Trial:
         prefix: Sequence[str] = (),
         limit: Callable[[], None] | None = None,
         more_environment: Mapping[str, str] | None = None,
-    ) -> "Driver":
+    ) -> Driver:
         """Start the trial's command; `prefix` goes before it, `limit` is called in the new process."""
         command = [
             *prefix,
@@ -133,69 +130,6 @@ def driver_environment(trial: Trial) -> dict[str, str]:
     }
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # every start would compile all anew
     return environment
-
-
-class Driver:
-    """A `pipeline run` in a session of its own."""
-
-    def __init__(
-        self,
-        folder: Path,
-        command: Sequence[str],
-        environment: Mapping[str, str],
-        limit: Callable[[], None] | None,
-    ) -> None:
-        self._told = folder / f"told-{time.monotonic_ns()}.txt"
-        with self._told.open("w") as out:
-            self.process = subprocess.Popen(
-                command,
-                cwd=folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=limit,  # noqa: PLW1509 (no thread of ours holds a lock that it takes)
-            )
-        self.pid = self.process.pid
-
-    @property
-    def is_running(self) -> bool:
-        return self.process.poll() is None
-
-    def told(self) -> str:
-        """All that it wrote."""
-        return self._told.read_text(errors="replace")
-
-    def sleep(self, seconds: float) -> bool:
-        """Let it work for so long; whether it still does."""
-        return self.until(lambda: False, seconds) or self.is_running
-
-    def until(self, happened: Callable[[], bool], seconds: float = LIMIT) -> bool:
-        """Let it work until something has happened; whether it did while the driver was there."""
-        end = time.monotonic() + seconds
-        while self.is_running and time.monotonic() < end:
-            if happened():
-                return True
-            time.sleep(0.01)
-        return False
-
-    def wait(self, seconds: float = LIMIT) -> int:
-        """Its exit code as a shell has it; one that hangs is ended, with a code that nobody expects."""
-        try:
-            code = self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return HUNG
-        return 128 - code if code < 0 else code
-
-    def kill(self) -> bool:
-        """SIGKILL; whether it was still at work."""
-        running = self.is_running
-        if running:
-            self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-        return running
 
 
 def make_oracle(folder: Path, data: Path, settings: tuple[str, ...] = ()) -> Oracle:

@@ -5,7 +5,8 @@ import signal
 import time
 
 from benchmarks.torture import processes, verdict
-from benchmarks.torture.ground import HUNG, LIMIT, LOCAL, Driver, Trial
+from benchmarks.torture.driver import HUNG, LIMIT, Driver
+from benchmarks.torture.ground import LOCAL, Trial
 from benchmarks.torture.processes import ACTOR, GCS, RAYLET, WORKER
 
 RAY_SLOWER = 1.6  # a run on Ray takes so many times as long, its start included

@@ -16,7 +16,8 @@ from pathlib import Path
 from shutil import which
 from typing import Protocol
 
-from benchmarks.torture.ground import ROOT, Driver, Trial
+from benchmarks.torture.driver import Driver
+from benchmarks.torture.ground import ROOT, Trial
 from benchmarks.torture.processes import WORKER, processes_of
 from benchmarks.torture.verdict import Left
 

@@ -17,6 +17,7 @@ class Process:
     """A living process; `role` is WORKER, ACTOR, RAYLET, GCS, STRACE or "other"."""
 
     pid: int
+    parent: int
     role: str
     command: str
 
@@ -36,7 +37,7 @@ def _look(folder: Path) -> Callable[[int], Process | None]:
     def look(pid: int) -> Process | None:
         place = Path("/proc", str(pid))
         try:
-            state = (place / "stat").read_text().rpartition(")")[2].split()[0]
+            state, parent = (place / "stat").read_text().rpartition(")")[2].split()[:2]
             command = (place / "cmdline").read_bytes()
             ours = marks[0] in (place / "environ").read_bytes() + b"\0" or marks[1] in command
             ours = ours or Path(os.readlink(place / "cwd")).is_relative_to(folder)
@@ -45,7 +46,7 @@ def _look(folder: Path) -> Callable[[int], Process | None]:
         if not ours or state in "ZX":
             return None
         text = command.replace(b"\0", b" ").decode(errors="replace").strip()
-        return Process(pid, _role(text), text)
+        return Process(pid, int(parent), _role(text), text)
 
     return look
 

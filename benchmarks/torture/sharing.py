@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from benchmarks.torture import verdict
 from benchmarks.torture.ground import Trial, driver_environment
-from benchmarks.torture.kills import let_work, of_role
-from benchmarks.torture.processes import ACTOR
+from benchmarks.torture.kills import let_work
+from benchmarks.torture.processes import ACTOR, processes_of
 
 BUSY = 4  # exit code
 
@@ -53,12 +53,13 @@ def raylets(trial: Trial) -> None:
     ) as cluster:
         assert cluster.stdin is not None
         assert cluster.stdout is not None
-        address = cluster.stdout.readline().strip()
-        there, before = 0, verdict.committed(trial.left.store)
+        address, second = cluster.stdout.readline().split()
+        lost, before = 0, verdict.committed(trial.left.store)
         with trial.watching() as watcher:
             run = trial.start(f"--ray-address={address}")
             if let_work(trial, run):
-                there = len(of_role(trial, ACTOR))  # those of both machines: nobody tells which is where
+                found = processes_of(trial.folder)
+                lost = sum(p.role == ACTOR and p.parent == int(second) for p in found)
                 before = verdict.committed(trial.left.store)
                 cluster.stdin.write("remove\n")
                 cluster.stdin.flush()
@@ -70,6 +71,6 @@ def raylets(trial: Trial) -> None:
     trial.no_strays()
     shutil.rmtree(trial.left.temp / "ray")  # the cluster's, not the run's
     trial.redone = watcher.redone
-    trial.failures += watcher.excess(there)
+    trial.failures += watcher.excess(lost)
     trial.failures += verdict.written_again(before, trial.left.store)
     trial.judge()

@@ -8,11 +8,12 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
 LAST_MAP = "keys/03.txt"  # configs/torture.yaml: ingest, propose, pseudo_label, filter
-Json = dict[str, object]
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def every_image_once(left: Left, bad: Collection[int] = ()) -> list[str]:
             seen.append(image_id)
             if why is not None:
                 dropped.add(image_id)
-    exported = [int(image["id"]) for image in _export(left.run)["images"]]  # type: ignore[index]
+    exported = [int(image["id"]) for image in _export(left.run)["images"]]
     wrong = []
     if sorted(seen) != sorted(expected):
         wrong.append(f"units hold {len(seen)} images ({len(set(seen))} different), expected {len(expected)}")
@@ -104,8 +105,8 @@ def _export(run: Path) -> Json:
 def labels_by_image(run: Path) -> dict[int, list[Json]]:
     """The export's annotations of each image, without what depends on the other images: ids and the run's key."""
     content = _export(run)
-    found: dict[int, list[Json]] = {int(image["id"]): [] for image in content["images"]}  # type: ignore[attr-defined]
-    for annotation in content["annotations"]:  # type: ignore[attr-defined]
+    found: dict[int, list[Json]] = {int(image["id"]): [] for image in content["images"]}
+    for annotation in content["annotations"]:
         pseudo = {key: value for key, value in annotation.get("pseudo", {}).items() if key != "run"}
         plain = {key: value for key, value in annotation.items() if key not in ("id", "pseudo", "image_id")}
         found[annotation["image_id"]].append({**plain, "pseudo": pseudo})

@@ -53,6 +53,8 @@ def test_what_the_ledger_holds_is_not_done_again(
 ) -> None:
     path = tmp_path / "ledger.jsonl"
     ledger.add(path, ROW)
+    monkeypatch.setattr(command.tempfile, "mkdtemp", lambda **_: str(tmp_path))
+    monkeypatch.setattr(kinds, "remove", lambda _: None)
     monkeypatch.setattr(command, "make_oracle", lambda *_: None)
     monkeypatch.setattr(command, "make_data", lambda *_: None)
     monkeypatch.setattr(command, "one", lambda plan, *_: replace(ROW, number=plan[3], failures=BAD.failures))
