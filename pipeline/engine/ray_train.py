@@ -23,7 +23,7 @@ from pipeline.engine.tasks import JobDone, JobTask, Progress, Report, WorkerFail
 
 POLL_SECONDS = 0.2
 TIMEOUT_SECONDS = 24 * 3600  # of a call between the processes: the lead looks for stalls itself
-START_SECONDS = 600.0  # for the cluster to have room for all processes
+START_SECONDS = 600.0  # for all processes to find room and to begin
 QUIET = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -120,7 +120,8 @@ class TrainLead:
             if self._stop.is_set() and not self._began:
                 return WorkerFailed("stopped", "stopped before it began")
             pause = time.monotonic() - self._lively
-            if pause > max(task.stage.limits.stall_seconds, STALL_FACTOR * self._longest):
+            least = STALL_FACTOR * self._longest if self._began else START_SECONDS
+            if pause > max(task.stage.limits.stall_seconds, least):
                 return WorkerFailed("stalled", f"no sign of life for {pause:.0f} s; no image in hand")
         return self._outcome(errors)
 

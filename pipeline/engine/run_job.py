@@ -85,7 +85,7 @@ def _nothing() -> None:
 
 
 class _Spent:
-    """What a job takes over all its attempts: wall seconds, and the most processes that had a part in it.
+    """What a job takes over all its attempts: seconds of all processes, and the most that had a part in it at once.
 
     Noted now and then, so a kill loses seconds only.
     """
@@ -94,13 +94,13 @@ class _Spent:
         self._note = workdir / SPENT
         before = json.loads(self._note.read_text()) if self._note.exists() else {"seconds": 0.0, "world": 1}
         self._before = before["seconds"]
-        self.world = max(world, before["world"])
+        self._now, self.world = world, max(world, before["world"])
         self._start = self._noted = time.perf_counter()
         if world > before["world"]:
             self._write()  # from here on its bits are those of a team's work
 
     def seconds(self) -> float:
-        return float(self._before + time.perf_counter() - self._start)
+        return float(self._before + self._now * (time.perf_counter() - self._start))
 
     def tick(self) -> None:
         now = time.perf_counter()

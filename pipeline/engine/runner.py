@@ -122,6 +122,10 @@ class Runner:
             task = self._job_task(planned, stage, key, stream)
             artifact = self._engine.run_job(task, partial(self._tell_job, planned.label))
             self._display.advance(planned.label, units=1)
+        if (world := artifact.metrics.get("world")) is not None:
+            self._display.note(
+                f"{planned.label}: the work of {world} processes; another number ends in other bits"
+            )
         log.seconds, log.images, log.metrics = artifact.seconds, count, dict(artifact.metrics)
         self._known.timed[planned.label] = key
         self._take_in(stage, artifact)
