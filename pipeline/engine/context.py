@@ -8,6 +8,7 @@ from typing import Protocol
 from pipeline.data.records import Ontology, Record
 
 Metrics = Mapping[str, float | int | str | None]
+SCRATCH = "scratch"
 
 
 class Records(Protocol):
@@ -64,6 +65,13 @@ class TrainContext(WorkerContext):
     run: RunFacts | None = None
     rank: int = 0
     world: int = 1
+
+    @property
+    def scratch(self) -> Path:
+        """A folder in `workdir` for what is large and quickly made anew: it stays on this machine."""
+        folder = self.workdir / SCRATCH
+        folder.mkdir(exist_ok=True)
+        return folder
 
 
 class Stopped(Exception):

@@ -11,6 +11,7 @@ from pipeline.engine.local import LocalEngine
 from pipeline.engine.plan import RunPlan
 from pipeline.engine.ray import RayEngine
 from pipeline.engine.ray_cluster import connect
+from pipeline.engine.remote_store import open_store
 from pipeline.engine.rundir import RunFolder, config_digest
 from pipeline.engine.runner import Runner
 from pipeline.engine.signals import StopSignal
@@ -21,13 +22,13 @@ LOCAL, RAY = "local", "ray"
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is done; none of it changes a result.
+    """How a run is done; none of it changes a result. `store`: a folder or a URL.
 
     `workers` 0 works in this process, for debugging. `ray_address`: a cluster to join; None: one is started here.
     """
 
     out: Path
-    store: Path
+    store: str | Path
     workers: int = 1
     fresh: bool = False
     engine: str = LOCAL
@@ -40,6 +41,9 @@ def drive(plan: RunPlan, options: Options, display: Display) -> bool:
         raise BadPlan((f"--ray-address={options.ray_address}: goes with --engine=ray only",))
     if options.engine == RAY and options.workers == 0:
         raise BadPlan(("--workers=0: goes with --engine=local only",))
+    store = open_store(options.store)
+    if not store.shared and options.workers > 0:
+        raise BadPlan((f"{store.where}: lives in one process; use --engine=local --workers=0",))
     folder = RunFolder(options.out)
     suggestion = f"{options.out}-{config_digest(plan.resolved)[:8]}"
     folder.check_config(
@@ -48,7 +52,6 @@ def drive(plan: RunPlan, options: Options, display: Display) -> bool:
     with StopSignal() as stop, folder.locked():
         folder.check_config(plan.resolved, suggestion)  # another run may have begun here meanwhile
         folder.clean()
-        store = Store(options.store)
         with closing(_engine(plan, options, store, folder, stop, display)) as engine:
             return Runner(
                 plan, folder, store=store, engine=engine, display=display, fresh=options.fresh

@@ -26,13 +26,18 @@ def temp_name(folder: Path) -> Path:
 
 def is_leftover(path: Path) -> bool:
     """Whether a temp name belongs to a process that is gone (or, on another machine, is a day old)."""
-    owner = OURS.fullmatch(path.name)
+    return is_left(path.name, lambda: time.time() - path.stat().st_mtime)
+
+
+def is_left(name: str, age: Callable[[], float]) -> bool:
+    """The same of a temp name that need not be a file's; `age` in seconds is asked for where it matters."""
+    owner = OURS.fullmatch(name)
     if owner is None:
         return False
     if owner["host"] == host():
         # An id is given anew some day; with the time of its start it is one process's alone.
         return process_start(int(owner["pid"])) != int(owner["start"])
-    return time.time() - path.stat().st_mtime > FOREIGN_TEMP_SECONDS
+    return age() > FOREIGN_TEMP_SECONDS
 
 
 def clean_leftovers(folder: Path) -> int:

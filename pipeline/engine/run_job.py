@@ -35,10 +35,20 @@ def run_job(stage: JobStage, task: JobTask, around: Surroundings) -> JobDone:
         if task.redo and task.attempt == 0:
             store.forget_work(key)
         clock = _Clock(store.workdir(key))
-        metrics = stage.run(task.records, _context(task, around, clock, out))
+        try:
+            metrics = stage.run(task.records, _context(task, around, clock, out))
+        except Stopped:
+            store.keep_work(key, now=True)
+            raise
         about: dict[str, JsonValue] = {"versions": dict(versions()), "device": task.stage.context.device}
         artifact = store.commit_artifact(
-            key, out, stage=stage.name, metrics=metrics, seconds=clock.seconds(), about=about
+            key,
+            out,
+            stage=stage.name,
+            metrics=metrics,
+            seconds=clock.seconds(),
+            about=about,
+            redo=task.redo,
         )
         store.forget_work(key)
         return JobDone(artifact)
@@ -80,6 +90,7 @@ class _Pulse:
 def _context(task: JobTask, around: Surroundings, clock: _Clock, out: Path) -> TrainContext:
     def progress(done: int, total: int, note: str) -> None:
         clock.tick()
+        around.store.keep_work(task.key)
         around.progress(Progress(done, total, note))
 
     lent = task.stage.context

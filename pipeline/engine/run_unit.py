@@ -79,7 +79,9 @@ def run_unit(stage: MapStage[object], task: UnitTask, around: Surroundings) -> U
             around.progress(Progress(len(made), len(todo)))
     timing = Timing(time.perf_counter() - start, len(todo))
     key = key_with_losses(task.key, lost) if lost else task.key
-    around.store.commit_unit(key, to_table([made.get(r.image_id, r) for r in records]), timing)
+    around.store.commit_unit(
+        key, to_table([made.get(r.image_id, r) for r in records]), timing, redo=task.redo
+    )
     return UnitDone(task.key, key, timing.images, timing.seconds)
 
 
