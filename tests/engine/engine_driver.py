@@ -22,7 +22,7 @@ def main() -> int:
         train=FakeTrainConfig(**settings.get("train", {})),
     )
     try:
-        drive(plan, Options(Path(out), Path(store)), Silent())
+        drive(plan, Options(Path(out), store), Silent())
     except Interrupted as stop:
         return 128 + stop.signum
     except RunFault as fault:
