@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pipeline.data.arrow import from_table, to_table
 from pipeline.data.errors import BadInput
+from pipeline.data.paths import Place
 from pipeline.data.records import Record
 from pipeline.engine.stage import Records
 from students.targets import Batch, Example, collate, labels_of, load_example
@@ -70,7 +71,7 @@ class Loader:
     """Turns (seed, step) into a batch: images in a new random order every epoch, each through its own window."""
 
     pool: RecordPool
-    images_root: Path
+    images_root: Place
     class_index: Mapping[int, int]
     size: int
     scale: tuple[float, float]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.errors import BadInput
+from pipeline.data.paths import Place
 from pipeline.data.photos import read_unchanged
 from pipeline.engine.context import Stopped, TrainContext
 from teachers.sam.pixels import Frame
@@ -53,7 +54,7 @@ class EmbeddingCache:
         one = int(np.prod(self._shape)) * np.dtype(self._dtype).itemsize
         self.cached = min(len(self._parts), int(limit_bytes // one))
         self._map: np.memmap | None = None
-        self._root = Path()
+        self._root: Place = Path()
         self._held: tuple[int, np.ndarray] | None = None
 
     def build(self, context: TrainContext, progress: Callable[[int, int], None]) -> None:

@@ -11,15 +11,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from io import RawIOBase
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from pipeline.data.errors import BadInput
 
 if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer as Buffer
     from fsspec import AbstractFileSystem
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
+DENIED, BEYOND = "AccessDenied", "InvalidRange"  # as S3 calls them
 # Their errors are neither OSErrors nor have they a base of their own.
 _CLIENTS = frozenset({"botocore", "aiobotocore", "aiohttp", "asyncio", "concurrent"})
 
@@ -59,11 +63,32 @@ class UrlPath:
         """The last part."""
         return self.parts[-1] if self.parts else ""
 
+    def shared_with(self, other: "UrlPath") -> "UrlPath | None":
+        """The lowest folder that holds both; None if they are of different buckets or servers."""
+        both = zip(self.parts, other.parts, strict=False)
+        parts = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], both)]
+        same = self.protocol == other.protocol and parts
+        return UrlPath(f"{self.protocol}://{'/'.join(parts)}") if same else None
+
     def __truediv__(self, name: str) -> "UrlPath":
-        return UrlPath(f"{self.url.rstrip('/')}/{name}" if name else self.url)
+        return UrlPath(f"{self.url.rstrip('/')}/{posixpath.normpath(name)}" if name else self.url)
 
     def __str__(self) -> str:
         return self.url
+
+
+class Unreachable(OSError):
+    """A server that does not answer, or does not know us: no fault of the file that was asked for."""
+
+
+def codes(error: BaseException | None) -> set[str]:
+    """What an S3 server calls the error that led to this one."""
+    found = set()
+    while error is not None:
+        response = getattr(error, "response", None)
+        found.add(str(response.get("Error", {}).get("Code"))) if isinstance(response, dict) else None
+        error = error.__cause__
+    return found
 
 
 @contextmanager
@@ -71,7 +96,7 @@ def in_words(url: str) -> Iterator[None]:
     """Whatever goes wrong there as an OSError that names the URL, of the same kind if it has one."""
     try:
         yield
-    except (FileNotFoundError, FileExistsError):
+    except (FileNotFoundError, FileExistsError, IsADirectoryError):
         raise
     except PermissionError as error:
         raise PermissionError(f"{url}: no rights to do this, or none were given: {_plain(error)}") from error
@@ -111,32 +136,47 @@ def _file_system(url: str, process: int) -> "tuple[AbstractFileSystem, str]":  #
     return fs, str(path)
 
 
-def size_at(place: UrlPath) -> int:
-    """Bytes of a file; BadInput, without naming it, for a folder or nothing."""
-    fs, path = file_system(place)
-    try:
-        with in_words(place.url):
-            found = fs.info(path)
-    except FileNotFoundError:
-        raise BadInput("expected a file, found nothing") from None
-    except PermissionError as error:
-        raise BadInput("cannot be read: no rights, or it is not there") from error
-    if found["type"] != "file":
-        raise BadInput("expected a file, found a folder")
-    return int(found["size"])
+class UrlFile(RawIOBase):
+    """A file by URL as a stream; each read is one request, and none follows one that brought less than was asked for.
 
+    BadInput, without naming it, for what is no file or must not be read; Unreachable if the server cannot be asked.
+    """
 
-def read_at(place: UrlPath, most: int) -> bytes:
-    """The first `most` bytes of a file; BadInput as in `size_at`, OSError if the server cannot be reached."""
-    size = min(size_at(place), most)
-    fs, path = file_system(place)
-    if not size:
-        return b""  # of which no range can be asked
-    try:
-        with in_words(place.url):
-            return bytes(fs.cat_file(path, start=0, end=size))
-    except FileNotFoundError:
-        raise BadInput("expected a file, found nothing") from None
+    def __init__(self, place: UrlPath) -> None:
+        self._place = place
+        self._fs, self._path = file_system(place)
+        self._at, self._ended = 0, False
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: "Buffer") -> int:
+        """Fill a buffer from where the last read ended."""
+        view = memoryview(buffer).cast("B")
+        found = b"" if self._ended else self._read(self._at + len(view))
+        view[: len(found)] = found
+        self._at += len(found)
+        self._ended = len(found) < len(view)
+        return len(found)
+
+    def _read(self, end: int) -> bytes:
+        try:
+            with in_words(self._place.url):
+                return bytes(self._fs.cat_file(self._path, start=self._at, end=end))
+        except FileNotFoundError:
+            kind = "a folder" if is_folder(self._place) else "nothing"
+            raise BadInput(f"expected a file, found {kind}") from None
+        except IsADirectoryError:
+            raise BadInput("expected a file, found a folder") from None
+        except PermissionError as error:
+            if DENIED in codes(error):
+                raise BadInput("cannot be read: no rights, or it is not there") from error
+            raise Unreachable(str(error)) from error
+        except OSError as error:
+            if BEYOND in codes(error):  # an empty file, or the end of one
+                return b""
+            raise Unreachable(str(error)) from error
 
 
 def is_folder(place: UrlPath) -> bool:
@@ -160,7 +200,6 @@ def names_below(place: UrlPath) -> Iterator[str]:
 
 def inside_url(folder: UrlPath, file_name: str) -> UrlPath:
     """The URL of a listed file; BadInput when its name leads out of the folder."""
-    way = posixpath.normpath(file_name)
-    if way.startswith("/") or way.split("/")[0] == ".." or is_url(file_name):
+    if file_name.startswith("/") or is_url(file_name) or posixpath.normpath(file_name).split("/")[0] == "..":
         raise BadInput(f"expected a file inside {folder}, found a way out of it")
-    return folder / way
+    return folder / file_name

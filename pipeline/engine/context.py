@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.data.paths import Place
 from pipeline.data.records import Ontology, Record
 
 Metrics = Mapping[str, float | int | str | None]
@@ -24,7 +25,7 @@ class WorkerContext:
 
     device: str
     ontology: Ontology
-    images_root: Path
+    images_root: Place
     artifacts: Mapping[str, Path]
 
 

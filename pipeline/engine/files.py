@@ -16,6 +16,7 @@ TEMP = ".tmp-"
 OURS = re.compile(re.escape(TEMP) + r"(?P<host>[\w.]+)-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{8}")
 FOREIGN_TEMP_SECONDS = 24 * 3600.0
 BLOCK = 1 << 20
+CACHE = "OMNIMASK_CACHE"
 
 
 def temp_name(folder: Path) -> Path:
@@ -46,6 +47,13 @@ def clean_leftovers(folder: Path) -> int:
     for path in found:
         remove(path)
     return len(found)
+
+
+def cache_folder() -> Path:
+    """Where this machine keeps copies of what lies elsewhere: $OMNIMASK_CACHE, or a folder in the user's cache."""
+    own = os.environ.get(CACHE)
+    shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own) if own else Path(shared) / "omnimask"
 
 
 def own_folder(name: str) -> Path:

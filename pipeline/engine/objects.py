@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.data.errors import BadInput
-from pipeline.data.urls import UrlPath, file_system, in_words
+from pipeline.data.urls import UrlPath, codes, file_system, in_words
 from pipeline.engine import files
 from pipeline.engine.faults import BadPlan
 
 MEMORY = "memory"
 EXCLUSIVE = ("s3", "s3a", MEMORY)  # whose put of a name that is taken fails, whatever else happens meanwhile
 THREADS = 8
-CONFLICTS = 5  # answers "somebody else writes this just now" before that is an error
+CONFLICT = "ConditionalRequestConflict"  # S3: another put of the name is under way, try again
+CONFLICTS = 5  # of these, before that is an error
 CONFLICT_SECONDS = 0.2
 TRIES = 5  # to put a commit record in place of another, against others who do the same
 _IN_MEMORY = threading.Lock()  # fsspec's look and write are two steps there
@@ -176,7 +177,7 @@ class Objects:
             except FileExistsError:
                 return False
             except OSError as error:
-                if not _is_conflict(error) or last == CONFLICTS - 1:
+                if CONFLICT not in codes(error) or last == CONFLICTS - 1:
                     raise
                 time.sleep(CONFLICT_SECONDS)
         return False
@@ -187,16 +188,3 @@ class Objects:
     def _all(self, one: Callable[[str], Done], names: Sequence[str]) -> list[Done]:
         with ThreadPoolExecutor(THREADS) as threads:
             return list(threads.map(one, names))
-
-
-def _is_conflict(error: BaseException | None) -> bool:
-    """Whether S3 says that another put of the same name is under way: it is to be tried again."""
-    while error is not None:
-        response = getattr(error, "response", None)
-        if (
-            isinstance(response, dict)
-            and response.get("Error", {}).get("Code") == "ConditionalRequestConflict"
-        ):
-            return True
-        error = error.__cause__
-    return False

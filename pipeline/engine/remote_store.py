@@ -23,7 +23,7 @@ import pyarrow as pa
 from pydantic import JsonValue
 
 from pipeline.data.urls import is_url
-from pipeline.engine import attempts, parquet
+from pipeline.engine import attempts, files, parquet
 from pipeline.engine.artifact import (
     MANIFEST,
     Artifact,
@@ -40,8 +40,6 @@ from pipeline.engine.plan import TRUTH
 from pipeline.engine.snapshot import Snapshots
 from pipeline.engine.store import Store, Timing
 
-CACHE = "OMNIMASK_CACHE"
-
 
 def open_store(where: str | Path, *, look_only: bool = False, known: bool = False) -> Store:
     """The store in a folder or at a URL. BadPlan if nothing can be kept there; not asked if it is `known`."""
@@ -51,18 +49,11 @@ def open_store(where: str | Path, *, look_only: bool = False, known: bool = Fals
     if not is_url(where):
         return Store(Path(where), look_only=look_only)
     objects = Objects(where)
-    store = RemoteStore(cache_folder() / "stores" / _short(objects.url), objects=objects)
+    store = RemoteStore(files.cache_folder() / "stores" / _short(objects.url), objects=objects)
     if not look_only and not known:
         objects.prove()
         attempts.sweep(objects)
     return store
-
-
-def cache_folder() -> Path:
-    """Where this machine keeps copies of what lies elsewhere: $OMNIMASK_CACHE, or a folder in the user's cache."""
-    own = os.environ.get(CACHE)
-    shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(own) if own else Path(shared) / "omnimask"
 
 
 def _short(url: str) -> str:

@@ -45,7 +45,9 @@ class StageTask:
         """With other paths for those of artifacts and images."""
         context, root = self.context, self.context.images_root
         names = tuple(context.artifacts)
-        *folders, root = move([*context.artifacts.values(), root])
+        if isinstance(root, Path):
+            (root,) = move([root])
+        folders = move(list(context.artifacts.values()))
         artifacts = dict(zip(names, folders, strict=True))
         return replace(self, context=replace(context, artifacts=artifacts, images_root=root))
 

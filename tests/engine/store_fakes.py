@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.urls import UrlPath, file_system
-from pipeline.engine import remote_store
+from pipeline.engine import files
 from pipeline.engine.artifact import Artifact
 from pipeline.engine.remote_store import open_store
 from pipeline.engine.store import Store
@@ -43,7 +43,7 @@ class Side:
     def elsewhere(self) -> Store:
         """The store as a machine sees it that has never seen it before."""
         if self.patch is not None:
-            self.patch.setenv(remote_store.CACHE, str(self.folder / uuid.uuid4().hex))
+            self.patch.setenv(files.CACHE, str(self.folder / uuid.uuid4().hex))
         return open_store(self.where, known=True)
 
     def files(self) -> list[str]:
@@ -93,5 +93,5 @@ class Side:
 
 def open_side(where: str, folder: Path, patch: pytest.MonkeyPatch | None = None) -> Side:
     if patch is not None:
-        patch.setenv(remote_store.CACHE, str(folder / "first"))
+        patch.setenv(files.CACHE, str(folder / "first"))
     return Side(where, open_store(where), folder, patch)

@@ -15,7 +15,7 @@ from engine_fakes import FakeTrainConfig, chain
 from pipeline.engine.display import Silent
 from pipeline.engine.drive import Options, drive
 from pipeline.engine.faults import BadPlan
-from pipeline.engine.remote_store import CACHE
+from pipeline.engine.files import CACHE
 from pipeline.engine.status import find_results, read_status
 
 DRIVER = Path(__file__).parent / "engine_driver.py"
