@@ -61,7 +61,7 @@ class Mask2Former:
         index = {class_id: i for i, class_id in enumerate(self.ontology.ids)}
         pool = write_pool(
             data,
-            context.workdir / "pool.arrow",
+            context.scratch / "pool.arrow",
             class_index=index,
             filter_empty=self.recipe.filter_empty,
             progress=context.progress,

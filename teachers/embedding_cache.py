@@ -58,11 +58,11 @@ class EmbeddingCache:
         self._held: tuple[int, np.ndarray] | None = None
 
     def build(self, context: TrainContext, progress: Callable[[int, int], None]) -> None:
-        """Fill the file in `context.workdir`, going on where an earlier attempt ended; raises Stopped when asked to."""
+        """Fill the file in `context.scratch`, going on where an earlier attempt ended; raises Stopped when asked to."""
         self._root = context.images_root
         if not self.cached:
             return
-        path, done_path = context.workdir / "embeddings.bin", context.workdir / _DONE
+        path, done_path = context.scratch / "embeddings.bin", context.scratch / _DONE
         done = int(done_path.read_text()) if done_path.is_file() and path.is_file() else 0
         shape = (self.cached, *self._shape)
         self._map = np.memmap(path, dtype=self._dtype, mode="r+" if done else "w+", shape=shape)

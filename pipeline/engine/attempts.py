@@ -20,11 +20,6 @@ Record = tuple[bytes, Manifest | None]  # a commit record, and what it says if t
 _FOLDER = re.compile(rf"({ARTIFACTS}|{TRUTH})/(?P<key>[0-9a-f]+)/(?P<attempt>[^/]+)")
 
 
-def new_name() -> str:
-    """A name that tells who it belongs to."""
-    return files.temp_name(Path()).name
-
-
 def record_name(key: str) -> str:
     """The object that is the commit record of an artifact."""
     return f"{ARTIFACTS}/{key}/{MANIFEST}"

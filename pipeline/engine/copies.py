@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from pipeline.engine.objects import Objects
 from pipeline.engine.plan import TRUTH
 from pipeline.engine.store import Store, Timing
 
+UNUSED_SECONDS = 30 * 24 * 3600.0
 VERSION = "version"  # in the note of a unit's copy: which object it was made of
 
 
@@ -51,7 +54,10 @@ class Copies:
         note = _note(path)
         if not path.exists() or (version is not None and note.get(VERSION) != version):
             return False
-        return files.file_digest(path) == note.get("sha256")
+        if files.file_digest(path) != note.get("sha256"):
+            return False
+        os.utime(path.with_suffix(".json"))
+        return True
 
     def bring_unit(self, key: str) -> bool:
         """Copy a unit; whether it is there and undamaged."""
@@ -82,7 +88,10 @@ class Copies:
                 digests = made.truth if part == TRUTH else made.files
                 target = self._folder.root / part / key
                 same = part == TRUTH or _content(target / MANIFEST) == content
-                if not digests or (same and holds(target, digests)):
+                if not digests:
+                    continue
+                if same and holds(target, digests):
+                    os.utime(target)
                     continue
                 with self._folder.scratch_folder() as folder:
                     source = attempts.folder_of(key, made.attempt, part)
@@ -99,6 +108,18 @@ class Copies:
             if any(truth.iterdir()):
                 self._folder.move_in(truth, self._folder.truth_folder(key))
             self._folder.move_in(folder, self._folder.artifact_folder(key))
+
+    def clean(self) -> None:
+        """Remove the copies that were not used for long."""
+        root, old = self._folder.root, time.time() - UNUSED_SECONDS
+        for note in root.glob("units/*/*.json"):
+            if note.stat().st_mtime < old:
+                note.with_suffix(".parquet").unlink(missing_ok=True)
+                note.unlink(missing_ok=True)
+        for part in attempts.PARTS:
+            for folder in (root / part).iterdir():
+                if folder.stat().st_mtime < old:
+                    files.remove(folder)
 
 
 def _note(unit: Path) -> dict[str, JsonValue]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline.engine.machine import host, process_start
 
 TEMP = ".tmp-"
-OURS = re.compile(re.escape(TEMP) + r"(?P<host>[\w.]+)-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{8}")
+OURS = re.compile(r"(?P<host>[\w.]+)-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{8}")
 FOREIGN_TEMP_SECONDS = 24 * 3600.0
 BLOCK = 1 << 20
 CACHE = "OMNIMASK_CACHE"
@@ -21,17 +21,22 @@ CACHE = "OMNIMASK_CACHE"
 
 def temp_name(folder: Path) -> Path:
     """A new name in `folder` that tells who owns it, so that what a killed process left can be recognised."""
+    return folder / f"{TEMP}{owner_name()}"
+
+
+def owner_name() -> str:
+    """A new name that tells which process it belongs to."""
     pid = os.getpid()
-    return folder / f"{TEMP}{host()}-{pid}-{process_start(pid)}-{uuid.uuid4().hex[:8]}"
+    return f"{host()}-{pid}-{process_start(pid)}-{uuid.uuid4().hex[:8]}"
 
 
 def is_leftover(path: Path) -> bool:
     """Whether a temp name belongs to a process that is gone (or, on another machine, is a day old)."""
-    return is_left(path.name, lambda: time.time() - path.stat().st_mtime)
+    return is_left(path.name.removeprefix(TEMP), lambda: time.time() - path.stat().st_mtime)
 
 
 def is_left(name: str, age: Callable[[], float]) -> bool:
-    """The same of a temp name that need not be a file's; `age` in seconds is asked for where it matters."""
+    """The same of an owner's name, whatever bears it; `age` in seconds is asked for where it matters."""
     owner = OURS.fullmatch(name)
     if owner is None:
         return False

@@ -36,7 +36,7 @@ class Lease:
     @contextmanager
     def held(self, waiting: Callable[[], None]) -> Iterator[None]:
         """Hold it; `waiting` is called again and again while another does."""
-        while not self._take():
+        while not self.take():
             waiting()
             time.sleep(LOOK_SECONDS)
         renewer = threading.Thread(target=self._renew, daemon=True)
@@ -53,7 +53,8 @@ class Lease:
         """Whether nobody has taken it over."""
         return _holder(self._objects.read(self._name) or b"").get("id") == self._id
 
-    def _take(self) -> bool:
+    def take(self) -> bool:
+        """Take it if nobody else holds it; whether it is ours."""
         if self._objects.create(self._name, self._text()):
             return True
         there = self._objects.read(self._name)

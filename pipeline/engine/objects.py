@@ -50,7 +50,7 @@ class Objects:
 
     def prove(self) -> None:
         """BadPlan unless objects can be made, read and removed here, and a put fails if the name is taken."""
-        name = f"tmp/{files.temp_name(Path()).name}"
+        name = f"tmp/{files.owner_name()}"
         try:
             first = self._put_new(name, b"1")
             second = self._put_new(name, b"2")

@@ -53,6 +53,7 @@ def open_store(where: str | Path, *, look_only: bool = False, known: bool = Fals
     if not look_only and not known:
         objects.prove()
         attempts.sweep(objects)
+        store.forget_unused()
     return store
 
 
@@ -97,7 +98,7 @@ class RemoteStore(Store):
 
     def leave_sign(self) -> str:
         """Leave an object by which others can tell that they see this very store."""
-        sign = attempts.new_name()
+        sign = files.owner_name()
         self.objects.write(f"{attempts.TMP}/{sign}", b"[]")
         return sign
 
@@ -108,6 +109,10 @@ class RemoteStore(Store):
     def take_back(self, sign: str) -> None:
         """Remove it."""
         self.objects.remove(f"{attempts.TMP}/{sign}")
+
+    def forget_unused(self) -> None:
+        """Remove local copies that nobody has used for long."""
+        self._copies.clean()
 
     # Units
 
@@ -181,7 +186,7 @@ class RemoteStore(Store):
             if (folder / TRUTH).is_dir():
                 (folder / TRUTH).replace(truth)
             hidden = digests_of(truth)
-            about = {**about, TRUTH: dict(hidden), "attempt": attempts.new_name()}
+            about = {**about, TRUTH: dict(hidden), "attempt": files.owner_name()}
             write_manifest(folder, key, stage=stage, metrics=metrics, seconds=seconds, about=about)
             manifest = (folder / MANIFEST).read_bytes()
             held = attempts.publish(

@@ -141,10 +141,10 @@ class Ingest(JobStage):
         if isinstance(data, CocoData):
             return coco_splits(data, context.data_root)
         if isinstance(data, FolderData):
-            return [list_folder(data, context.data_root, scratch=context.workdir)]
+            return [list_folder(data, context.data_root, scratch=context.scratch)]
         return render_toyworld(
             data,
-            scratch=context.workdir / "toyworld",
+            scratch=context.scratch / "toyworld",
             images=dataset / "images",
             told=partial(_sign_of_life, context, "scenes"),
         )

@@ -1,13 +1,15 @@
 """A store as seen from several machines, and what one may do to it behind its back."""
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from pipeline.data.urls import UrlPath, file_system
-from pipeline.engine import files
+from pipeline.engine import files, lease
 from pipeline.engine.artifact import Artifact
 from pipeline.engine.remote_store import open_store
 from pipeline.engine.store import Store
@@ -95,3 +97,15 @@ def open_side(where: str, folder: Path, patch: pytest.MonkeyPatch | None = None)
     if patch is not None:
         patch.setenv(files.CACHE, str(folder / "first"))
     return Side(where, open_store(where), folder, patch)
+
+
+@contextmanager
+def written_by(monkeypatch: pytest.MonkeyPatch, host: str) -> Iterator[None]:
+    """What is written in the block is another machine's or, without a `host`, a process's of this one that is gone."""
+    with monkeypatch.context() as patch:
+        for module in (files, lease):
+            if host:
+                patch.setattr(module, "host", lambda: host)
+            else:  # its id was given anew
+                patch.setattr(module, "process_start", lambda _: 7)
+        yield
