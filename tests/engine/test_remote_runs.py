@@ -111,3 +111,10 @@ def test_a_training_goes_on_from_the_last_copy_of_its_checkpoint(tmp_path, bucke
     options = Options(tmp_path / "second", bucket, workers=0)
     drive(plan, options, Silent())
     assert calls.read_text().split() == [str(step) for step in range(1, 31)]
+
+
+def test_workers_of_a_cluster_reach_the_store_by_themselves(tmp_path, bucket, expected, monkeypatch):
+    here = [str(DRIVER.parent), os.environ.get("PYTHONPATH", "")]  # of the fakes, for Ray's processes
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(here))
+    drive(chain(), Options(tmp_path / "run", bucket, engine="ray"), Silent())
+    assert exported(tmp_path / "run") == expected
