@@ -122,7 +122,7 @@ def _folder(argument: Path | None, option: Path | None) -> Path:
     return given[0]
 
 
-def _drive(plan: "RunPlan", folder: Path, store: Path) -> None:
+def _drive(plan: "RunPlan", folder: Path, store: str) -> None:
     """Do a run and tell what ingest noted on its images."""
     from pipeline.engine.drive import Options, drive
     from pipeline.progress import make_display

@@ -13,7 +13,7 @@ from pipeline.data.coco_fields import as_object
 from pipeline.data.coco_json import entries
 from pipeline.data.coco_listed import listed_roles
 from pipeline.data.errors import BadInput
-from pipeline.data.paths import check_folder
+from pipeline.data.paths import Place, check_folder, open_file
 from pipeline.data.records import Record, Role
 from pipeline.engine.files import remove, temp_name
 from pipeline.engine.rundir import CONFIG, RunFolder
@@ -63,7 +63,7 @@ def export_run(run: Path, out: Path) -> int:
         return sum(_copy_split(path, images, temp) for path in sorted(source.glob("*.json")))
 
 
-def export_file(coco: Path, images: Path, out: Path) -> Exported:
+def export_file(coco: Path, images: Place, out: Path) -> Exported:
     """Write a COCO file anew as runs write theirs, with copies of its photos, to the new folder `out`.
 
     As `pipeline train` does, images of which not every object has a usable mask are left out: to a trainer such an
@@ -90,7 +90,7 @@ def export_file(coco: Path, images: Path, out: Path) -> Exported:
     return exported
 
 
-def _trainable(file: CocoFile, images: Path, exported: Exported) -> Iterator[Record]:
+def _trainable(file: CocoFile, images: Place, exported: Exported) -> Iterator[Record]:
     """The records of all images that can be trained on; why the others cannot goes into `exported`."""
     roles = listed_roles(file.path)
     split = sources.Split("", file.path, images)
@@ -133,7 +133,7 @@ def _new_folder(out: Path) -> Iterator[Path]:
         remove(temp)
 
 
-def _copy_split(coco: Path, images: Path, out: Path) -> int:
+def _copy_split(coco: Path, images: Place, out: Path) -> int:
     (out / COCO).mkdir(exist_ok=True)
     shutil.copyfile(coco, out / COCO / coco.name)
     count = 0
@@ -147,12 +147,13 @@ def _copy_split(coco: Path, images: Path, out: Path) -> int:
     return count
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Place, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    with open_file(source) as file, target.open("wb") as copy:
+        shutil.copyfileobj(file, copy)
 
 
-def images_root(run: Path) -> Path:
+def images_root(run: Path) -> Place:
     """The folder that the file names in a run's COCO files start from."""
     config = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
     data = IngestConfig.model_validate({key: config.get(key) for key in ("data", "masks", "shots")}).data

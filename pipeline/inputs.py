@@ -1,10 +1,9 @@
 """The files and folders that `data:` names, looked at before any work, as ingest will; no photo is decoded."""
 
-import os
 from pathlib import Path
 
 from pipeline.data.errors import BadInput, printable
-from pipeline.data.paths import check_folder
+from pipeline.data.paths import Place, check_folder, is_there, place_of
 from pipeline.stages.folders import find_photos
 from pipeline.stages.ingest import IngestConfig
 from pipeline.stages.intake import Intake
@@ -18,7 +17,7 @@ def input_problems(config: IngestConfig, root: Path) -> list[str]:
         return []
     try:
         if isinstance(data, FolderData):
-            find_photos(root / data.images)
+            find_photos(place_of(root, data.images))
             return []
         splits = coco_splits(data, root)
         for folder in dict.fromkeys(split.images for split in splits):
@@ -31,7 +30,7 @@ def input_problems(config: IngestConfig, root: Path) -> list[str]:
     return problems
 
 
-def _folder_problems(folder: Path) -> list[str]:
+def _folder_problems(folder: Place) -> list[str]:
     try:
         check_folder(folder)
     except BadInput as error:
@@ -44,5 +43,5 @@ def _absent(intake: Intake, splits: list[Split]) -> list[str]:
     return [
         f"{split.json_file}: none of its {len(names)} images is in {printable(str(split.images))}, first {names[0]!r}"
         for split, names in zip(splits, intake.listed(), strict=True)
-        if names and not any(os.path.isfile(split.images / name) for name in names)
+        if names and not any(is_there(split.images, name) for name in names)
     ]

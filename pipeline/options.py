@@ -17,6 +17,12 @@ def in_utf8(path: Path | None) -> Path | None:
     return path
 
 
+def store_in_utf8(store: str) -> str:
+    """The same for what is a path or a URL."""
+    in_utf8(Path(store))
+    return store
+
+
 File = Annotated[Path, typer.Argument(help="The run's config.")]
 Weak = Annotated[str | None, typer.Option("--weak", help="none, class, point+class or box+class.")]
 Masks = Annotated[
@@ -28,7 +34,10 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="Set a config key: 
 Out = Annotated[
     Path | None, typer.Option("--out", callback=in_utf8, help="The run folder; default runs/<name>-<weak>.")
 ]
-StoreDir = Annotated[Path, typer.Option("--store", callback=in_utf8, help="Results shared by all runs.")]
+StoreDir = Annotated[
+    str,
+    typer.Option("--store", callback=store_in_utf8, help="Results shared by all runs: a folder or s3://..."),
+]
 Data = Annotated[
     Path,
     typer.Option("--data", envvar="OMNIMASK_DATA", help="Root of relative paths in `data`; default: here."),
@@ -47,7 +56,7 @@ Images = Annotated[Path, typer.Option("--images", help="The folder of its images
 ImagesArgument = Annotated[Path | None, typer.Argument(help="A folder of images, if not given as --images.")]
 ImagesOption = Annotated[Path | None, typer.Option("--images", help="The same as the argument.")]
 RUNS = Path("runs")
-STORE = RUNS / ".store"
+STORE = str(RUNS / ".store")
 HERE = Path()
 FAILURE = 1
 SIGNAL_BASE = 128

@@ -83,7 +83,7 @@ class Mask2Former:
         return {**write_losses(progress, context.out), "images": len(pool)}
 
     def _pool(self, data: Records, context: TrainContext, index: Mapping[int, int]) -> RecordPool:
-        path = context.workdir / "pool.arrow"
+        path = context.scratch / "pool.arrow"
         if context.team.leads:
             write_pool(
                 data,

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pipeline.data.arrow import from_table, to_table
 from pipeline.data.errors import BadInput
+from pipeline.data.paths import Place
 from pipeline.data.records import Record
 from pipeline.engine.stage import Records
 from pipeline.engine.team import ALONE, Team
@@ -74,7 +75,7 @@ class Loader:
     """
 
     pool: RecordPool
-    images_root: Path
+    images_root: Place
     class_index: Mapping[int, int]
     size: int
     scale: tuple[float, float]

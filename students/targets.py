@@ -5,7 +5,6 @@ S side of the square canvas, T targets of one image, N targets of a batch, B ima
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from pipeline.data.errors import BadInput
 from pipeline.data.masks import decode
+from pipeline.data.paths import Place
 from pipeline.data.photos import read_unchanged
 from pipeline.data.records import RLE, Box, Instance, Record
 from students.window import Window, canvas_image, canvas_masks
@@ -87,7 +87,7 @@ def labels_of(record: Record, class_index: Mapping[int, int]) -> Labels:
 
 
 def load_example(
-    record: Record, *, images_root: Path, class_index: Mapping[int, int], size: int, window: Window
+    record: Record, *, images_root: Place, class_index: Mapping[int, int], size: int, window: Window
 ) -> Example:
     """Reads an image and its masks onto the canvas; targets of which the window shows nothing are left out.
 

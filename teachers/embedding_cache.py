@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.errors import BadInput
+from pipeline.data.paths import Place
 from pipeline.data.photos import read_unchanged
 from pipeline.engine.context import Stopped, TrainContext
 from teachers.sam.pixels import Frame
@@ -62,11 +63,11 @@ class EmbeddingCache:
         self.cached = min(len(self._parts), int(limit_bytes // one))
         self._maps: list[np.memmap] = []
         self._starts: list[int] = []  # the first row of each map
-        self._root = Path()
+        self._root: Place = Path()
         self._held: tuple[int, np.ndarray] | None = None
 
     def build(self, context: TrainContext, progress: Callable[[int, int], None]) -> None:
-        """Fill files in `context.workdir`, going on where an earlier attempt ended; raises Stopped when asked to."""
+        """Fill files in `context.scratch`, going on where an earlier attempt ended; raises Stopped when asked to."""
         self._root = context.images_root
         if not self.cached:
             return
@@ -75,24 +76,24 @@ class EmbeddingCache:
         own = -(-self.cached // (step * team.world)) * step
         self._starts = list(range(0, self.cached, own))
         if team.leads:
-            self._remove_others(context.workdir, team.world)
+            self._remove_others(context.scratch, team.world)
         first = min(team.rank * own, self.cached)
         self._fill(
             context, range(first, min(first + own, self.cached)), lambda row: progress(row, self.cached)
         )
         team.wait()
         self._maps = [
-            self._open(context.workdir, rank, team.world, mode="r") for rank in range(len(self._starts))
+            self._open(context.scratch, rank, team.world, mode="r") for rank in range(len(self._starts))
         ]
 
     def _fill(self, context: TrainContext, rows: range, progress: Callable[[int], None]) -> None:
         """Make the features of `rows`; all processes of a team ask as often whether to stop."""
         team, step = context.team, self._predictor.embed_batch
-        path = _path(context.workdir, team.rank, team.world)
+        path = _path(context.scratch, team.rank, team.world)
         count = path.with_suffix(".done")
         done = int(count.read_text()) if count.is_file() and path.is_file() else 0
         own = (
-            self._open(context.workdir, team.rank, team.world, mode="r+" if done else "w+") if rows else None
+            self._open(context.scratch, team.rank, team.world, mode="r+" if done else "w+") if rows else None
         )
         saved = time.monotonic()
         for turn in range(team.most(-(-(len(rows) - done) // step))):

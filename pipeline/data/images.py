@@ -7,7 +7,6 @@ annotation tools ignore it.
 
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,9 +16,10 @@ from pipeline.data.damage import jpeg_damage
 from pipeline.data.errors import BadInput, printable
 from pipeline.data.image_open import BROKEN, opened
 from pipeline.data.orient import UPRIGHT, orient_array, upright_size, valid_orientation
-from pipeline.data.paths import inside, open_file
+from pipeline.data.paths import Place, inside, open_file
 from pipeline.data.pixels import Rgb, is_faint, to_rgb
 from pipeline.data.tiff import TiffPage
+from pipeline.data.urls import Unreachable
 
 MAX_FILE_BYTES = 1 << 30
 _ORIENTATION_TAG = 0x0112
@@ -60,12 +60,12 @@ class Upright:
     faint: bool = False
 
 
-def read_upright(path: Path) -> Upright:
+def read_upright(path: Place) -> Upright:
     """The upright RGB image of a file; BadInput (naming it) for anything that is not a whole, allowed image."""
     return decode_upright(read_bytes(path), str(path))
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Place) -> bytes:
     """The content of a plain file; BadInput for a missing, unreadable, special or oversized one."""
     try:
         return _read(path)
@@ -73,7 +73,7 @@ def read_bytes(path: Path) -> bytes:
         raise BadInput(f"image {printable(str(path))}: {error}") from error
 
 
-def read_listed(folder: Path, file_name: str) -> bytes:
+def read_listed(folder: Place, file_name: str) -> bytes:
     """The same of a file that a data set lists, named as it is listed; BadInput also for one outside of the folder."""
     try:
         return _read(inside(folder, file_name))
@@ -81,10 +81,12 @@ def read_listed(folder: Path, file_name: str) -> bytes:
         raise BadInput(f"image {printable(file_name)}: {error}") from error
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Place) -> bytes:
     try:
         with open_file(path) as file:
             data = file.read(MAX_FILE_BYTES + 1)
+    except Unreachable:
+        raise
     except OSError as error:
         raise BadInput(f"cannot be read: {error.strerror or error}") from error
     if len(data) > MAX_FILE_BYTES:

@@ -1,4 +1,4 @@
-"""Files by their paths: opened only if they are plain files, named in messages so that a line stays a line.
+"""Files by their paths or URLs: opened only if they are plain files, named in messages so that a line stays a line.
 
 A listed file that is not there is looked for under other spellings: names that differ in Unicode's normal form or in
 case alone look equal to a person (macOS writes NFD where a JSON file says NFC). It is told, not taken.
@@ -14,6 +14,10 @@ from io import BufferedReader
 from pathlib import Path
 
 from pipeline.data.errors import BadInput, printable
+from pipeline.data.urls import UrlFile, UrlPath, inside_url, is_folder, is_url
+
+Place = Path | UrlPath
+_URL_BUFFER = 8 << 20  # asked for at a time
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -24,11 +28,19 @@ _KINDS = {
 }
 
 
-def open_file(path: Path) -> BufferedReader:
+def place_of(root: Path, text: str) -> Place:
+    """A URL, or a path that starts at `root`. ValueError for a URL that cannot be used."""
+    return UrlPath(text) if is_url(text) else root / text
+
+
+def open_file(path: Place) -> BufferedReader:
     """A plain file opened for reading; BadInput says what is there instead, without naming the path.
 
-    Pipes, sockets and devices are never opened: that would wait for ever, or do something.
+    Of one by URL the first reading says so. Pipes, sockets and devices are never opened: that would wait for ever, or
+    do something.
     """
+    if isinstance(path, UrlPath):
+        return BufferedReader(UrlFile(path), _URL_BUFFER)
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
@@ -47,15 +59,33 @@ def open_file(path: Path) -> BufferedReader:
         raise BadInput(f"cannot be read: {error.strerror or error}") from error
 
 
-def check_folder(folder: Path) -> None:
+def is_there(folder: Place, file_name: str) -> bool:
+    """Whether a listed file is there."""
+    if isinstance(folder, Path):
+        return os.path.isfile(folder / file_name)
+    try:
+        with open_file(inside(folder, file_name)) as file:
+            file.peek(1)
+    except BadInput:
+        return False
+    return True
+
+
+def check_folder(folder: Place) -> None:
     """BadInput unless a folder is there."""
+    if isinstance(folder, UrlPath):
+        if not is_folder(folder):
+            raise BadInput(f"{printable(str(folder))}: expected a folder of images, found none")
+        return
     if not os.path.isdir(folder):
         found = "a file" if os.path.isfile(folder) else "none"
         raise BadInput(f"{printable(str(folder))}: expected a folder of images, found {found}")
 
 
-def inside(folder: Path, file_name: str) -> Path:
+def inside(folder: Place, file_name: str) -> Place:
     """The path of a listed file; BadInput when it leads out of the folder, through links too."""
+    if isinstance(folder, UrlPath):
+        return inside_url(folder, file_name)
     path = folder / file_name
     # Not Path.resolve, which raises RuntimeError on a loop of links.
     real = Path(os.path.realpath(path))

@@ -20,8 +20,8 @@ class Artifact:
     """A committed artifact, or a part of one.
 
     `digest` is that of its files (paths and bytes), not of how they came about; `files` maps each path inside
-    `folder` to the sha256 of its bytes. `seconds`: of the work that made it, by all processes together. `truth`: its part of that name,
-    which lies elsewhere, so that no path leads from the other parts to it; None if it has none.
+    `folder` to the sha256 of its bytes. `seconds`: of the work that made it, by all processes together. `truth`: its
+    part of that name, which lies elsewhere, so that no path leads from the other parts to it; None if it has none.
     """
 
     key: str
@@ -86,26 +86,58 @@ def write_manifest(
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class Manifest:
+    """What an `artifact.json` says; `truth`: digests of the part of that name. `attempt`: whose files they are, where
+    attempts lie side by side.
+    """
+
+    content: str
+    files: Mapping[str, str]
+    truth: Mapping[str, str]
+    metrics: Metrics
+    seconds: float
+    attempt: str
+
+
+def parse_manifest(content: bytes, key: str) -> Manifest | None:
+    """An artifact's manifest; None if it is damaged or another artifact's."""
+    try:
+        body = json.loads(content)
+    except ValueError:
+        return None
+    if not isinstance(body, dict) or body.pop("digest", None) != digest_of(body) or body["key"] != key:
+        return None
+    return Manifest(
+        body["content"],
+        body["files"],
+        body.get(TRUTH, {}),
+        body["metrics"],
+        body["seconds"],
+        body.get("attempt", ""),
+    )
+
+
 def read_artifact(folder: Path, key: str, *, truth: Path) -> Artifact | None:
     """The artifact in `folder`, every byte checked; None if anything is missing, changed or too much.
 
     `truth`: where its part of that name lies, if it has one.
     """
     try:
-        body = json.loads((folder / MANIFEST).read_bytes())
-    except (OSError, ValueError):
+        made = parse_manifest((folder / MANIFEST).read_bytes(), key)
+    except OSError:
         return None
-    if not isinstance(body, dict) or body.pop("digest", None) != digest_of(body) or body["key"] != key:
+    if made is None or not holds(folder, made.files) or (made.truth and not holds(truth, made.truth)):
         return None
-    hidden = body.get(TRUTH, {})
-    if not _holds(folder, body["files"]) or (hidden and not _holds(truth, hidden)):
-        return None
-    metrics, seconds = body["metrics"], body["seconds"]
-    part = Artifact(key, truth, content_digest(hidden), hidden, metrics, seconds) if hidden else None
-    return Artifact(key, folder, body["content"], body["files"], metrics, seconds, part)
+    hidden = made.truth
+    part = (
+        Artifact(key, truth, content_digest(hidden), hidden, made.metrics, made.seconds) if hidden else None
+    )
+    return Artifact(key, folder, made.content, made.files, made.metrics, made.seconds, part)
 
 
-def _holds(folder: Path, digests: Mapping[str, str]) -> bool:
+def holds(folder: Path, digests: Mapping[str, str]) -> bool:
+    """Whether a folder holds files of these digests and no others but a manifest."""
     if _listing(folder) != sorted(digests):  # before any byte is read
         return False
     return all(files.file_digest(folder / name) == digest for name, digest in digests.items())

@@ -14,7 +14,7 @@ from pipeline.engine.keys import unit_key
 from pipeline.engine.plan import PlannedStage
 from pipeline.engine.stage import MapConfig
 from pipeline.engine.store import Store
-from pipeline.engine.tasks import StageTask, UnitDone, UnitTask
+from pipeline.engine.tasks import StageTask, UnitDone, UnitTask, named
 from pipeline.engine.units import Bucket, Part, RecordSet, UnitInput, bits_for, filled_buckets, plan_unit
 
 
@@ -145,7 +145,8 @@ class Chain:
         index, rows, digest = link.ready.popleft()
         key = link.keys[index]
         link.at_work[key] = index
-        return UnitTask(link.task, key, UnitInput(link.unit(index), self._parts(number, index), rows, digest))
+        source = UnitInput(link.unit(index), self._parts(number, index), rows, digest)
+        return named(UnitTask(link.task, key, source, redo=self._fresh), self._store)
 
     def _plan(self, number: int, index: int) -> None:
         link = self.links[number]

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.data.paths import Place
 from pipeline.data.records import Ontology, Record
 from pipeline.engine.team import ALONE, Team
 
 Metrics = Mapping[str, float | int | str | None]
+SCRATCH = "scratch"
 
 
 class Records(Protocol):
@@ -24,7 +26,7 @@ class WorkerContext:
 
     device: str
     ontology: Ontology
-    images_root: Path
+    images_root: Place
     artifacts: Mapping[str, Path]
 
 
@@ -74,6 +76,13 @@ class TrainContext(WorkerContext):
     def world(self) -> int:
         """How many processes the team has."""
         return self.team.world
+
+    @property
+    def scratch(self) -> Path:
+        """A folder in `workdir` for what is large and quickly made anew: it stays on this machine."""
+        folder = self.workdir / SCRATCH
+        folder.mkdir(exist_ok=True)
+        return folder
 
 
 class Stopped(Exception):

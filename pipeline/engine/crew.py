@@ -6,7 +6,6 @@ No more than `AHEAD` tasks wait at a worker, so little is redone when it is lost
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from pipeline.engine.machine import THREAD_VARIABLES, versions
@@ -61,13 +60,13 @@ class Worker:
 
 
 class Crew:
-    """All workers of a run. `probe`: a file in the store by which a node shows that it sees the store.
+    """All workers of a run. `sign`: what the driver left in the store, by which a node shows that it sees it.
 
     `left`: the tasks of lost workers, and of each whether it was the one in hand.
     """
 
-    def __init__(self, cluster: Cluster, store: Path, probe: Path, torch_threads: int) -> None:
-        self._cluster, self._store, self._probe = cluster, store, probe
+    def __init__(self, cluster: Cluster, store: str, sign: str, torch_threads: int) -> None:
+        self._cluster, self._store, self._sign = cluster, store, sign
         self._torch_threads = torch_threads
         self.workers: list[Worker] = []
         self.left: list[tuple[Task, bool]] = []
@@ -151,7 +150,7 @@ class Crew:
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
                 runtime_env={"env_vars": threads},
             )
-            .remote(self._store, self._torch_threads, self._probe, dict(versions()), *more)
+            .remote(self._store, self._torch_threads, self._sign, dict(versions()), *more)
         )
         return Worker(actor, node, need, label)
 

@@ -12,6 +12,7 @@ from pipeline.engine.plan import RunPlan
 from pipeline.engine.ray import RayEngine
 from pipeline.engine.ray_cluster import connect
 from pipeline.engine.ray_train import device_problems
+from pipeline.engine.remote_store import RemoteStore, open_store
 from pipeline.engine.rundir import RunFolder, config_digest
 from pipeline.engine.runner import Runner
 from pipeline.engine.signals import StopSignal
@@ -22,13 +23,13 @@ LOCAL, RAY = "local", "ray"
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is done; none of it changes a result.
+    """How a run is done; none of it changes a result. `store`: a folder or a URL.
 
     `workers` 0 works in this process, for debugging. `ray_address`: a cluster to join; None: one is started here.
     """
 
     out: Path
-    store: Path
+    store: str | Path
     workers: int = 1
     fresh: bool = False
     engine: str = LOCAL
@@ -41,6 +42,9 @@ def drive(plan: RunPlan, options: Options, display: Display) -> bool:
         raise BadPlan((f"--ray-address={options.ray_address}: goes with --engine=ray only",))
     if options.engine == RAY and options.workers == 0:
         raise BadPlan(("--workers=0: goes with --engine=local only",))
+    store = open_store(options.store)
+    if not store.shared and options.workers > 0:
+        raise BadPlan((f"{store.where}: lives in one process; use --engine=local --workers=0",))
     folder = RunFolder(options.out)
     suggestion = f"{options.out}-{config_digest(plan.resolved)[:8]}"
     folder.check_config(
@@ -49,7 +53,6 @@ def drive(plan: RunPlan, options: Options, display: Display) -> bool:
     with StopSignal() as stop, folder.locked():
         folder.check_config(plan.resolved, suggestion)  # another run may have begun here meanwhile
         folder.clean()
-        store = Store(options.store)
         with closing(_engine(plan, options, store, folder, stop, display)) as engine:
             return Runner(
                 plan, folder, store=store, engine=engine, display=display, fresh=options.fresh
@@ -72,7 +75,15 @@ def _engine(
             torch_threads=plan.torch_threads,
             in_process=options.workers == 0,
         )
-    if problems := device_problems(plan):
+    problems = device_problems(plan)
+    if isinstance(
+        store, RemoteStore
+    ):  # what the processes of a team share while they train lies in its folder
+        teams = [stage.label for stage in plan.stages if stage.world > 1]
+        problems += [
+            f"{label}: resources: workers: several need a store in a shared folder" for label in teams
+        ]
+    if problems:
         raise BadPlan(tuple(problems))
     cluster = connect(options.ray_address, plan.stages)
     stop.arm()  # Ray has put a handler of its own in its place

@@ -14,26 +14,37 @@ from pathlib import Path
 from pipeline.engine.machine import host, process_start
 
 TEMP = ".tmp-"
-OURS = re.compile(re.escape(TEMP) + r"(?P<host>[\w.]+)-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{8}")
+OURS = re.compile(r"(?P<host>[\w.]+)-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{8}")
 FOREIGN_TEMP_SECONDS = 24 * 3600.0
 BLOCK = 1 << 20
+CACHE = "OMNIMASK_CACHE"
 
 
 def temp_name(folder: Path) -> Path:
     """A new name in `folder` that tells who owns it, so that what a killed process left can be recognised."""
+    return folder / f"{TEMP}{owner_name()}"
+
+
+def owner_name() -> str:
+    """A new name that tells which process it belongs to."""
     pid = os.getpid()
-    return folder / f"{TEMP}{host()}-{pid}-{process_start(pid)}-{uuid.uuid4().hex[:8]}"
+    return f"{host()}-{pid}-{process_start(pid)}-{uuid.uuid4().hex[:8]}"
 
 
 def is_leftover(path: Path) -> bool:
     """Whether a temp name belongs to a process that is gone (or, on another machine, is a day old)."""
-    owner = OURS.fullmatch(path.name)
+    return is_left(path.name.removeprefix(TEMP), lambda: time.time() - path.stat().st_mtime)
+
+
+def is_left(name: str, age: Callable[[], float]) -> bool:
+    """The same of an owner's name, whatever bears it; `age` in seconds is asked for where it matters."""
+    owner = OURS.fullmatch(name)
     if owner is None:
         return False
     if owner["host"] == host():
         # An id is given anew some day; with the time of its start it is one process's alone.
         return process_start(int(owner["pid"])) != int(owner["start"])
-    return time.time() - path.stat().st_mtime > FOREIGN_TEMP_SECONDS
+    return age() > FOREIGN_TEMP_SECONDS
 
 
 def clean_leftovers(folder: Path) -> int:
@@ -42,6 +53,13 @@ def clean_leftovers(folder: Path) -> int:
     for path in found:
         remove(path)
     return len(found)
+
+
+def cache_folder() -> Path:
+    """Where this machine keeps copies of what lies elsewhere: $OMNIMASK_CACHE, or a folder in the user's cache."""
+    own = os.environ.get(CACHE)
+    shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own) if own else Path(shared) / "omnimask"
 
 
 def own_folder(name: str, base: Path | None = None) -> Path:

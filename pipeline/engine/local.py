@@ -38,7 +38,7 @@ class LocalEngine:
         self._bench: Bench | None = None
         self._progress: Callable[[Progress], None] = _ignore
         self._supervisor = Supervisor(
-            store.root,
+            store.where,
             heartbeat,
             torch_threads=torch_threads,
             should_stop=stop.is_set,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from pipeline.data.paths import Place
 from pipeline.data.records import Record
 from pipeline.engine.stage import JobStage, MapStage, Resources, Stage, StageConfig
 
@@ -57,7 +58,7 @@ class RunPlan:
     image_timeout: float
     stages: tuple[PlannedStage, ...]
     data_root: Path
-    images: Path | None
+    images: Place | None
     resolved: dict[str, JsonValue]
     lent: Mapping[str, Path] = field(default_factory=dict)
 

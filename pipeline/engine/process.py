@@ -30,7 +30,7 @@ class Died:
 class WorkerProcess:
     """A spawned worker and the pipe to it; started when first needed."""
 
-    def __init__(self, store: Path, heartbeat: Path, torch_threads: int) -> None:
+    def __init__(self, store: str, heartbeat: Path, torch_threads: int) -> None:
         self.heartbeat = heartbeat
         heartbeat.unlink(missing_ok=True)  # what an earlier worker had in hand is not this one's
         context = multiprocessing.get_context("spawn")

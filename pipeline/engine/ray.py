@@ -47,9 +47,8 @@ class RayEngine:
         self._cluster, self._heartbeat, self._stop = cluster, heartbeat, stop
         self._stages = {stage.label: stage for stage in stages}
         self._stall_timeout = stall_timeout
-        self._probe = files.temp_name(store.root / "tmp")
-        self._probe.touch()
-        self._crew = Crew(cluster, store.root, self._probe, torch_threads)
+        self._store, self._sign = store, store.leave_sign()
+        self._crew = Crew(cluster, store.where, self._sign, torch_threads)
         self._again: dict[str, deque[UnitTask]] = defaultdict(deque)
         self._losses: Counter[str] = Counter()
         self._shown: Counter[str] = Counter()  # images of units in hand that were shown, by key
@@ -95,7 +94,7 @@ class RayEngine:
 
     def close(self) -> None:
         """End the workers and leave the cluster."""
-        self._probe.unlink(missing_ok=True)
+        self._store.take_back(self._sign)
         self._crew.close()
         self._cluster.close()
 

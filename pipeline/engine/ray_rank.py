@@ -11,16 +11,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from pipeline.engine.machine import Heartbeat, apply_threads, memory_of_machine
 from pipeline.engine.ray_worker import CONTROL, settle
+from pipeline.engine.remote_store import open_store
 from pipeline.engine.run_job import help_with_job, run_job
 from pipeline.engine.run_unit import Surroundings
-from pipeline.engine.store import Store
 from pipeline.engine.supervisor import SHARE
 from pipeline.engine.tasks import Alive, JobTask, Progress, Report, WorkerFailed
 from pipeline.engine.team import Team, TeamBroken
@@ -33,7 +32,7 @@ TELL_SECONDS = 0.5
 class Rank:
     """What a process is told at its start. `task`: a pickled `JobTask`; `lead`: the actor to tell."""
 
-    store: Path
+    store: str
     task: bytes
     lead: Any
 
@@ -69,7 +68,7 @@ def _work(rank: Rank, number: int, world: int, voice: "_Voice") -> Report | None
     folder = settle("omrank")
     try:
         around = Surroundings(
-            Store(rank.store), Heartbeat(folder / "heartbeat.json"), voice.tell, voice.should_stop
+            open_store(rank.store), Heartbeat(folder / "heartbeat.json"), voice.tell, voice.should_stop
         )
         apply_threads(task.stage.torch_threads)
         stage = task.stage.build_job()

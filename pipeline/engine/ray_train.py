@@ -11,7 +11,6 @@ import shutil
 import threading
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from pipeline.engine.machine import THREAD_VARIABLES
 from pipeline.engine.plan import RunPlan
@@ -59,10 +58,10 @@ class TrainLead:
     """The actor that leads a team; to the scheduler it is a worker like `RayWorker`."""
 
     def __init__(
-        self, store: Path, torch_threads: int, probe: Path, expected: dict[str, str], ranks: Ranks
+        self, store: str, torch_threads: int, sign: str, expected: dict[str, str], ranks: Ranks
     ) -> None:
         self._store, self._torch_threads, self._ranks = store, torch_threads, ranks
-        self._unfit = unfitness(probe, expected)
+        self._unfit = unfitness(store, sign, expected)
         self._stop = threading.Event()
         self._folder = settle("omtrain")
         self._key, self._about, self._progress = "", "", Progress(0, 0)

@@ -13,9 +13,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.engine.faults import BadPlan
 from pipeline.engine.files import own_folder
 from pipeline.engine.machine import host, versions
 from pipeline.engine.ray_reaper import MARK
+from pipeline.engine.remote_store import open_store
 from pipeline.engine.supervisor import Supervisor
 from pipeline.engine.tasks import JobTask, Progress, Report, UnitTask, WorkerFailed
 from pipeline.engine.worker import ORPHANED
@@ -35,10 +37,10 @@ class Pulse:
 
 
 class RayWorker:
-    """The actor. `probe`: a file in the store that the driver has written; `expected`: the driver's versions."""
+    """The actor. `sign`: what the driver has left in the store; `expected`: the driver's versions."""
 
-    def __init__(self, store: Path, torch_threads: int, probe: Path, expected: dict[str, str]) -> None:
-        self._unfit = unfitness(probe, expected)
+    def __init__(self, store: str, torch_threads: int, sign: str, expected: dict[str, str]) -> None:
+        self._unfit = unfitness(store, sign, expected)
         self._stop = threading.Event()
         self._key, self._progress = "", Progress(0, 0)
         self._folder = settle("omworker")
@@ -96,10 +98,16 @@ def _die_with(parent: int) -> None:
     os._exit(ORPHANED)
 
 
-def unfitness(probe: Path, expected: dict[str, str]) -> str:
+def unfitness(store: str, sign: str, expected: dict[str, str]) -> str:
     """Why a node cannot work for this run; empty if it can."""
-    if not probe.exists():
-        return f"node {host()} does not see the store's {probe}; a cluster needs a store that all nodes share"
+    try:
+        seen = open_store(store, look_only=True).sees(sign)
+    except (BadPlan, OSError) as error:
+        return f"node {host()}: {error}"
+    if not seen:
+        return (
+            f"node {host()} does not see the store's tmp/{sign}; a cluster needs a store that all nodes share"
+        )
     found = dict(versions())
     different = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
     if different:

@@ -51,7 +51,11 @@ def run_job(stage: JobStage, task: JobTask, around: Surroundings, team: Team = A
             store.forget_work(key)
         spent = _Spent(store.workdir(key), team.world)
         team.first(Word.WORK)
-        metrics = stage.run(task.records, _context(task, around, out, team=team, tick=spent.tick))
+        try:
+            metrics = stage.run(task.records, _context(task, around, out, team=team, tick=spent.tick))
+        except Stopped:
+            store.keep_work(key, now=True)
+            raise
         team.wait()  # nobody reads the checkpoints any more
         about: dict[str, JsonValue] = {
             "versions": dict(versions()),
@@ -61,7 +65,13 @@ def run_job(stage: JobStage, task: JobTask, around: Surroundings, team: Team = A
         if spent.world > 1:
             metrics = {**metrics, "world": spent.world}
         artifact = store.commit_artifact(
-            key, out, stage=stage.name, metrics=metrics, seconds=spent.seconds(), about=about
+            key,
+            out,
+            stage=stage.name,
+            metrics=metrics,
+            seconds=spent.seconds(),
+            about=about,
+            redo=task.redo,
         )
         store.forget_work(key)
         return JobDone(artifact)
@@ -132,6 +142,8 @@ def _context(
 ) -> TrainContext:
     def progress(done: int, total: int, note: str) -> None:
         tick()
+        if team.leads:
+            around.store.keep_work(task.key)
         around.progress(Progress(done, total, note))
 
     lent = task.stage.context

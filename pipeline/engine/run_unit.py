@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
 from pipeline.data.arrow import to_table
 from pipeline.data.errors import BadInput
+from pipeline.data.paths import Place
 from pipeline.data.records import Record
 from pipeline.engine.context import Stopped
 from pipeline.engine.faults import StageFailed
@@ -79,7 +79,9 @@ def run_unit(stage: MapStage[object], task: UnitTask, around: Surroundings) -> U
             around.progress(Progress(len(made), len(todo)))
     timing = Timing(time.perf_counter() - start, len(todo))
     key = key_with_losses(task.key, lost) if lost else task.key
-    around.store.commit_unit(key, to_table([made.get(r.image_id, r) for r in records]), timing)
+    around.store.commit_unit(
+        key, to_table([made.get(r.image_id, r) for r in records]), timing, redo=task.redo
+    )
     return UnitDone(task.key, key, timing.images, timing.seconds)
 
 
@@ -132,7 +134,7 @@ def _ahead(batches: Sequence[Sequence[Record]], load: Callable[[Record], Image])
         pool.shutdown(cancel_futures=True)
 
 
-def _load(stage: MapStage[object], record: Record, root: Path) -> Image:
+def _load(stage: MapStage[object], record: Record, root: Place) -> Image:
     try:
         return Image(record, loaded=stage.load(record))
     except BadInput as error:

@@ -1,7 +1,6 @@
 """The log of a run while it goes on: written before work starts, after each stage, and not at all by a no-op."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from pydantic import JsonValue
 
@@ -14,7 +13,7 @@ from pipeline.engine.stage import MapStage
 class Logbook:
     """Keeps `run.json` and the key lists; a finished run that stays as it was is not touched."""
 
-    def __init__(self, plan: RunPlan, folder: RunFolder, store: Path) -> None:
+    def __init__(self, plan: RunPlan, folder: RunFolder, store: str) -> None:
         self._plan, self._folder, self._store = plan, folder, store
         self._before = folder.read_log()
         self._log: RunLog | None = None
@@ -35,7 +34,7 @@ class Logbook:
             torch_threads=plan.torch_threads,
             data_digest=data_digest,
             config_digest=config_digest(plan.resolved),
-            store=str(self._store),
+            store=self._store,
             data_root=str(plan.data_root),
             versions=versions(),
             stages=self._stages,

@@ -29,7 +29,7 @@ from pipeline.engine.runlog import Logbook
 from pipeline.engine.stage import JobStage, MapStage, Stage
 from pipeline.engine.store import Store
 from pipeline.engine.streams import RecordStream
-from pipeline.engine.tasks import JobTask, Limits, Progress, StageTask
+from pipeline.engine.tasks import JobTask, Limits, Progress, StageTask, named
 from pipeline.engine.units import RecordSet, digest_records
 
 GB = 1_000_000_000
@@ -51,7 +51,7 @@ class Runner:
         self._plan, self._folder, self._store = plan, folder, store
         self._engine, self._display, self._fresh = engine, display, fresh
         self._known = Known(artifacts={name: lend(folder) for name, folder in plan.lent.items()})
-        self._log = Logbook(plan, folder, store.root)
+        self._log = Logbook(plan, folder, store.where)
         self._quarantine = Quarantine(plan.max_bad)
         self._told = 0  # of the store's damaged files
 
@@ -120,7 +120,8 @@ class Runner:
         if artifact is None:
             stream = RecordStream(self._known.records, stage.roles, count)
             task = self._job_task(planned, stage, key, stream)
-            artifact = self._engine.run_job(task, partial(self._tell_job, planned.label))
+            made = self._engine.run_job(task, partial(self._tell_job, planned.label))
+            artifact = self._store.received(made)
             self._display.advance(planned.label, units=1)
         if (world := artifact.metrics.get("world")) is not None:
             self._display.note(
@@ -137,7 +138,7 @@ class Runner:
         self._end(number, began)
 
     def _job_task(self, planned: PlannedStage, stage: JobStage, key: str, stream: RecordStream) -> JobTask:
-        return JobTask(
+        task = JobTask(
             stage=self._task(planned, stage),
             key=key,
             records=stream,
@@ -147,6 +148,7 @@ class Runner:
             run=self._facts() if stage.reads_run else None,
             redo=self._fresh,
         )
+        return named(task, self._store)
 
     def _facts(self) -> RunFacts:
         day = datetime.now(UTC).date().isoformat()

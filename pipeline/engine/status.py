@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.engine.faults import BadPlan
+from pipeline.engine.remote_store import open_store
 from pipeline.engine.rundir import HEARTBEAT, LOCK, LOG, RunFolder
-from pipeline.engine.store import Store
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def read_status(path: Path) -> RunStatus:
     log = folder.read_log()
     if log is None:
         raise BadPlan((f"{path}: expected a run folder with a {LOG}, found none",))
-    store = Store(Path(log.store), look_only=True)
+    store = open_store(log.store, look_only=True)
     stages = []
     for number, stage in enumerate(log.stages):
         keys = folder.read_keys(number) or []
@@ -90,7 +90,7 @@ def find_results(path: Path, stage: str, *, part: str | None = None) -> dict[str
     log = folder.read_log()
     if log is None:
         raise BadPlan((f"{path}: expected a run folder with a {LOG}, found none",))
-    store = Store(Path(log.store), look_only=True)
+    store = open_store(log.store, look_only=True)
     found = {}
     for number, entry in enumerate(log.stages):
         for key in folder.read_keys(number) or []:

@@ -6,7 +6,9 @@ truth/<key>/                the part `truth` of that artifact, out of the sight 
 work/<key>/                 a job's checkpoints while it is not finished; locks/<key>: who works on it now
 tmp/                        what is being written; named after its owner, cleaned when that is gone
 
-A damaged file counts as missing; `damaged` remembers what was found so.
+A damaged file counts as missing; `damaged` remembers what was found so. Here the store is a folder; on an object store
+it is remote_store.py's, and what is read of it lies in such a folder too. Between processes go names: paths relative
+to the store.
 """
 
 import fcntl
@@ -14,10 +16,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 from pydantic import JsonValue
@@ -46,8 +49,9 @@ class Store:
     """
 
     root: Path
-    damaged: list[Path] = field(default_factory=list)
+    damaged: list[Path | str] = field(default_factory=list)
     look_only: bool = False
+    shared: ClassVar[bool] = True  # whether other processes see it
 
     def __post_init__(self) -> None:
         self.root = self.root.resolve()
@@ -56,6 +60,35 @@ class Store:
         for name in ("units", "artifacts", TRUTH, "work", "locks", "tmp"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
         files.clean_leftovers(self.root / "tmp")
+
+    @property
+    def where(self) -> str:
+        """What other processes open this store by."""
+        return str(self.root)
+
+    # Names
+
+    def name_of(self, path: Path) -> Path:
+        """The name of a path in the store; any other path made absolute, so that it is none."""
+        return path.relative_to(self.root) if path.is_relative_to(self.root) else path.absolute()
+
+    def here(self, names: Sequence[Path]) -> list[Path]:
+        """The paths of names on this machine, with what they name; other paths as they are."""
+        return [self.root / name for name in names]
+
+    def leave_sign(self) -> str:
+        """Leave something by which others can tell that they see this very store."""
+        sign = files.temp_name(self.root / "tmp")
+        sign.touch()
+        return sign.name
+
+    def sees(self, sign: str) -> bool:
+        """Whether a sign that was left elsewhere is seen here."""
+        return (self.root / "tmp" / sign).exists()
+
+    def take_back(self, sign: str) -> None:
+        """Remove a sign."""
+        (self.root / "tmp" / sign).unlink(missing_ok=True)
 
     # Units
 
@@ -75,8 +108,11 @@ class Store:
         self.damaged.append(path)
         return False
 
-    def commit_unit(self, key: str, table: pa.Table, timing: Timing) -> None:
-        """Put a unit in place; the note beside it first, so that a committed unit has one."""
+    def commit_unit(self, key: str, table: pa.Table, timing: Timing, *, redo: bool = False) -> None:  # noqa: ARG002
+        """Put a unit in place; the note beside it first, so that a committed unit has one.
+
+        `redo`: also in place of a sound one, where that is not done anyway.
+        """
         path = self.unit_path(key)
         path.parent.mkdir(exist_ok=True)
         scratch = self.root / "tmp"
@@ -143,21 +179,27 @@ class Store:
         metrics: Metrics,
         seconds: float,
         about: dict[str, JsonValue],
+        redo: bool = False,  # noqa: ARG002
     ) -> Artifact:
-        """Move a filled scratch folder in place of a missing or outdated artifact of that key."""
+        """Move a filled scratch folder in place of a missing or outdated artifact of that key; `redo` as for units."""
         truth = folder / TRUTH
         about = {**about, TRUTH: dict(digests_of(truth))}
         if truth.is_dir():
-            self._move_in(truth, self.truth_folder(key))
+            self.move_in(truth, self.truth_folder(key))
         write_manifest(folder, key, stage=stage, metrics=metrics, seconds=seconds, about=about)
         target = self.artifact_folder(key)
-        self._move_in(folder, target)
+        self.move_in(folder, target)
         artifact = self.find_artifact(key)
         if artifact is None:
             raise OSError(f"{target / MANIFEST}: just written, yet reads back damaged")
         return artifact
 
-    def _move_in(self, folder: Path, target: Path) -> None:
+    def received(self, artifact: Artifact) -> Artifact:
+        """An artifact that a worker somewhere has committed, as it lies on this machine."""
+        return artifact
+
+    def move_in(self, folder: Path, target: Path) -> None:
+        """Make a folder with all in it the one at `target`, on the same file system."""
         files.sync_tree(folder)
         if target.exists():
             old = files.temp_name(self.root / "tmp")
@@ -173,6 +215,12 @@ class Store:
         folder = self.root / "work" / key
         folder.mkdir(exist_ok=True)
         return folder
+
+    def keep_work(self, key: str, *, now: bool = False) -> None:
+        """Called while no checkpoint is being written: where they are not safe yet, make them so now and then.
+
+        `now`: at once, as the job ends.
+        """
 
     def forget_work(self, key: str) -> None:
         """Remove a job's checkpoints."""

@@ -30,7 +30,7 @@ class Supervisor:
 
     def __init__(
         self,
-        store: Path,
+        store: str,
         heartbeat: Path,
         *,
         torch_threads: int,

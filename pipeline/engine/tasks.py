@@ -1,15 +1,19 @@
 """What the driver sends to a worker and gets back: texts, keys, paths and numbers, never pixels or masks."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.engine.artifact import Artifact
 from pipeline.engine.context import RunFacts, WorkerContext
 from pipeline.engine.stage import JobStage, MapStage, Stage
+from pipeline.engine.store import Store
 from pipeline.engine.streams import RecordStream
-from pipeline.engine.units import UnitInput
+from pipeline.engine.units import Part, RecordSet, UnitInput
+
+Move = Callable[[Sequence[Path]], list[Path]]
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,16 @@ class StageTask:
     torch_threads: int
     limits: Limits = Limits(math.inf, math.inf)
 
+    def moved(self, move: Move) -> "StageTask":
+        """With other paths for those of artifacts and images."""
+        context, root = self.context, self.context.images_root
+        names = tuple(context.artifacts)
+        if isinstance(root, Path):
+            (root,) = move([root])
+        folders = move(list(context.artifacts.values()))
+        artifacts = dict(zip(names, folders, strict=True))
+        return replace(self, context=replace(context, artifacts=artifacts, images_root=root))
+
     def build_map(self) -> MapStage[object]:
         """A new map stage, not set up yet."""
         stage = self.stage(self.stage.Config.model_validate_json(self.config))
@@ -55,7 +69,7 @@ class StageTask:
 @dataclass(frozen=True)
 class UnitTask:
     """One unit to make. `suspects` are run one at a time; `poison` are not run at all but quarantined, each for its
-    reason.
+    reason. `redo`: even if the store has it.
     """
 
     stage: StageTask
@@ -63,6 +77,12 @@ class UnitTask:
     source: UnitInput
     suspects: frozenset[int] = frozenset()
     poison: Mapping[int, str] = field(default_factory=dict)
+    redo: bool = False
+
+    def moved(self, move: Move) -> "UnitTask":
+        """With other paths for its own."""
+        source = replace(self.source, parts=_moved(self.source.parts, move))
+        return replace(self, stage=self.stage.moved(move), source=source)
 
 
 @dataclass(frozen=True)
@@ -81,6 +101,17 @@ class JobTask:
     run: RunFacts | None = None
     redo: bool = False
     attempt: int = 0
+
+    def moved(self, move: Move) -> "JobTask":
+        """With other paths for those in the store."""
+        parts = _moved(self.records.records.parts, move)
+        records = replace(self.records, records=RecordSet(parts, self.records.records.rows))
+        return replace(self, stage=self.stage.moved(move), records=records)
+
+
+def _moved(parts: tuple[Part, ...], move: Move) -> tuple[Part, ...]:
+    paths = move([part.path for part in parts])
+    return tuple(Part(part.bucket, path) for part, path in zip(parts, paths, strict=True))
 
 
 @dataclass(frozen=True)
@@ -126,6 +157,19 @@ class WorkerFailed:
 
     kind: str
     text: str
+
+
+Task = TypeVar("Task", UnitTask, JobTask)
+
+
+def named(task: Task, store: Store) -> Task:
+    """The task with names for all paths in the store, to be sent to another machine."""
+    return task.moved(lambda paths: [store.name_of(path) for path in paths])
+
+
+def placed(task: Task, store: Store) -> Task:
+    """The task with paths of this machine for those names; what they name is here then."""
+    return task.moved(store.here)
 
 
 Report = Alive | Progress | UnitDone | JobDone | WorkerFailed

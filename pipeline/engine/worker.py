@@ -18,11 +18,12 @@ from pipeline.data.errors import BadInput
 from pipeline.engine.context import Stopped
 from pipeline.engine.faults import StageFailed
 from pipeline.engine.machine import Heartbeat, announce_threads, apply_threads, die_with_parent
+from pipeline.engine.remote_store import open_store
 from pipeline.engine.run_job import run_job
 from pipeline.engine.run_unit import Surroundings, run_unit
 from pipeline.engine.stage import MapStage
 from pipeline.engine.store import Store
-from pipeline.engine.tasks import Alive, JobTask, Progress, Report, StageTask, UnitTask, WorkerFailed
+from pipeline.engine.tasks import Alive, JobTask, Progress, Report, StageTask, UnitTask, WorkerFailed, placed
 
 STOP = b"stop"
 ORPHANED = 75  # exit status when the driver is gone
@@ -46,7 +47,8 @@ class Bench:
     def do(self, pickled: bytes) -> Report:
         """Do one pickled `UnitTask` or `JobTask`; what goes wrong in it comes back as `WorkerFailed`."""
         try:
-            task = pickle.loads(pickled)  # imports the stage's module, so it may fail as the stage itself may
+            # This imports the stage's module, so it may fail as the stage itself may.
+            task = placed(pickle.loads(pickled), self._around.store)
             if isinstance(task, UnitTask):
                 return run_unit(self._set_up(task.stage), task, self._around)
             assert isinstance(task, JobTask)
@@ -80,7 +82,7 @@ def failure(error: Exception) -> WorkerFailed:
     return WorkerFailed("error", "".join(traceback.format_exception(error)))
 
 
-def work(pipe: Connection, store: Path, heartbeat: Path, torch_threads: int) -> None:
+def work(pipe: Connection, store: str, heartbeat: Path, torch_threads: int) -> None:
     """Main loop of a worker process: tasks come in by the pipe, reports go out by it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -89,7 +91,9 @@ def work(pipe: Connection, store: Path, heartbeat: Path, torch_threads: int) -> 
     tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     stop = threading.Event()
     threading.Thread(target=_listen, args=(pipe, tasks, stop), daemon=True).start()
-    bench = Bench(Store(store), Heartbeat(heartbeat), progress=pipe.send, should_stop=stop.is_set)
+    bench = Bench(
+        open_store(store, known=True), Heartbeat(heartbeat), progress=pipe.send, should_stop=stop.is_set
+    )
     while True:
         pipe.send(bench.do(tasks.get()))
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.data.paths import Place
 from pipeline.data.photos import read_unchanged
 from pipeline.report.blocks import Block, Cell, Chip, Choice, Fold, Layer, Legend, Number, Shot, Table
 from pipeline.report.documents import Case, CaseMask
@@ -52,7 +52,7 @@ def case_choices(students: Sequence[str]) -> tuple[Choice, ...]:
     )
 
 
-def case_shot(case: Case, images_root: Path) -> Shot:
+def case_shot(case: Case, images_root: Place) -> Shot:
     """One case with all its layers; BadInput if the photo is unreadable or another now."""
     image = read_unchanged(images_root / case.uri, case.sha256)
     window = Window.whole(*image.shape[:2])

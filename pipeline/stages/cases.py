@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from pipeline.data.matching import match_image
+from pipeline.data.paths import Place
 from pipeline.data.records import Instance, Ontology, Record
 from pipeline.report.documents import Case, CaseMask
 from pipeline.stages.samples import read_sample
@@ -41,7 +41,7 @@ def choose(pairs: Iterable[Pair], ious: ImageIous, *, worst: int, typical: int) 
 
 
 def draw_case(
-    choice: Choice, *, students: Mapping[str, Student], images_root: Path, ontology: Ontology
+    choice: Choice, *, students: Mapping[str, Student], images_root: Place, ontology: Ontology
 ) -> Case:
     """One case with what every student finds on it, each mask with the true object that it was matched with."""
     truth, found = choice.pair

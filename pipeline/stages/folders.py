@@ -6,18 +6,19 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pipeline.data.errors import BadInput, printable
 from pipeline.data.image_kinds import HEAD, is_picture
 from pipeline.data.images import read_header, read_listed
-from pipeline.data.paths import check_folder, open_file
+from pipeline.data.paths import Place, check_folder, open_file, place_of
+from pipeline.data.urls import Unreachable, names_below
 from pipeline.stages.sources import THREADS, FolderData, Split, add_images
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 
 
-def find_photos(folder: Path) -> list[str]:
+def find_photos(folder: Place) -> list[str]:
     """The names, relative to it, of all that seems to be a photo in a folder and its subfolders, sorted.
 
     That is what is named like one or is a picture by its first bytes, and every link to a folder, as links are not
@@ -30,10 +31,20 @@ def find_photos(folder: Path) -> list[str]:
         raise BadInput(
             f"{printable(str(folder))}: expected images ({', '.join(sorted(SUFFIXES))}), found none"
         )
-    return [path.relative_to(folder).as_posix() for path in found]
+    return [path.as_posix() for path in found]
 
 
-def _candidates(folder: Path) -> Iterator[Path]:
+def _candidates(folder: Place) -> Iterator[PurePosixPath]:
+    if isinstance(folder, Path):
+        yield from (PurePosixPath(path.relative_to(folder)) for path in _local_candidates(folder))
+        return
+    for name in names_below(folder):
+        path = PurePosixPath(name)
+        if path.suffix.lower() in SUFFIXES or _is_picture(folder / name):
+            yield path
+
+
+def _local_candidates(folder: Path) -> Iterator[Path]:
     for where, folders, files in os.walk(folder, onerror=_refuse):
         for name in (*files, *folders):
             path = Path(where, name)
@@ -46,17 +57,19 @@ def _refuse(error: OSError) -> None:
     raise BadInput(f"{printable(str(error.filename))}: cannot be listed: {error.strerror or error}")
 
 
-def _is_picture(path: Path) -> bool:
+def _is_picture(path: Place) -> bool:
     try:
         with open_file(path) as file:
             return is_picture(file.read(HEAD))
+    except Unreachable:
+        raise
     except (BadInput, OSError):
         return False  # nothing says that it is one
 
 
 def list_folder(data: FolderData, root: Path, *, scratch: Path) -> Split:
     """The folder's images, numbered from 1 by name, as a COCO file in `scratch` that says nothing else of them."""
-    folder = root / data.images
+    folder = place_of(root, data.images)
     names = find_photos(folder)
     with ThreadPoolExecutor(THREADS) as threads:
         sizes = list(threads.map(partial(_upright_size, folder), names))
@@ -84,7 +97,7 @@ def _unlistable(name: str) -> str | None:
     return None
 
 
-def _upright_size(folder: Path, name: str) -> tuple[int, int]:
+def _upright_size(folder: Place, name: str) -> tuple[int, int]:
     """(height, width); (1, 1) for a file that is no image, whose own reason is told when it is decoded."""
     try:
         return read_header(read_listed(folder, name), name).upright_size
@@ -92,7 +105,7 @@ def _upright_size(folder: Path, name: str) -> tuple[int, int]:
         return (1, 1)
 
 
-def folder_digest(folder: Path) -> str:
+def folder_digest(folder: Place) -> str:
     """sha256 over the names and bytes of a folder's images."""
     total = hashlib.sha256()
     add_images(total, folder, find_photos(folder))

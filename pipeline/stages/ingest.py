@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, ValidationInfo, field_validator
 
 from pipeline.data.errors import BadInput
+from pipeline.data.paths import place_of
 from pipeline.data.records import Ontology, Record, WeakKind
 from pipeline.data.weak import MaskShare, parse_kind, parse_masks
 from pipeline.engine.stage import JobStage, Metrics, Records, StageConfig, TrainContext
@@ -110,7 +111,7 @@ class Ingest(JobStage):
         if isinstance(data, ToyworldData):
             return ""
         if isinstance(data, FolderData):
-            return folder_digest(data_root / data.images)
+            return folder_digest(place_of(data_root, data.images))
         return source_digest(coco_splits(data, data_root))
 
     def run(self, data: Records, context: TrainContext) -> Metrics:  # noqa: ARG002
@@ -140,10 +141,10 @@ class Ingest(JobStage):
         if isinstance(data, CocoData):
             return coco_splits(data, context.data_root)
         if isinstance(data, FolderData):
-            return [list_folder(data, context.data_root, scratch=context.workdir)]
+            return [list_folder(data, context.data_root, scratch=context.scratch)]
         return render_toyworld(
             data,
-            scratch=context.workdir / "toyworld",
+            scratch=context.scratch / "toyworld",
             images=dataset / "images",
             told=partial(_sign_of_life, context, "scenes"),
         )

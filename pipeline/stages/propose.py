@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from pydantic import Field
 
+from pipeline.data.paths import Place
 from pipeline.data.records import Ontology, Record, Role
 from pipeline.engine.stage import MapConfig, MapStage, StageConfig, WorkerContext
 from pipeline.stages.models import load_proposer
@@ -49,7 +49,7 @@ class Propose(MapStage[Sample]):
 
     proposer: Proposer
     ontology: Ontology
-    images_root: Path
+    images_root: Place
 
     def __init__(self, config: StageConfig) -> None:
         assert isinstance(config, ProposeConfig)

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from pydantic import Field
 
 from pipeline.data.errors import BadInput
+from pipeline.data.paths import Place
 from pipeline.data.records import Record, Role
 from pipeline.engine.stage import MapConfig, MapStage, StageConfig, WorkerContext
 from pipeline.report.documents import GateFile
@@ -43,7 +43,7 @@ class PseudoLabel(MapStage[Sample]):
     may_use = ("teacher", "gate")
 
     teacher: Teacher
-    images_root: Path
+    images_root: Place
 
     def __init__(self, config: StageConfig) -> None:
         assert isinstance(config, PseudoLabelConfig)

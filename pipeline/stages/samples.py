@@ -2,16 +2,16 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
+from pipeline.data.paths import Place
 from pipeline.data.photos import read_unchanged
 from pipeline.data.records import Record
 from teachers.protocols import Sample
 
 
-def read_sample(record: Record, images_root: Path) -> Sample:
+def read_sample(record: Record, images_root: Place) -> Sample:
     """The record with its photo (height, width, 3) uint8 RGB; BadInput as read_unchanged."""
     return Sample(record, read_unchanged(images_root / record.uri, record.sha256))
 
@@ -21,7 +21,7 @@ def blank_sample(record: Record) -> Sample:
     return Sample(record, np.zeros((record.height, record.width, 3), np.uint8))
 
 
-def read_batches(records: Iterable[Record], images_root: Path, *, size: int) -> Iterator[list[Sample]]:
+def read_batches(records: Iterable[Record], images_root: Place, *, size: int) -> Iterator[list[Sample]]:
     """The photos of all records not in quarantine, `size` at a time; BadInput as read_sample."""
     usable = (record for record in records if record.dropped is None)
     while chunk := list(islice(usable, size)):

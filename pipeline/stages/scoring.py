@@ -148,7 +148,7 @@ def student_score(
     batches = read_batches(val, context.images_root, size=BATCH)
     if semantic:
         return _foreground_score(student, batches)
-    path = context.workdir / "val.json"
+    path = context.scratch / "val.json"
     writer = CocoWriter(path, context.ontology, info={}, crowd=True)
     images, found = student_results(student, batches, truth=writer)
     return StudentScore(images=images, **coco_ap(path, found))

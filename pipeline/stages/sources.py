@@ -14,7 +14,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeIn
 
 from pipeline.data.coco import CocoFile
 from pipeline.data.errors import BadInput, printable
-from pipeline.data.paths import inside, open_file
+from pipeline.data.paths import Place, inside, open_file, place_of
+from pipeline.data.urls import Unreachable, UrlPath, is_url
+from pipeline.stages.fetched import fetched
 from pipeline.toyworld.dataset import write_dataset
 
 THREADS = 4  # readers of image files; hashing and decoding release the interpreter lock
@@ -26,6 +28,8 @@ def _writable(text: str) -> str:
         "\ud800" <= c <= "\udfff" for c in text
     ):  # halves of pairs: bytes that are not UTF-8
         raise ValueError("expected a path in UTF-8, without NUL")
+    if is_url(text):
+        UrlPath(text)
     return text
 
 
@@ -45,7 +49,7 @@ class ToyworldData(BaseModel):
 
 
 class CocoData(BaseModel):
-    """COCO files; paths are absolute or relative to the data root. `val_images` defaults to `images`.
+    """COCO files; paths are absolute, relative to the data root, or URLs. `val_images` defaults to `images`.
 
     `masks: semantic`: the masks are whole classes, not objects, so no instance AP is computed.
     """
@@ -86,33 +90,47 @@ class Split:
 
     name: str
     json_file: Path
-    images: Path
+    images: Place
     prefix: str = ""
     refused: Mapping[str, str] = field(default_factory=dict)
 
 
 def coco_splits(data: CocoData, root: Path) -> list[Split]:
     """The train split and, if given, the val split."""
-    images = root / data.images
+    images = place_of(root, data.images)
     start = images_root(data, root)
-    splits = [Split("train", root / data.json_file, images, _way(start, images))]
+    train = fetched(place_of(root, data.json_file))
+    splits = [Split("train", train, images, _way(start, images))]
     if data.val_json is not None:
-        val_images = images if data.val_images is None else root / data.val_images
-        splits.append(Split("val", root / data.val_json, val_images, _way(start, val_images)))
+        val_images = images if data.val_images is None else place_of(root, data.val_images)
+        val = fetched(place_of(root, data.val_json))
+        splits.append(Split("val", val, val_images, _way(start, val_images)))
     return splits
 
 
-def images_root(data: CocoData | FolderData, root: Path) -> Path:
-    """Where the records' uris start: the image folder or, where val has another one, the folder that holds both."""
-    images = root / data.images
+def images_root(data: CocoData | FolderData, root: Path) -> Place:
+    """Where the records' uris start: the image folder or, where val has another one, the folder that holds both.
+
+    BadInput if there is none, as of one by path and one by URL.
+    """
+    images = place_of(root, data.images)
     if isinstance(data, FolderData) or data.val_json is None or data.val_images is None:
         return images
-    folders = (os.path.abspath(images), os.path.abspath(root / data.val_images))
-    return images if folders[0] == folders[1] else Path(os.path.commonpath(folders))
+    val_images = place_of(root, data.val_images)
+    if isinstance(images, Path) and isinstance(val_images, Path):
+        folders = (os.path.abspath(images), os.path.abspath(val_images))
+        return images if folders[0] == folders[1] else Path(os.path.commonpath(folders))
+    if isinstance(images, UrlPath) and isinstance(val_images, UrlPath):
+        shared = images.shared_with(val_images)
+        if shared is not None:
+            return shared
+    raise BadInput(f"expected images and val_images in one place, found {images} and {val_images}")
 
 
-def _way(start: Path, folder: Path) -> str:
-    way = Path(os.path.relpath(folder, start)).as_posix()
+def _way(start: Place, folder: Place) -> str:
+    if isinstance(start, UrlPath) and isinstance(folder, UrlPath):
+        return "/".join(folder.parts[len(start.parts) :])
+    way = Path(os.path.relpath(str(folder), str(start))).as_posix()
     return "" if way == "." else way
 
 
@@ -142,24 +160,26 @@ def source_digest(splits: Sequence[Split]) -> str:
     return total.hexdigest()
 
 
-def add_images(total: "hashlib._Hash", folder: Path, names: Sequence[str]) -> None:
+def add_images(total: "hashlib._Hash", folder: Place, names: Sequence[str]) -> None:
     """Add the names and bytes of a folder's images to a digest; one that cannot be used counts as such."""
     with ThreadPoolExecutor(THREADS) as threads:
         for name, digest in zip(names, threads.map(partial(_image_digest, folder), names), strict=True):
             total.update(f"{name!r} {digest}\n".encode())
 
 
-def _image_digest(folder: Path, file_name: str) -> str:
+def _image_digest(folder: Place, file_name: str) -> str:
     try:
         return _file_digest(inside(folder, file_name))
     except BadInput:
         return "unusable"
 
 
-def _file_digest(path: Path) -> str:
+def _file_digest(path: Place) -> str:
     try:
         with open_file(path) as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
+    except Unreachable:
+        raise
     except OSError as error:
         raise BadInput(f"{printable(str(path))}: cannot be read: {error.strerror or error}") from error
     except BadInput as error:

@@ -37,7 +37,7 @@ def main() -> int:
         )
     plan = replace(plan, stages=tuple(stages), image_timeout=settings.get("image_timeout", 60.0))
     try:
-        drive(plan, Options(Path(out), Path(store), engine=settings.get("engine", "local")), Silent())
+        drive(plan, Options(Path(out), store, engine=settings.get("engine", "local")), Silent())
     except Interrupted as stop:
         return 128 + stop.signum
     except RunFault as fault:

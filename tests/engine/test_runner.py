@@ -296,7 +296,7 @@ def test_no_path_leads_to_the_truth(go, tmp_path, monkeypatch):
     def watched(bench, pickled):
         task = pickle.loads(pickled)
         context = task.stage.context
-        lent = [*context.artifacts.values(), context.images_root]
+        lent = [tmp_path / "store" / name for name in (*context.artifacts.values(), context.images_root)]
         if isinstance(task, JobTask):
             lent += [tmp_path / "store" / name / "one" for name in ("work", "tmp")]
             lent += [task.data_root / "labels.json"] if task.data_root != Path() else []

@@ -216,7 +216,7 @@ def test_seed_and_cache_limit(run_tune: Callable[..., Tuned], tmp_path: Path) ->
             run_tune(records, context, SETTINGS.model_copy(update={"cache_gb": cache_gb, "steps": 3}))[1]
         )
     assert (
-        tmp_path / "b" / "work" / "embeddings.bin"
+        tmp_path / "b" / "work" / "scratch" / "embeddings.bin"
     ).stat().st_size == 4096  # one image of 32 x 8 x 8 float16
     assert equal(results[0], results[1])
     assert not equal(results[0], results[2])

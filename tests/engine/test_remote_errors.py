@@ -1,0 +1,86 @@
+"""Stores that cannot be used are refused by name, before any work; so is a server that is gone."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import requests
+
+from pipeline.data.urls import UrlPath, file_system
+from pipeline.engine.faults import BadPlan
+from pipeline.engine.remote_store import open_store
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("gs://bucket/x", "expected a store on s3://, s3a://, memory:// or in a folder, found gs://"),
+        ("nonsense://bucket/x", "found nonsense://"),
+        ("s3://key:secret@bucket/x", "without a name or password"),
+        ("s3://no-such-bucket-here/x", "nothing can be kept here: .*bucket does not exist"),
+    ],
+)
+@pytest.mark.usefixtures("bucket")
+def test_a_store_that_cannot_be_is_refused(url, problem):
+    with pytest.raises(BadPlan, match=problem):
+        open_store(url)
+
+
+def test_a_store_without_conditional_put_is_refused(bucket, monkeypatch):
+    fs, _ = file_system(UrlPath(bucket))
+    put = fs.pipe_file
+    monkeypatch.setattr(fs, "pipe_file", lambda path, data, **_: put(path, data))
+    with pytest.raises(BadPlan, match="refuses to put an object twice"):
+        open_store(bucket)
+
+
+def test_missing_rights_are_named(bucket, s3_endpoint):
+    requests.post(f"{s3_endpoint}/moto-api/reset-auth", data=b"0", timeout=10)
+    try:
+        with pytest.raises(BadPlan, match="no rights to do this, or none were given"):
+            open_store(bucket)
+    finally:
+        requests.post(f"{s3_endpoint}/moto-api/reset-auth", data=b"inf", timeout=10)
+
+
+def test_a_missing_package_is_named():
+    code = (
+        "import sys; sys.modules['s3fs'] = None\n"
+        "from pipeline.engine.remote_store import open_store\n"
+        "open_store('s3://bucket/x')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert "s3:// needs a package that is not installed: pip install 'omnimask[s3]'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("store", "port", "code", "problem"),
+    [
+        ("s3://no-such-bucket-here/x", None, 2, "bucket does not exist"),
+        (
+            "s3://bucket/x",
+            1,
+            1,
+            's3://bucket/x/tmp/.*Could not connect to the endpoint URL: "http://127.0.0.1:1/',
+        ),
+        ("gs://bucket/x", None, 2, "found gs://"),
+        ("memory://x", None, 2, "lives in one process"),
+    ],
+)
+@pytest.mark.usefixtures("bucket")
+def test_the_command_ends_with_a_message(tmp_path, store, port, code, problem):
+    more = {"AWS_MAX_ATTEMPTS": "1"} | ({"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"} if port else {})
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        "{name: x, data: {source: toyworld, train: 2, val: 1}, weak: none, masks: 50%, stages: [{export: {}}]}"
+    )
+    command = [sys.executable, "-m", "pipeline.cli", "run", str(config), "--out", "run", "--store", store]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | more, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert re.search(problem, done.stderr)
+    assert not (tmp_path / "run").exists()

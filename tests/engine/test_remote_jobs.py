@@ -1,0 +1,143 @@
+"""Who works on a job whose store is an object store, and how far it got: leases and copies of checkpoints."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from store_fakes import KEY, Side, commit_artifact, written_by
+
+from pipeline.engine import files, lease, snapshot
+from pipeline.engine.lease import Lease
+from pipeline.engine.objects import Objects
+from pipeline.engine.remote_store import open_store
+
+
+def objects(remote: Side) -> Objects:
+    return remote.store.objects
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(lease, "EXPIRES_SECONDS", 1.2)
+    monkeypatch.setattr(lease, "LOOK_SECONDS", 0.1)
+
+
+@pytest.mark.parametrize("host", ["", "other"])
+@pytest.mark.usefixtures("quick")
+def test_the_lease_of_the_dead_is_taken_over(remote, monkeypatch, host):
+    with written_by(monkeypatch, host):
+        assert Lease(objects(remote), "locks/x").take()
+    waited = []
+    began = time.monotonic()
+    with Lease(objects(remote), "locks/x").held(lambda: waited.append(1)):
+        took = time.monotonic() - began
+    assert bool(waited) == bool(host)  # that one might be alive
+    assert took >= 1.2 * bool(host)
+    assert objects(remote).read("locks/x") is None
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_lease_that_is_renewed_is_not_taken_over(remote):
+    waits = []
+
+    def wait() -> None:
+        waits.append(time.monotonic())
+        if waits[-1] - waits[0] > 3.0:
+            raise TimeoutError
+
+    with (
+        Lease(objects(remote), "locks/x").held(lambda: None),
+        pytest.raises(TimeoutError),
+        Lease(Objects(remote.where), "locks/x").held(wait),
+    ):
+        pass
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_late_finisher_does_no_harm(remote, monkeypatch):
+    """It lost its lease while it slept: its result is not taken, its checkpoint not copied, the other's lease stays."""
+    first, second = remote.store, remote.elsewhere()
+    monkeypatch.setattr(Lease, "_renew", lambda _: None)
+    with first.job_lock(KEY, lambda: None):
+        (first.workdir(KEY) / "step").write_text("1")
+        with second.job_lock(KEY, lambda: None):
+            (second.workdir(KEY) / "step").write_text("5")
+            second.keep_work(KEY, now=True)
+            (first.workdir(KEY) / "step").write_text("2")
+            first.keep_work(KEY, now=True)
+            assert (remote.elsewhere().workdir(KEY) / "step").read_text() == "5"
+            one = commit_artifact(second, "second")
+            other = commit_artifact(first, "first")
+            assert other.digest == one.digest
+            held = objects(remote).read(f"locks/{KEY}")
+        assert held is not None
+    assert remote.leftovers() == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_damaged_lease_is_taken_over_after_a_while(remote):
+    remote.change("locks/x", b"\0")
+    with Lease(objects(remote), "locks/x").held(lambda: None):
+        pass
+
+
+def test_checkpoints_are_copied_when_they_have_changed_and_it_is_time(remote, monkeypatch):
+    work = remote.store.workdir(KEY)
+    (work / "step").write_text("1")
+    remote.store.keep_work(KEY)
+    assert not [name for name in remote.files() if name.startswith("work/")]
+    monkeypatch.setattr(snapshot, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(snapshot, "SHARE", 0)
+    (work / "large").mkdir()
+    (work / "large" / "kept").write_text("same")
+    (work / "scratch").mkdir()
+    (work / "scratch" / "cache").write_text("made anew")
+    remote.store.keep_work(KEY)
+    assert len([name for name in remote.files() if name.startswith("work/")]) == 3
+    sent = []
+    write_file = Objects.write_file
+    monkeypatch.setattr(Objects, "write_file", lambda *a: sent.append(a[1]) or write_file(*a))
+    remote.store.keep_work(KEY)
+    assert not sent
+    (work / "step").write_text("22")
+    remote.store.keep_work(KEY)
+    assert len(sent) == 1
+    assert len([name for name in remote.files() if name.startswith("work/")]) == 3
+    there = remote.elsewhere().workdir(KEY)
+    assert sorted(p.relative_to(there).as_posix() for p in there.rglob("*")) == [
+        "large",
+        "large/kept",
+        "step",
+    ]
+
+
+def test_the_machine_that_is_ahead_keeps_its_checkpoints(remote):
+    work = remote.store.workdir(KEY)
+    (work / "step").write_text("1")
+    remote.store.keep_work(KEY, now=True)
+    (work / "step").write_text("2")
+    assert (open_store(remote.where, known=True).workdir(KEY) / "step").read_text() == "2"
+    here = Path(os.environ[files.CACHE])
+    other = remote.elsewhere()
+    (other.workdir(KEY) / "step").write_text("9")
+    other.keep_work(KEY, now=True)
+    os.environ[files.CACHE] = str(here)
+    assert (open_store(remote.where, known=True).workdir(KEY) / "step").read_text() == "9"
+
+
+@pytest.mark.parametrize("damage", ["file", "listing", "content", "way out"])
+def test_a_snapshot_is_complete_or_is_not_there(remote, damage):
+    (remote.store.workdir(KEY) / "step").write_text("1")
+    (remote.store.workdir(KEY) / "more").write_text("2")
+    remote.store.keep_work(KEY, now=True)
+    listing = f"work/{KEY}/snapshot.json"
+    name = next(n for n in remote.files() if n.startswith("work/") and n != listing)
+    digest = name.split("/")[-1]
+    content = {"listing": b"{", "way out": json.dumps({"../out": digest}).encode()}
+    if damage in content:
+        remote.change(listing, content[damage])
+    else:
+        remote.change(name, None if damage == "file" else b"other")
+    assert list(remote.elsewhere().workdir(KEY).iterdir()) == []
