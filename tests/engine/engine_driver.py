@@ -22,7 +22,7 @@ def main() -> int:
     plan = chain(
         ingest=FakeIngestConfig(**settings.get("ingest", {})),
         propose=FakeMapConfig(**settings.get("propose", {})),
-        label=FakeMapConfig(**settings.get("label", {})),
+        label=FakeMapConfig(**settings["label"]) if "label" in settings else None,
         train=FakeTrainConfig(**settings.get("train", {})),
     )
     resources = Resources(**settings.get("resources", {}))

@@ -19,7 +19,7 @@ from pipeline.engine.chain import Chain, Link
 from pipeline.engine.stage import WorkerContext
 from pipeline.engine.store import Store, Timing
 from pipeline.engine.streams import write_records
-from pipeline.engine.tasks import StageTask, UnitDone
+from pipeline.engine.tasks import StageTask, UnitDone, placed
 from pipeline.engine.units import RecordSet, read_unit
 
 IDS = range(1, 41)
@@ -66,7 +66,8 @@ def chain(tmp_path):
 
 
 def do(chain, store, task):
-    records = read_unit(task.source.parts, task.source.bucket)
+    source = placed(task, store).source
+    records = read_unit(source.parts, source.bucket)
     assert len(records) == task.source.rows
     store.commit_unit(task.key, to_table(records), Timing(1.0, len(records)))
     chain.done(UnitDone(task.key, task.key, len(records), 1.0))
@@ -129,10 +130,11 @@ def test_a_unit_with_losses_goes_on_under_its_other_key(chain):
     work, _, store = chain(64, 64)
     work.begin()
     task = work.take()
-    records = read_unit(task.source.parts, task.source.bucket)
+    source = placed(task, store).source
+    records = read_unit(source.parts, source.bucket)
     store.commit_unit("ee" * 32, to_table(records), Timing(1.0, len(records)))
     work.done(UnitDone(task.key, "ee" * 32, len(records), 1.0))
-    (part,) = work.take("pseudo_label").source.parts
+    (part,) = placed(work.take("pseudo_label"), store).source.parts
     assert part.path == store.unit_path("ee" * 32)
     assert work.links[0].known == [task.key]
 

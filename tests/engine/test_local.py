@@ -30,6 +30,7 @@ from pipeline.engine.rundir import RunFolder
 from pipeline.engine.stage import StageConfig
 from pipeline.engine.store import Store
 from pipeline.engine.tasks import Alive
+from pipeline.engine.team import ALONE
 
 DRIVER = Path(__file__).with_name("engine_driver.py")
 PATIENCE = 60.0
@@ -129,7 +130,7 @@ def test_a_job_that_asks_whether_to_stop_is_alive(monkeypatch, tmp_path):
     monkeypatch.setattr(run_job, "ALIVE_EVERY_SECONDS", -1.0)
     told = []
     around = Surroundings(Store(tmp_path), Heartbeat(tmp_path / "beat"), told.append, lambda: False)
-    pulse = run_job._Pulse(around)
+    pulse = run_job._Pulse(around, ALONE)
     assert [pulse.should_stop(), pulse.should_stop()] == [False, False]
     assert told == [Alive(), Alive()]
 
