@@ -6,7 +6,7 @@ one earlier unit or covers a row of them.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -139,6 +139,11 @@ class Chain:
         parts = tuple(self._part(link, index) for index in sorted(link.kept))
         return RecordSet(parts, self._source.rows)
 
+    def dropped(self, number: int) -> Iterator[tuple[int, str]]:
+        """Id and reason of every image that a complete stage, or one before it, has dropped."""
+        for key in self.links[number].kept.values():
+            yield from self._store.unit_summary(key).dropped.items()
+
     def _hand_out(self, number: int, link: Link) -> UnitTask:
         if not link.made and not link.at_work:
             self._watch.begun(number)
@@ -150,7 +155,7 @@ class Chain:
 
     def _plan(self, number: int, index: int) -> None:
         link = self.links[number]
-        unit = plan_unit(self._parts(number, index), link.unit(index))
+        unit = self._input(number, index)
         key = link.keys[index] = unit_key(link.shared, unit.bucket.name, unit.digest)
         if not self._fresh and self._store.has_unit(key):
             self._watch.reused(number, unit.rows)
@@ -170,6 +175,13 @@ class Chain:
             after.lacks[other] -= 1
             if not after.lacks[other]:
                 self._plan(number + 1, other)
+
+    def _input(self, number: int, index: int) -> UnitInput:
+        link, parts = self.links[number], self._parts(number, index)
+        if number and self.links[number - 1].bits == link.bits:  # all of one unit, which has been read before
+            known = self._store.unit_summary(self.links[number - 1].kept[index])
+            return UnitInput(link.unit(index), parts, known.rows, known.digest)
+        return plan_unit(parts, link.unit(index))
 
     def _parts(self, number: int, index: int) -> tuple[Part, ...]:
         link = self.links[number]

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from pipeline.engine.plan import PlannedStage
 
-KEY_FORMAT = 2  # bump when what a unit or artifact file looks like changes
+KEY_FORMAT = 3  # bump when what a unit or artifact file looks like changes
 DTYPE = "float32"  # what stages compute in unless their own config says otherwise
 
 

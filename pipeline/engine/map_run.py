@@ -105,7 +105,7 @@ class MapRun:
         log.seconds, log.images = sum(t.seconds for t in timings), sum(t.images for t in timings)
         self._known.timed[label] = digest_of(list(kept))
         self._known.records = self._chain.records(number)
-        log.quarantined = self._quarantine.count(label, self._known.records)
+        log.quarantined = self._quarantine.count(label, self._images, self._chain.dropped(number))
         self._log.quarantined(self._quarantine.examples)
         self._quarantine.check()
         self._end(self._numbers[number], self._seen[number].began)

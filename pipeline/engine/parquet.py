@@ -35,6 +35,11 @@ def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         return file.read(columns=None if columns is None else list(columns), use_threads=False)
 
 
+def rows(path: Path) -> int:
+    """How many rows a file has, by its footer."""
+    return int(pq.read_metadata(path).num_rows)
+
+
 def is_sound(path: Path, key: str) -> bool:
     """Whether the file holds the unit of that key, readable to its last page."""
     try:

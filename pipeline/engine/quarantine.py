@@ -1,6 +1,7 @@
 """The count of bad images and annotations, against `max_bad`."""
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -8,7 +9,7 @@ from pydantic import JsonValue
 from pipeline.engine import parquet
 from pipeline.engine.context import Metrics
 from pipeline.engine.faults import TooManyBad
-from pipeline.engine.units import RecordSet
+from pipeline.engine.units import SUMMARISED, RecordSet, summarise
 
 EXAMPLES = 100  # of each kind, kept for `run.json`
 TOLD = 5  # of them, in an error message
@@ -21,7 +22,7 @@ class Quarantine:
         self._max_bad = max_bad
         self._ingest: dict[str, int] = {}
         self._rows = 0
-        self._reasons: dict[int, str] = {}
+        self._counted: set[int] = set()
         self._lines: dict[str, list[str]] = {"images": [], "annotations": []}
         self.examples: list[dict[str, JsonValue]] = []
 
@@ -38,25 +39,24 @@ class Quarantine:
                 self.examples.append({"stage": label, "entry": bad["entry"], "reason": bad["reason"]})
                 lines.append(f"{bad['entry']}: {bad['reason']}")
 
-    def count(self, label: str, records: RecordSet) -> int:
-        """Count the records dropped by now; how many of them are new at this stage."""
+    def count(self, label: str, rows: int, dropped: Iterable[tuple[int, str]]) -> int:
+        """Count the records dropped by now, of so many; how many of them are new at this stage."""
         new = 0
-        self._rows = records.rows
-        for part in records.parts:
-            for image_id, reason in _dropped(part.path):
-                if image_id in self._reasons:
-                    continue
-                self._reasons[image_id] = reason
-                new += 1
-                if len(self._reasons) <= EXAMPLES:
-                    self.examples.append({"stage": label, "image_id": image_id, "reason": reason})
-                    self._lines["images"].append(f"image {image_id}: {reason}")
+        self._rows = rows
+        for image_id, reason in dropped:
+            if image_id in self._counted:
+                continue
+            self._counted.add(image_id)
+            new += 1
+            if len(self._counted) <= EXAMPLES:
+                self.examples.append({"stage": label, "image_id": image_id, "reason": reason})
+                self._lines["images"].append(f"image {image_id}: {reason}")
         return new
 
     def check(self) -> None:
         """TooManyBad if the larger of the bad shares of images and annotations exceeds `max_bad`."""
         shares = (
-            ("images", self._ingest.get("bad_images", 0) + len(self._reasons), self._images()),
+            ("images", self._ingest.get("bad_images", 0) + len(self._counted), self._images()),
             ("annotations", self._ingest.get("bad_annotations", 0), self._ingest.get("annotations", 0)),
         )
         for what, bad, total in shares:
@@ -70,7 +70,7 @@ class Quarantine:
         return max(self._ingest.get("images", 0), self._rows)
 
 
-def _dropped(path: Path) -> list[tuple[int, str]]:
-    table = parquet.read(path, ["image_id", "dropped"])
-    ids, reasons = (table.column(name).to_pylist() for name in ("image_id", "dropped"))
-    return [(image_id, reason) for image_id, reason in zip(ids, reasons, strict=True) if reason is not None]
+def dropped_of(records: RecordSet) -> Iterator[tuple[int, str]]:
+    """Id and reason of every dropped record, read from the files of a record set."""
+    for part in records.parts:
+        yield from summarise(parquet.read(part.path, SUMMARISED)).dropped.items()

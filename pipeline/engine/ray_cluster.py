@@ -133,8 +133,10 @@ def _is_guarded(gcs_address: str) -> bool:
 
 
 def _start() -> Cluster:
-    # Other users of this machine reach its loopback device too. Ray reads this when it is imported, and only then.
+    # Ray reads these when it is imported, and only then. Other users of this machine reach its loopback device too.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # Its name is misleading: without this, 127.0.0.1 is replaced by the machine's own address.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 

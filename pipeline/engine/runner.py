@@ -23,7 +23,7 @@ from pipeline.engine.known import Known
 from pipeline.engine.machine import versions
 from pipeline.engine.map_run import Books, MapRun
 from pipeline.engine.plan import DATASET, PlannedStage, RunPlan, matching, prove
-from pipeline.engine.quarantine import Quarantine
+from pipeline.engine.quarantine import Quarantine, dropped_of
 from pipeline.engine.rundir import RunFolder, config_text
 from pipeline.engine.runlog import Logbook
 from pipeline.engine.stage import JobStage, MapStage, Stage
@@ -132,7 +132,8 @@ class Runner:
         self._take_in(stage, artifact)
         self._log.published(self._folder.publish(artifact.folder, stage.publishes))
         if stage.parts:
-            log.quarantined = self._quarantine.count(planned.label, self._known.records)
+            records = self._known.records
+            log.quarantined = self._quarantine.count(planned.label, records.rows, dropped_of(records))
             self._log.quarantined(self._quarantine.examples)
             self._quarantine.check()
         self._end(number, began)

@@ -12,6 +12,7 @@ to the store.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ from pipeline.engine import files, parquet
 from pipeline.engine.artifact import MANIFEST, Artifact, digests_of, read_artifact, write_manifest
 from pipeline.engine.context import Metrics
 from pipeline.engine.plan import TRUTH
+from pipeline.engine.units import SUMMARISED, Summary, summarise
 
 LOCK_SECONDS = 0.2  # between two looks at a lock
 
@@ -119,11 +121,20 @@ class Store:
 
         def write(temp: Path) -> None:
             parquet.write(temp, table, key=key)
-            note = {"seconds": timing.seconds, "images": timing.images, "sha256": files.file_digest(temp)}
+            summary = summarise(table)
+            note = {
+                "seconds": timing.seconds,
+                "images": timing.images,
+                "sha256": files.file_digest(temp),
+                "summary": (
+                    body := json.dumps([summary.rows, summary.digest, list(summary.dropped.items())])
+                ),
+                "summary_sha256": hashlib.sha256(body.encode()).hexdigest(),
+            }
             other = files.temp_name(scratch)
             other.write_text(
                 json.dumps(note)
-            )  # not synced: losing it loses a number in the bill, not a result
+            )  # not synced: losing it loses a number in the bill and some time, not a result
             other.replace(path.with_suffix(".json"))
 
         files.commit_file(path, write, scratch=scratch)
@@ -132,6 +143,15 @@ class Store:
         """What the unit cost when it was made; zeros if a power cut took that note."""
         note = self._note(key)
         return Timing(float(note.get("seconds", 0.0)), int(note.get("images", 0)))
+
+    def unit_summary(self, key: str) -> Summary:
+        """The summary of a unit that is there; from the unit itself where its note is lost or damaged."""
+        note = self._note(key)
+        body = str(note.get("summary"))
+        if note.get("summary_sha256") != hashlib.sha256(body.encode()).hexdigest():
+            return summarise(parquet.read(self.unit_path(key), SUMMARISED))
+        rows, digest, dropped = json.loads(body)
+        return Summary(rows, digest, dict(dropped))
 
     def _note(self, key: str) -> dict[str, str | float]:
         try:

@@ -20,7 +20,7 @@ FAN_IN = 128  # files merged at a time: well below the usual limit of open files
 ROWS_AT_A_TIME = 32
 SPILL_BITS = 4
 SPILL_ROWS = 4096
-DEFAULT_UNIT = 64
+DEFAULT_UNIT = 1024  # each file costs milliseconds when it is written, planned with, or read
 
 
 @dataclass(frozen=True)

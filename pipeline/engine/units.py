@@ -7,6 +7,7 @@ count reads a part of a file, or several.
 
 import hashlib
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -77,7 +78,7 @@ class Part:
 
 @dataclass(frozen=True)
 class RecordSet:
-    """Files that together hold every record once, in the order of their hashes; `rows` in all."""
+    """Files that together hold every record once, in the order of their hashes, none of them empty; `rows` in all."""
 
     parts: tuple[Part, ...]
     rows: int
@@ -85,9 +86,9 @@ class RecordSet:
     @classmethod
     def of_folder(cls, folder: Path) -> "RecordSet":
         """The record set that `write_records` left in a folder."""
-        parts = [Part(Bucket.parse(path.stem), path) for path in folder.glob("*.parquet")]
-        parts.sort(key=lambda part: part.bucket.first)
-        return cls(tuple(parts), sum(len(_index(part.path).ids) for part in parts))
+        rows = {Part(Bucket.parse(path.stem), path): parquet.rows(path) for path in folder.glob("*.parquet")}
+        parts = sorted((part for part in rows if rows[part]), key=lambda part: part.bucket.first)
+        return cls(tuple(parts), sum(rows.values()))
 
     @cached_property
     def _firsts(self) -> list[int]:
@@ -139,9 +140,38 @@ def filled_buckets(records: RecordSet, bits: int) -> list[int]:
     """Indices of the buckets of so many bits that hold a record, in order."""
     found: set[int] = set()
     for part in records.parts:
-        hashes = hash_ids(_index(part.path).ids)
-        found.update((hashes >> np.uint64(HASH_BITS - bits)).tolist() if bits else [0] * bool(len(hashes)))
+        if part.bucket.bits >= bits:  # no part is empty
+            found.add(part.bucket.index >> (part.bucket.bits - bits))
+        else:
+            found.update((hash_ids(_index(part.path).ids) >> np.uint64(HASH_BITS - bits)).tolist())
     return sorted(found)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is asked of a unit besides its records: how many, the digest of them all, id -> reason of those dropped."""
+
+    rows: int
+    digest: str
+    dropped: Mapping[int, str]
+
+
+SUMMARISED = ("image_id", "digest", "dropped")  # the columns that it takes
+
+
+def summarise(table: pa.Table) -> Summary:
+    """The summary of a unit's table."""
+    ids = table.column("image_id").to_numpy().astype(np.int64, copy=False)
+    rows, reasons = (table.column(name).to_pylist() for name in ("digest", "dropped"))
+    dropped = {i: reason for i, reason in zip(ids.tolist(), reasons, strict=True) if reason is not None}
+    return Summary(len(ids), _digest(ids, rows), dropped)
+
+
+def _digest(ids: npt.NDArray[np.int64], rows: list[bytes]) -> str:
+    order = np.argsort(ids)
+    digest = hashlib.sha256()
+    _update(digest, ids[order], [rows[i] for i in order])
+    return digest.hexdigest()
 
 
 def plan_unit(parts: tuple[Part, ...], bucket: Bucket) -> UnitInput:
@@ -149,10 +179,7 @@ def plan_unit(parts: tuple[Part, ...], bucket: Bucket) -> UnitInput:
     found = [_rows_of(part, bucket) for part in parts]
     ids = np.concatenate([ids for ids, _ in found])
     rows = [row for _, rows in found for row in rows]
-    order = np.argsort(ids)
-    digest = hashlib.sha256()
-    _update(digest, ids[order], [rows[i] for i in order])
-    return UnitInput(bucket, parts, len(ids), digest.hexdigest())
+    return UnitInput(bucket, parts, len(ids), _digest(ids, rows))
 
 
 def digest_records(records: RecordSet, roles: frozenset[Role]) -> tuple[str, int]:

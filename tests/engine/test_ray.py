@@ -57,6 +57,15 @@ def below(process, what):
     return found
 
 
+def listening(processes):
+    """The addresses on which processes wait for others to connect."""
+    found = set()
+    for process in processes:
+        with suppress(psutil.Error):
+            found |= {c.laddr.ip for c in process.net_connections() if c.status == psutil.CONN_LISTEN}
+    return found
+
+
 def assert_same(folder, other):
     exports = [place / "run" / "export" / "coco" / "train.json" for place in (folder, other)]
     assert exports[0].read_bytes() == exports[1].read_bytes()
@@ -77,6 +86,7 @@ def test_ray_makes_the_bytes_of_the_local_engine_and_leaves_nothing(tmp_path, wh
     process = start(tmp_path, resources={"cpus": 0.25, "workers": workers})
     wait_for(lambda: list(tmp_path.glob("store/units/*/*.parquet")))
     started = psutil.Process(process.pid).children(recursive=True)
+    assert listening(started) <= {"127.0.0.1", "::ffff:127.0.0.1"}
     logs = {*Path(tempfile.gettempdir()).glob(f"omray-{process.pid}-*")}
     assert logs
     _, told = process.communicate(timeout=PATIENCE)

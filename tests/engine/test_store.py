@@ -11,6 +11,7 @@ from pipeline.data.arrow import to_table
 from pipeline.engine import files, parquet
 from pipeline.engine.machine import process_start
 from pipeline.engine.store import Store, Timing
+from pipeline.engine.units import summarise
 
 KEY = "ab" * 32
 
@@ -264,3 +265,22 @@ def test_a_job_is_worked_on_by_one_at_a_time(store):
             pass
     with store.job_lock(KEY, pytest.fail):
         pass
+
+
+@pytest.mark.parametrize("harm", ["none", "lost", "changed", "no json"])
+def test_a_summary_is_that_of_the_unit_whatever_became_of_its_note(store, harm):
+    records = [make_record(7, dropped="cut short"), make_record(3), make_record(5)]
+    table = to_table(records)
+    store.commit_unit(KEY, table, Timing(1.0, 3))
+    note = store.unit_path(KEY).with_suffix(".json")
+    if harm == "lost":
+        note.unlink()
+    elif harm == "changed":
+        note.write_text(note.read_text().replace("cut short", "cut thort"))
+    elif harm == "no json":
+        note.write_text("[")
+    found = store.unit_summary(KEY)
+    assert (found.rows, dict(found.dropped)) == (3, {7: "cut short"})
+    assert found == summarise(table)
+    assert found.digest == summarise(to_table(sorted(records, key=lambda r: r.image_id))).digest
+    assert found.digest != summarise(to_table(records[1:])).digest
