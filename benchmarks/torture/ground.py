@@ -111,7 +111,10 @@ class Trial:
 
     def judge(self) -> None:
         """The verdict on a trial whose run came to its end."""
-        self.failures += verdict.judge(self.left, inputs=self.oracle.inputs, oracle=self.oracle.export)
+        try:
+            self.failures += verdict.judge(self.left, inputs=self.oracle.inputs, oracle=self.oracle.export)
+        except (OSError, ValueError, KeyError) as error:
+            self.failures.append(f"cannot be judged: {type(error).__name__}: {error}")
 
     def keep_or_remove(self) -> None:
         """Remove the ground, unless something is to be looked at."""

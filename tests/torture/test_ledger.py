@@ -32,6 +32,11 @@ def test_the_line_at_the_end_and_the_table() -> None:
     assert ledger.table([ROW, BAD]).splitlines()[-1] == "| driver | local | 2 | 4 | 1 | 0.50 | 10 |"
 
 
+def test_the_documentation_has_the_ledgers_table() -> None:
+    page = (command.ROOT / "docs" / "reliability.md").read_text()
+    assert ledger.table(ledger.read(command.LEDGER)) in page
+
+
 @pytest.mark.parametrize("kind", ["mix", "all", "worker", "raylets"])
 def test_a_series_is_the_same_again(kind: str) -> None:
     engines = ("local", "ray")

@@ -52,7 +52,8 @@ def do(trial: Trial) -> None:
 @pytest.mark.parametrize(("kind", "engine", "number"), SERIES)
 def test_trial(base: Path, oracle: Oracle, kind: str, engine: str, number: int) -> None:
     draw = random.Random(f"{kind}/{engine}/test/{number}")
-    do(Trial(kind, engine, draw, base / f"{kind}-{engine}-{number}", oracle, number=number))
+    folder = base / str(SERIES.index((kind, engine, number)))
+    do(Trial(kind, engine, draw, folder, oracle, number=number))
 
 
 @pytest.mark.parametrize(
