@@ -20,8 +20,8 @@ class Artifact:
     """A committed artifact, or a part of one.
 
     `digest` is that of its files (paths and bytes), not of how they came about; `files` maps each path inside
-    `folder` to the sha256 of its bytes. `seconds`: of the work that made it, by all processes together. `truth`: its part of that name,
-    which lies elsewhere, so that no path leads from the other parts to it; None if it has none.
+    `folder` to the sha256 of its bytes. `seconds`: of the work that made it, by all processes together. `truth`: its
+    part of that name, which lies elsewhere, so that no path leads from the other parts to it; None if it has none.
     """
 
     key: str
