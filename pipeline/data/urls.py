@@ -114,26 +114,25 @@ def _plain(error: BaseException) -> str:
 
 def file_system(place: UrlPath) -> "tuple[AbstractFileSystem, str]":
     """The file system of a URL, and the path in it; BadInput if there is no such, or its package is missing."""
-    return _file_system(place.url, os.getpid())
+    # One for a bucket or server, not for each of a million photos; none that a parent process has opened.
+    server = f"{place.protocol}://{place.parts[0] if place.parts else ''}"
+    fs = _file_system(server, os.getpid())
+    return fs, str(fs._strip_protocol(place.url))
 
 
 @cache
-def _file_system(url: str, process: int) -> "tuple[AbstractFileSystem, str]":  # noqa: ARG001 (not for a child of ours)
-    from fsspec import get_filesystem_class
+def _file_system(server: str, process: int) -> "AbstractFileSystem":  # noqa: ARG001
     from fsspec.core import url_to_fs
 
-    protocol = UrlPath(url).protocol
+    protocol = UrlPath(server).protocol
     try:
-        get_filesystem_class(protocol)
-        # What others write is to be seen at once.
-        fs, path = url_to_fs(url, use_listings_cache=False)
+        return url_to_fs(server, use_listings_cache=False)[0]  # what others write is to be seen at once
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
         hint = f"pip install 'omnimask[{extra}]'" if extra else str(error)
-        raise BadInput(f"{url}: {protocol}:// needs a package that is not installed: {hint}") from error
+        raise BadInput(f"{server}: {protocol}:// needs a package that is not installed: {hint}") from error
     except ValueError as error:
-        raise BadInput(f"{url}: expected a URL that fsspec knows, found {protocol}://: {error}") from error
-    return fs, str(path)
+        raise BadInput(f"{server}: expected a URL that fsspec knows, found {protocol}://: {error}") from error
 
 
 class UrlFile(RawIOBase):

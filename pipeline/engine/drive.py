@@ -42,14 +42,14 @@ def drive(plan: RunPlan, options: Options, display: Display) -> bool:
         raise BadPlan((f"--ray-address={options.ray_address}: goes with --engine=ray only",))
     if options.engine == RAY and options.workers == 0:
         raise BadPlan(("--workers=0: goes with --engine=local only",))
-    store = open_store(options.store)
-    if not store.shared and options.workers > 0:
-        raise BadPlan((f"{store.where}: lives in one process; use --engine=local --workers=0",))
     folder = RunFolder(options.out)
     suggestion = f"{options.out}-{config_digest(plan.resolved)[:8]}"
     folder.check_config(
         plan.resolved, suggestion
     )  # before the lock: in a folder that is not ours not even that
+    store = open_store(options.store)
+    if not store.shared and options.workers > 0:
+        raise BadPlan((f"{store.where}: lives in one process; use --engine=local --workers=0",))
     with StopSignal() as stop, folder.locked():
         folder.check_config(plan.resolved, suggestion)  # another run may have begun here meanwhile
         folder.clean()

@@ -79,7 +79,7 @@ class RemoteStore(Store):
         self._leases: dict[str, Lease] = {}
 
     @property
-    def shared(self) -> bool:  # type: ignore[override]
+    def shared(self) -> bool:
         """Whether other processes see it."""
         return not self.objects.in_memory
 
@@ -250,3 +250,4 @@ class RemoteStore(Store):
                 yield
             finally:
                 del self._leases[key]
+                self._snapshots.release(key)

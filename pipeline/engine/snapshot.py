@@ -40,7 +40,7 @@ class Snapshots:
         self._copied: dict[str, _Copied] = {}
 
     def restore(self, key: str) -> None:
-        """Once a process: bring the local folder up to the snapshot, if that is another machine's."""
+        """Before we work on a job: bring the local folder up to the snapshot, if that is another machine's."""
         if key in self._copied:
             return
         self._copied[key] = _Copied(time.monotonic())
@@ -58,6 +58,10 @@ class Snapshots:
                 files.commit_file(known, lambda temp: _write(temp, content))
         finally:
             files.remove(fresh)
+
+    def release(self, key: str) -> None:
+        """Others may work on the job from now on."""
+        self._copied.pop(key, None)
 
     def is_due(self, key: str, *, now: bool) -> bool:
         """Whether it is time to copy."""

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 import pyarrow as pa
 from pydantic import JsonValue
@@ -53,7 +52,6 @@ class Store:
     root: Path
     damaged: list[Path | str] = field(default_factory=list)
     look_only: bool = False
-    shared: ClassVar[bool] = True  # whether other processes see it
 
     def __post_init__(self) -> None:
         self.root = self.root.resolve()
@@ -62,6 +60,11 @@ class Store:
         for name in ("units", "artifacts", TRUTH, "work", "locks", "tmp"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
         files.clean_leftovers(self.root / "tmp")
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes see it."""
+        return True
 
     @property
     def where(self) -> str:
