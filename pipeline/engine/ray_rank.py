@@ -21,7 +21,7 @@ from pipeline.engine.remote_store import open_store
 from pipeline.engine.run_job import help_with_job, run_job
 from pipeline.engine.run_unit import Surroundings
 from pipeline.engine.supervisor import SHARE
-from pipeline.engine.tasks import Alive, JobTask, Progress, Report, WorkerFailed
+from pipeline.engine.tasks import Alive, JobTask, Progress, Report, WorkerFailed, placed
 from pipeline.engine.team import Team, TeamBroken
 from pipeline.engine.worker import ORPHANED, failure
 
@@ -68,15 +68,16 @@ def rank_main(config: dict[str, Rank]) -> None:
 def _work(rank: Rank, number: int, world: int, voice: "_Voice") -> Report | None:
     if unfit := unfitness(rank.store, rank.sign, rank.expected):
         return WorkerFailed("bad_input", unfit)
-    task = voice.task
+    store = open_store(rank.store, known=True)
+    task = placed(voice.task, store)
+    assert isinstance(task, JobTask)
     team = Team(number, world, _device(task.stage.context.device))
     lent = replace(task.stage.context, device=team.device)
     task = replace(task, stage=replace(task.stage, context=lent))
     folder = settle("omrank")
     try:
-        around = Surroundings(
-            open_store(rank.store), Heartbeat(folder / "heartbeat.json"), voice.tell, voice.should_stop
-        )
+        beat = Heartbeat(folder / "heartbeat.json")
+        around = Surroundings(store, beat, voice.tell, voice.should_stop)
         apply_threads(task.stage.torch_threads)
         stage = task.stage.build_job()
         if team.leads:

@@ -74,8 +74,9 @@ class RemoteStore(Store):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._copies = Copies(self.objects, Store(self.root))
-        self._snapshots = Snapshots(self.objects, self.root / "work")
+        folder = Store(self.root)
+        self._copies = Copies(self.objects, folder)
+        self._snapshots = Snapshots(self.objects, folder)
         self._leases: dict[str, Lease] = {}
 
     @property
@@ -231,9 +232,9 @@ class RemoteStore(Store):
         return super().workdir(key)
 
     def keep_work(self, key: str, *, now: bool = False) -> None:
-        """Copy the checkpoints now and then, unless another has taken over the job."""
+        """Copy the checkpoints now and then, if it is this process that has the job's lock, and has not lost it."""
         lease = self._leases.get(key)
-        if self._snapshots.is_due(key, now=now) and (lease is None or lease.is_ours()):
+        if lease is not None and self._snapshots.is_due(key, now=now) and lease.is_ours():
             self._snapshots.keep(key)
 
     def forget_work(self, key: str) -> None:

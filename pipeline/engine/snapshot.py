@@ -8,12 +8,14 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.engine import files
 from pipeline.engine.context import SCRATCH
 from pipeline.engine.objects import Objects
+from pipeline.engine.store import Store
 
 EVERY_SECONDS = 60.0
 SHARE = 20  # copying takes at most one part in so many of a job's time
@@ -33,10 +35,10 @@ class _Copied:
 
 
 class Snapshots:
-    """The checkpoints of jobs; `root` is the local folder of their folders."""
+    """The checkpoints of jobs in a local folder that is laid out as a store is."""
 
-    def __init__(self, objects: Objects, root: Path) -> None:
-        self._objects, self._root = objects, root
+    def __init__(self, objects: Objects, folder: Store) -> None:
+        self._objects, self._folder, self._root = objects, folder, folder.root / "work"
         self._copied: dict[str, _Copied] = {}
 
     def restore(self, key: str) -> None:
@@ -44,6 +46,10 @@ class Snapshots:
         if key in self._copied:
             return
         self._copied[key] = _Copied(time.monotonic())
+        with self._alone(key):
+            self._restore(key)
+
+    def _restore(self, key: str) -> None:
         content = self._objects.read(f"{_name(key)}/{LISTING}")
         known = self._known(key)
         if content is None or (known.exists() and known.read_bytes() == content):
@@ -96,8 +102,9 @@ class Snapshots:
             if digest not in there:
                 self._objects.write_file(f"{_name(key)}/{digest}", folder / name)
         content = json.dumps(digests, sort_keys=True).encode()
-        self._objects.write(f"{_name(key)}/{LISTING}", content)
-        files.commit_file(self._known(key), lambda temp: _write(temp, content))
+        with self._alone(key):
+            self._objects.write(f"{_name(key)}/{LISTING}", content)
+            files.commit_file(self._known(key), lambda temp: _write(temp, content))
         kept = {f"{_name(key)}/{name}" for name in (LISTING, *digests.values())}
         self._objects.remove(*(name for name in self._objects.names(_name(key)) if name not in kept))
         return digests
@@ -113,6 +120,10 @@ class Snapshots:
             ):
                 return False
         return True
+
+    def _alone(self, key: str) -> AbstractContextManager[None]:
+        """Several processes of this machine may work on one job: none takes another's own copy for a newer one."""
+        return self._folder.job_lock(f"{key}.work", lambda: None)
 
     def _known(self, key: str) -> Path:
         """The listing that the local folder comes from or was copied to."""

@@ -14,6 +14,14 @@ from pipeline.engine.objects import Objects
 from pipeline.engine.remote_store import open_store
 
 
+def save(store, **content: str) -> None:
+    """Work on the job: write checkpoints, and copy them."""
+    with store.job_lock(KEY, lambda: None):
+        for name, text in content.items():
+            (store.workdir(KEY) / name).write_text(text)
+        store.keep_work(KEY, now=True)
+
+
 def objects(remote: Side) -> Objects:
     return remote.store.objects
 
@@ -84,27 +92,28 @@ def test_a_damaged_lease_is_taken_over_after_a_while(remote):
 
 
 def test_checkpoints_are_copied_when_they_have_changed_and_it_is_time(remote, monkeypatch):
-    work = remote.store.workdir(KEY)
-    (work / "step").write_text("1")
-    remote.store.keep_work(KEY)
-    assert not [name for name in remote.files() if name.startswith("work/")]
-    monkeypatch.setattr(snapshot, "EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(snapshot, "SHARE", 0)
-    (work / "large").mkdir()
-    (work / "large" / "kept").write_text("same")
-    (work / "scratch").mkdir()
-    (work / "scratch" / "cache").write_text("made anew")
-    remote.store.keep_work(KEY)
-    assert len([name for name in remote.files() if name.startswith("work/")]) == 3
-    sent = []
-    write_file = Objects.write_file
-    monkeypatch.setattr(Objects, "write_file", lambda *a: sent.append(a[1]) or write_file(*a))
-    remote.store.keep_work(KEY)
-    assert not sent
-    (work / "step").write_text("22")
-    remote.store.keep_work(KEY)
-    assert len(sent) == 1
-    assert len([name for name in remote.files() if name.startswith("work/")]) == 3
+    with remote.store.job_lock(KEY, lambda: None):
+        work = remote.store.workdir(KEY)
+        (work / "step").write_text("1")
+        remote.store.keep_work(KEY)
+        assert not [name for name in remote.files() if name.startswith("work/")]
+        monkeypatch.setattr(snapshot, "EVERY_SECONDS", 0.0)
+        monkeypatch.setattr(snapshot, "SHARE", 0)
+        (work / "large").mkdir()
+        (work / "large" / "kept").write_text("same")
+        (work / "scratch").mkdir()
+        (work / "scratch" / "cache").write_text("made anew")
+        remote.store.keep_work(KEY)
+        assert len([name for name in remote.files() if name.startswith("work/")]) == 3
+        sent = []
+        write_file = Objects.write_file
+        monkeypatch.setattr(Objects, "write_file", lambda *a: sent.append(a[1]) or write_file(*a))
+        remote.store.keep_work(KEY)
+        assert not sent
+        (work / "step").write_text("22")
+        remote.store.keep_work(KEY)
+        assert len(sent) == 1
+        assert len([name for name in remote.files() if name.startswith("work/")]) == 3
     there = remote.elsewhere().workdir(KEY)
     assert sorted(p.relative_to(there).as_posix() for p in there.rglob("*")) == [
         "large",
@@ -113,25 +122,29 @@ def test_checkpoints_are_copied_when_they_have_changed_and_it_is_time(remote, mo
     ]
 
 
+def test_only_who_holds_the_job_copies_its_checkpoints(remote):
+    """Not the other processes of a team."""
+    save(remote.store, step="1")
+    other = open_store(remote.where, known=True)
+    (other.workdir(KEY) / "step").write_text("2")
+    other.keep_work(KEY, now=True)
+    assert (remote.elsewhere().workdir(KEY) / "step").read_text() == "1"
+
+
 def test_the_machine_that_is_ahead_keeps_its_checkpoints(remote):
-    work = remote.store.workdir(KEY)
-    (work / "step").write_text("1")
-    remote.store.keep_work(KEY, now=True)
-    (work / "step").write_text("2")
+    save(remote.store, step="1")
+    (remote.store.workdir(KEY) / "step").write_text("2")
     assert (open_store(remote.where, known=True).workdir(KEY) / "step").read_text() == "2"
     here = Path(os.environ[files.CACHE])
     other = remote.elsewhere()
-    (other.workdir(KEY) / "step").write_text("9")
-    other.keep_work(KEY, now=True)
+    save(other, step="9")
     os.environ[files.CACHE] = str(here)
     assert (open_store(remote.where, known=True).workdir(KEY) / "step").read_text() == "9"
 
 
 @pytest.mark.parametrize("damage", ["file", "listing", "content", "way out"])
 def test_a_snapshot_is_complete_or_is_not_there(remote, damage):
-    (remote.store.workdir(KEY) / "step").write_text("1")
-    (remote.store.workdir(KEY) / "more").write_text("2")
-    remote.store.keep_work(KEY, now=True)
+    save(remote.store, step="1", more="2")
     listing = f"work/{KEY}/snapshot.json"
     name = next(n for n in remote.files() if n.startswith("work/") and n != listing)
     digest = name.split("/")[-1]

@@ -144,8 +144,9 @@ def test_one_works_on_a_job_and_others_wait(side):
 
 
 def test_checkpoints_survive(side):
-    (side.store.workdir(KEY) / "step").write_text("7")
-    side.store.keep_work(KEY, now=True)
+    with side.store.job_lock(KEY, lambda: None):
+        (side.store.workdir(KEY) / "step").write_text("7")
+        side.store.keep_work(KEY, now=True)
     assert (side.elsewhere().workdir(KEY) / "step").read_text() == "7"
     side.elsewhere().forget_work(KEY)
     assert not list(side.elsewhere().workdir(KEY).iterdir())
