@@ -32,7 +32,7 @@ overfit-student: $(READY)
 	$(BIN)/python -m benchmarks.overfit_student
 
 bench: $(READY)
-	for name in masks evaluate teacher_tuning labelling captions coco_io; do \
+	for name in masks evaluate teacher_tuning labelling captions coco_io engine; do \
 	  $(BIN)/python -m benchmarks.$$name || failed="$$failed $$name"; done; test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 N := 20

@@ -1,0 +1,149 @@
+"""What the engines add to the work itself, and what a large manifest asks of the driver.
+
+    python -m benchmarks.engine                       (two minutes)
+    python -m benchmarks.engine --images=1000000      (also that many images through a stage that does nothing)
+
+A stage that sleeps 50 ms an image: its wall time from the first call to its end, over the sum of the sleeps shared by
+the workers, on the local engine and on Ray with 1 and 2 workers; the start-up before the first call stands apart, and
+`between` is the share of a worker's time between the calls of one unit and the next (read, commit, hand over). Then
+manifests of 1,000 images and more: seconds to plan and to resume, and the driver's peak memory. Prints one JSON line;
+exits 1 unless the ratios are at most 1.03 and 1.08, `between` at most 0.01 of the local engine's time, and every driver
+below 500 MB and, up to a million images, 60 s.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from benchmarks import timing
+from benchmarks.engine_stages import Manifest, ManifestConfig, Sleep, SleepConfig
+from pipeline.engine.display import Silent
+from pipeline.engine.drive import Options, drive
+from pipeline.engine.plan import PlannedStage, RunPlan
+from pipeline.engine.stage import Resources
+
+DELAY = 0.05  # seconds an image
+IMAGES, UNIT, BATCH = 200, 25, 5
+LIMITS = {"local": 1.03, "ray": 1.08}
+BETWEEN = 0.01
+DRIVER_MB, DRIVER_SECONDS = 500, 60.0
+
+
+class Clock(Silent):
+    """Knows when each stage ended."""
+
+    def __init__(self) -> None:
+        self.ended: dict[str, float] = {}
+        self.began: dict[str, float] = {}
+
+    def begin(self, label: str, *, units: int, reused: int, images: int) -> None:  # noqa: ARG002
+        self.began[label] = time.time()
+
+    def end(self, label: str, *, seconds: float, images: int) -> None:  # noqa: ARG002
+        self.ended[label] = time.time()
+
+
+def plan_of(manifest: ManifestConfig, sleep: SleepConfig, workers: int = 1) -> RunPlan:
+    """A run of two stages."""
+    resources = Resources(cpus=1.0, workers=(workers, workers))
+    stages = (
+        PlannedStage("ingest", Manifest, manifest, Resources()),
+        PlannedStage("sleep", Sleep, sleep, resources),
+    )
+    return RunPlan(
+        name="engine",
+        seed=0,
+        device="cpu",
+        torch_threads=1,
+        max_bad=0.0,
+        stall_timeout=600.0,
+        image_timeout=600.0,
+        stages=stages,
+        data_root=Path(),
+        images=None,
+        resolved={"sleep": sleep.delay, "images": manifest.images, "log": sleep.log},
+    )
+
+
+def measure(engine: str, workers: int) -> dict[str, timing.Json]:
+    """One run of the sleeping stage with an empty store."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, log = Path(name), Path(name) / "calls"
+        log.mkdir()
+        sleep = SleepConfig(unit_size=UNIT, batch_size=BATCH, delay=DELAY, log=str(log))
+        clock, start = Clock(), time.time()
+        plan = plan_of(ManifestConfig(images=IMAGES), sleep, workers)
+        drive(plan, Options(folder / "run", folder / "store", engine=engine), clock)
+        calls = sorted(json.loads(path.read_text()) for path in log.iterdir())
+    first = min(call[1] for call in calls)
+    wall = clock.ended["sleep"] - first
+    gaps = sum(after[1] - call[2] for call, after in pairwise(calls) if after[0] == call[0])
+    return {
+        "start_up_s": timing.round3(first - start),
+        "wall_s": timing.round3(wall),
+        "ratio": timing.round3(wall / (IMAGES * DELAY / workers)),
+        "between": float(f"{gaps / (wall * workers):.2g}"),
+    }
+
+
+def manifest(images: int) -> dict[str, timing.Json]:
+    """A manifest of that many images through a stage that does nothing, then again, each by a driver of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        command = [sys.executable, "-m", __spec__.name, "--drive", name, str(images)]
+        made, again = (
+            json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            for _ in range(2)
+        )
+    return {"made": made, "again": again}
+
+
+def drive_manifest(folder: Path, images: int) -> None:
+    """What a driver of `manifest` does: prints seconds to plan (first unit handed out), in all, and peak MB."""
+    clock, start = Clock(), time.time()
+    plan = plan_of(ManifestConfig(images=images), SleepConfig(unit_size=64, batch_size=64))
+    drive(plan, Options(folder / "run", folder / "store"), clock)
+    peak = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1000
+    seconds = {
+        "ingest_s": timing.round3(clock.ended["ingest"] - start),
+        "plan_s": timing.round3(clock.began["sleep"] - clock.ended["ingest"]),
+        "stage_s": timing.round3(clock.ended["sleep"] - clock.ended["ingest"]),
+    }
+    print(json.dumps({**seconds, "driver_mb": round(peak)}))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, nargs="*", default=[1_000, 10_000], help="sizes of manifests")
+    parser.add_argument("--drive", nargs=2, metavar=("FOLDER", "IMAGES"), help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.drive:
+        drive_manifest(Path(given.drive[0]), int(given.drive[1]))
+        return 0
+    runs = {f"{engine} {n}": measure(engine, n) for engine, n in (("local", 1), ("ray", 1), ("ray", 2))}
+    sizes = {str(images): manifest(images) for images in given.images}
+    checks = {
+        f"{name} at most {LIMITS[name.split()[0]]}": run["ratio"] <= LIMITS[name.split()[0]]
+        for name, run in runs.items()
+    }
+    checks["commits at most 1% of the local run"] = runs["local 1"]["between"] <= BETWEEN
+    for images, both in sizes.items():
+        checks[f"{images} images: driver below {DRIVER_MB} MB"] = all(
+            run["driver_mb"] < DRIVER_MB for run in both.values()
+        )
+        checks[f"{images} images: planned and resumed within {DRIVER_SECONDS:g} s"] = (
+            both["made"]["plan_s"] + both["again"]["stage_s"] <= DRIVER_SECONDS
+        )
+    return timing.finish("engine", {"images": IMAGES, "delay": DELAY, **runs, "manifests": sizes}, checks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
