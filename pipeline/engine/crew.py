@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.engine.machine import THREAD_VARIABLES, versions
 from pipeline.engine.ray_cluster import Cluster, Need, Node
-from pipeline.engine.ray_train import Ranks, TrainLead
+from pipeline.engine.ray_train import LEAD, TRAIN_VARIABLES, Ranks, TrainLead, give_room_back
 from pipeline.engine.ray_worker import CONTROL, Pulse, RayWorker
 from pipeline.engine.tasks import JobTask, Report, UnitTask, WorkerFailed
 
@@ -138,8 +138,11 @@ class Crew:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         amounts = dict(need.amounts)
+        variables = dict.fromkeys(THREAD_VARIABLES, str(self._torch_threads))
         kind, more = (RayWorker, ()) if ranks is None else (TrainLead, (ranks,))
-        threads = dict.fromkeys(THREAD_VARIABLES, str(self._torch_threads))
+        if ranks is not None:
+            give_room_back()
+            variables |= TRAIN_VARIABLES
         actor = (
             ray.remote(concurrency_groups={CONTROL: 1})(kind)  # type: ignore[call-overload]
             .options(
@@ -148,7 +151,7 @@ class Crew:
                 memory=int(amounts.get("memory", 0)) or None,
                 max_restarts=0,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-                runtime_env={"env_vars": threads},
+                runtime_env={"env_vars": variables},
             )
             .remote(self._store, self._torch_threads, self._sign, dict(versions()), *more)
         )
@@ -183,3 +186,5 @@ class Crew:
 
         self.workers.remove(worker)
         ray.kill(worker.actor, no_restart=True)
+        if worker.need == LEAD:
+            give_room_back()

@@ -20,7 +20,7 @@ from pipeline.engine.faults import StageFailed, Stalled
 from pipeline.engine.machine import host
 from pipeline.engine.plan import PlannedStage
 from pipeline.engine.ray_cluster import Cluster, Need
-from pipeline.engine.ray_train import Ranks
+from pipeline.engine.ray_train import LEAD, Ranks
 from pipeline.engine.signals import StopSignal
 from pipeline.engine.store import Store
 from pipeline.engine.tasks import JobDone, JobTask, Progress, Report, UnitDone, UnitTask, WorkerFailed
@@ -128,7 +128,7 @@ class RayEngine:
         need = Need.of(stage.resources)
         if stage.world > 1:
             self._crew.close()  # no other stage is at work, and Ray Train finds room for itself
-            return self._crew.hire(label, Need(()), ranks=Ranks(stage.world, need.amounts))
+            return self._crew.hire(label, LEAD, ranks=Ranks(stage.world, need.amounts))
         free = [w for w in self._crew.workers if w.is_idle and not (work and self._ready(work, w.label))]
         for worker in free:
             if worker.need == need:

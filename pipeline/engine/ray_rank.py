@@ -16,12 +16,12 @@ from typing import Any
 import psutil
 
 from pipeline.engine.machine import Heartbeat, apply_threads, memory_of_machine
-from pipeline.engine.ray_worker import CONTROL, settle
+from pipeline.engine.ray_worker import CONTROL, settle, unfitness
 from pipeline.engine.remote_store import open_store
 from pipeline.engine.run_job import help_with_job, run_job
 from pipeline.engine.run_unit import Surroundings
 from pipeline.engine.supervisor import SHARE
-from pipeline.engine.tasks import Alive, JobTask, Progress, Report, WorkerFailed
+from pipeline.engine.tasks import Alive, JobTask, Progress, Report, WorkerFailed, placed
 from pipeline.engine.team import Team, TeamBroken
 from pipeline.engine.worker import ORPHANED, failure
 
@@ -30,11 +30,16 @@ TELL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Rank:
-    """What a process is told at its start. `task`: a pickled `JobTask`; `lead`: the actor to tell."""
+    """What a process is told at its start. `task`: a pickled `JobTask`; `lead`: the actor to tell.
+
+    `sign`, `expected`: as for `RayWorker`.
+    """
 
     store: str
     task: bytes
     lead: Any
+    sign: str
+    expected: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -61,15 +66,17 @@ def rank_main(config: dict[str, Rank]) -> None:
 
 
 def _work(rank: Rank, number: int, world: int, voice: "_Voice") -> Report | None:
-    task = voice.task
-    team = Team(number, world, _device(task.stage.context.device))
-    lent = replace(task.stage.context, device=team.device)
-    task = replace(task, stage=replace(task.stage, context=lent))
+    if unfit := unfitness(rank.store, rank.sign, rank.expected):
+        return WorkerFailed("bad_input", unfit)
     folder = settle("omrank")
     try:
-        around = Surroundings(
-            open_store(rank.store), Heartbeat(folder / "heartbeat.json"), voice.tell, voice.should_stop
-        )
+        store = open_store(rank.store)
+        task = placed(voice.task, store)
+        assert isinstance(task, JobTask)
+        team = Team(number, world, _device(task.stage.context.device))
+        lent = replace(task.stage.context, device=team.device)
+        task = replace(task, stage=replace(task.stage, context=lent))
+        around = Surroundings(store, Heartbeat(folder / "heartbeat.json"), voice.tell, voice.should_stop)
         apply_threads(task.stage.torch_threads)
         stage = task.stage.build_job()
         if team.leads:

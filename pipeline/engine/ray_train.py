@@ -5,33 +5,36 @@ and connect them (gloo on CPUs, nccl on GPUs). Each of them does the same `run_j
 how it gets on. If one is lost, all end and begin anew; the job goes on from the last state that it saved itself.
 """
 
-import os
 import pickle
 import shutil
 import threading
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pipeline.engine.machine import THREAD_VARIABLES
 from pipeline.engine.plan import RunPlan
 from pipeline.engine.process import Died
+from pipeline.engine.ray_cluster import Need
 from pipeline.engine.ray_rank import Rank, Sign, rank_main
-from pipeline.engine.ray_worker import Pulse, settle, unfitness
+from pipeline.engine.ray_worker import Pulse, settle
 from pipeline.engine.supervisor import DEATHS_WITHOUT_IMAGE, STALL_FACTOR
-from pipeline.engine.tasks import JobDone, JobTask, Progress, Report, WorkerFailed
+from pipeline.engine.tasks import JobTask, Progress, Report, WorkerFailed
 
 POLL_SECONDS = 0.2
 TIMEOUT_SECONDS = 24 * 3600  # of a call between the processes: the lead looks for stalls itself
 START_SECONDS = 600.0  # for all processes to find room and to begin
-QUIET = {
+TRAIN_VARIABLES = {  # of the environment: no detours, no noise
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(START_SECONDS),
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",  # after a loss the others never answer
 }
+LEAD = Need(())  # a lead takes nothing itself
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,18 @@ def device_problems(plan: RunPlan) -> list[str]:
     ]
 
 
+def give_room_back() -> None:
+    """Free what Ray Train took for teams whose lead is gone: Ray keeps that until the end of the run."""
+    import ray
+    from ray.util import placement_group_table, remove_placement_group
+    from ray.util.placement_group import PlacementGroup
+
+    job = ray.get_runtime_context().get_job_id()
+    for name, group in placement_group_table().items():
+        if name.endswith(job) and group["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
+
+
 class TrainLead:
     """The actor that leads a team; to the scheduler it is a worker like `RayWorker`."""
 
@@ -61,7 +76,7 @@ class TrainLead:
         self, store: str, torch_threads: int, sign: str, expected: dict[str, str], ranks: Ranks
     ) -> None:
         self._store, self._torch_threads, self._ranks = store, torch_threads, ranks
-        self._unfit = unfitness(store, sign, expected)
+        self._sign, self._expected = sign, expected
         self._stop = threading.Event()
         self._folder = settle("omtrain")
         self._key, self._about, self._progress = "", "", Progress(0, 0)
@@ -72,8 +87,6 @@ class TrainLead:
 
     def do(self, task: JobTask) -> Report:
         """Do a job; when a process is lost all begin anew, from the last saved state."""
-        if self._unfit:
-            return WorkerFailed("bad_input", self._unfit)
         self._key, self._about = task.key, task.stage.label
         for attempt in range(DEATHS_WITHOUT_IMAGE):
             if self._stop.is_set():
@@ -105,7 +118,7 @@ class TrainLead:
         self._stop.set()
 
     def close(self) -> None:
-        """Leave nothing behind; the processes end with this actor."""
+        """Leave nothing behind; the processes end with this actor, `give_room_back` does the rest."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _once(self, task: JobTask) -> Report | Died:
@@ -116,27 +129,23 @@ class TrainLead:
         training.start()
         while training.is_alive():
             training.join(POLL_SECONDS)
+            if (told := self._told()) is not None:
+                return told  # Ray Train itself would take half a minute to notice
             if self._stop.is_set() and not self._began:
                 return WorkerFailed("stopped", "stopped before it began")
             pause = time.monotonic() - self._lively
             least = STALL_FACTOR * self._longest if self._began else START_SECONDS
             if pause > max(task.stage.limits.stall_seconds, least):
                 return WorkerFailed("stalled", f"no sign of life for {pause:.0f} s; no image in hand")
-        return self._outcome(errors)
+        return self._told() or Died(errors[0] if errors else "a process ended without a word")
 
-    def _outcome(self, errors: list[str]) -> Report | Died:
-        done = self._reports.get(0)
-        if isinstance(done, JobDone):
-            return done
-        failed = [report for _, report in sorted(self._reports.items()) if isinstance(report, WorkerFailed)]
-        # One that stopped did so with the others; another failure is the one that counts.
-        failed.sort(key=lambda report: report.kind == "stopped")
-        if failed:
-            return failed[0]
-        return Died(errors[0] if errors else "a process ended without a word")
+    def _told(self) -> Report | None:
+        """How the job ended, once it is known: as the leading process says, unless another one failed."""
+        reports = [report for _, report in sorted(self._reports.items())]
+        failed = [r for r in reports if isinstance(r, WorkerFailed) and r.kind != "stopped"]
+        return failed[0] if failed else self._reports.get(0)
 
     def _train(self, task: JobTask, errors: list[str]) -> None:
-        os.environ.update(QUIET, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=str(START_SECONDS))
         import ray
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
@@ -144,9 +153,18 @@ class TrainLead:
         amounts = dict(self._ranks.amounts)
         threads = dict.fromkeys(THREAD_VARIABLES, str(self._torch_threads))
         cuda = task.stage.context.device.startswith("cuda")
-        rank = Rank(self._store, pickle.dumps(task), ray.get_runtime_context().current_actor)
+        lead = ray.get_runtime_context().current_actor
+        rank = Rank(self._store, pickle.dumps(task), lead, self._sign, self._expected)
+
+        class Trainer(TorchTrainer):
+            """Without a detached actor that is to give the room back, and outlives a run if there is no dashboard."""
+
+            def _create_default_callbacks(self) -> list[Any]:
+                made = super()._create_default_callbacks()  # type: ignore[misc]
+                return [one for one in made if type(one).__name__ != "PlacementGroupCleanerCallback"]
+
         try:
-            TorchTrainer(
+            Trainer(
                 rank_main,
                 train_loop_config={"rank": rank},
                 torch_config=TorchConfig(backend="nccl" if cuda else "gloo", timeout_s=TIMEOUT_SECONDS),
