@@ -68,16 +68,15 @@ def rank_main(config: dict[str, Rank]) -> None:
 def _work(rank: Rank, number: int, world: int, voice: "_Voice") -> Report | None:
     if unfit := unfitness(rank.store, rank.sign, rank.expected):
         return WorkerFailed("bad_input", unfit)
-    store = open_store(rank.store, known=True)
-    task = placed(voice.task, store)
-    assert isinstance(task, JobTask)
-    team = Team(number, world, _device(task.stage.context.device))
-    lent = replace(task.stage.context, device=team.device)
-    task = replace(task, stage=replace(task.stage, context=lent))
     folder = settle("omrank")
     try:
-        beat = Heartbeat(folder / "heartbeat.json")
-        around = Surroundings(store, beat, voice.tell, voice.should_stop)
+        store = open_store(rank.store, known=True)
+        task = placed(voice.task, store)
+        assert isinstance(task, JobTask)
+        team = Team(number, world, _device(task.stage.context.device))
+        lent = replace(task.stage.context, device=team.device)
+        task = replace(task, stage=replace(task.stage, context=lent))
+        around = Surroundings(store, Heartbeat(folder / "heartbeat.json"), voice.tell, voice.should_stop)
         apply_threads(task.stage.torch_threads)
         stage = task.stage.build_job()
         if team.leads:
