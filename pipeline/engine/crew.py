@@ -1,11 +1,10 @@
 """Workers on a Ray cluster: hired where there is room, handed tasks, given up when they are lost.
 
-No more than `AHEAD` tasks wait at a worker, so little is redone when it is lost, and none of its time is spent waiting.
+A worker has one task at a time, so no more than that is done again when it is lost.
 """
 
 import time
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.engine.machine import THREAD_VARIABLES, versions
@@ -14,7 +13,6 @@ from pipeline.engine.ray_train import LEAD, TRAIN_VARIABLES, Ranks, TrainLead, g
 from pipeline.engine.ray_worker import CONTROL, Pulse, RayWorker
 from pipeline.engine.tasks import JobTask, Report, UnitTask, WorkerFailed
 
-AHEAD = 2
 PULSE_SECONDS = 0.5
 CLOSE_SECONDS = 5.0
 SILENCE_SECONDS = 60.0  # without an answer, from a worker that has answered before: it or its machine is gone
@@ -31,7 +29,8 @@ class Worker:
     node: str
     need: Need
     label: str
-    tasks: deque[tuple[Any, Task]] = field(default_factory=deque)
+    task: Task | None = None
+    report: Any = None  # of the task, when it is done
     asked: Any = None
     pulse: Pulse | None = None
     answered: bool = False
@@ -40,7 +39,7 @@ class Worker:
     @property
     def is_idle(self) -> bool:
         """Whether it has nothing to do."""
-        return not self.tasks
+        return self.task is None
 
     @property
     def is_silent(self) -> bool:
@@ -50,7 +49,7 @@ class Worker:
 
     def send(self, task: Task) -> None:
         """Give it a task; its report comes from `Crew.collect`."""
-        self.tasks.append((self.actor.do.remote(task), task))
+        self.task, self.report = task, self.actor.do.remote(task)
 
     def ask(self) -> None:
         """Ask for a pulse, unless one is on its way."""
@@ -62,14 +61,14 @@ class Worker:
 class Crew:
     """All workers of a run. `sign`: what the driver left in the store, by which a node shows that it sees it.
 
-    `left`: the tasks of lost workers, and of each whether it was the one in hand.
+    `left`: the tasks of lost workers.
     """
 
     def __init__(self, cluster: Cluster, store: str, sign: str, torch_threads: int) -> None:
         self._cluster, self._store, self._sign = cluster, store, sign
         self._torch_threads = torch_threads
         self.workers: list[Worker] = []
-        self.left: list[tuple[Task, bool]] = []
+        self.left: list[Task] = []
 
     def of(self, label: str) -> list[Worker]:
         """The workers of a stage."""
@@ -112,7 +111,7 @@ class Crew:
 
         for worker in self.workers:
             worker.ask()
-        refs = [worker.tasks[0][0] for worker in self.workers if worker.tasks]
+        refs = [worker.report for worker in self.workers if worker.task is not None]
         refs += [worker.asked for worker in self.workers if worker.asked is not None]
         if not refs:
             time.sleep(seconds)
@@ -166,19 +165,19 @@ class Crew:
             elif worker.is_silent:
                 self._lose(worker)
                 return []
-            if not worker.tasks or worker.tasks[0][0] not in ready:
+            if worker.task is None or worker.report not in ready:
                 return []
-            report = ray.get(worker.tasks[0][0])
+            report = ray.get(worker.report)
         except ray.exceptions.RayTaskError as error:
             report = WorkerFailed("error", str(error))
         except ray.exceptions.RayError:  # the actor is gone, or its node, or what it said got lost
             self._lose(worker)
             return []
-        _, task = worker.tasks.popleft()
+        task, worker.task = worker.task, None
         return [(worker, task, report)]
 
     def _lose(self, worker: Worker) -> None:
-        self.left += [(task, number == 0) for number, (_, task) in enumerate(worker.tasks)]
+        self.left += [worker.task] if worker.task is not None else []
         self._kill(worker)
 
     def _kill(self, worker: Worker) -> None:

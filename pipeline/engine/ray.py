@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.engine import files
 from pipeline.engine.artifact import Artifact
-from pipeline.engine.crew import AHEAD, Crew, Task, Worker
+from pipeline.engine.crew import Crew, Task, Worker
 from pipeline.engine.engine import Advance, Work, raise_failure, raise_if_stopped
 from pipeline.engine.faults import StageFailed, Stalled
 from pipeline.engine.machine import host
@@ -143,12 +143,9 @@ class RayEngine:
     def _assign(self, work: Work) -> None:
         if self._stop.is_set():
             return
-        for depth in range(1, AHEAD + 1):  # the first task of every worker before the second of any
-            for worker in self._crew.workers:
-                # Towards the end of a stage a second task would wait here while another worker has none.
-                enough = depth == 1 or self._ready(work, worker.label) >= len(self._crew.of(worker.label))
-                if len(worker.tasks) < depth and enough and (task := self._next(work, worker.label)):
-                    worker.send(task)
+        for worker in self._crew.workers:
+            if worker.is_idle and (task := self._next(work, worker.label)):
+                worker.send(task)
 
     def _next(self, work: Work, label: str) -> UnitTask | None:
         if self._again[label]:
@@ -164,8 +161,8 @@ class RayEngine:
         reports = self._crew.collect(WAIT_SECONDS)
         for worker in self._crew.workers:
             self._show(worker, advance)
-        for task, in_hand in self._crew.left:
-            self._lost(task, in_hand)
+        for task in self._crew.left:
+            self._lost(task)
         self._crew.left.clear()
         if reports:
             self._lively = self._finished = time.monotonic()
@@ -175,17 +172,18 @@ class RayEngine:
     def _show(self, worker: Worker, advance: Advance) -> None:
         if worker.answered:  # whoever watches over the work is there
             self._lively, worker.answered = time.monotonic(), False
-        if not worker.tasks or not worker.pulse or worker.tasks[0][1].key != worker.pulse.key:
+        task = worker.task
+        if task is None or not worker.pulse or task.key != worker.pulse.key:
             return
-        task, done = worker.tasks[0][1], worker.pulse.progress.done
+        done = worker.pulse.progress.done
         if done > self._shown[task.key]:
             self._finished = time.monotonic()
             if isinstance(task, UnitTask):
                 advance(task.stage.label, done - self._shown[task.key])
             self._shown[task.key] = done
 
-    def _lost(self, task: Task, in_hand: bool) -> None:
-        self._losses[task.key] += in_hand
+    def _lost(self, task: Task) -> None:
+        self._losses[task.key] += 1
         if self._losses[task.key] >= LOSSES:
             raise StageFailed(f"{task.stage.label}: the worker was lost {LOSSES} times, or its machine was")
         if isinstance(task, UnitTask):
@@ -197,14 +195,14 @@ class RayEngine:
             self._wind_up()
         if report.kind == "stalled" and time.monotonic() - self._finished < self._stall_timeout:
             self._crew.dismiss(worker)  # others get on, so its machine may be at fault
-            self._lost(task, in_hand=True)
+            self._lost(task)
             return
         raise_failure(report, task.stage.label, self._stop)
 
     def _wind_up(self) -> None:
         """Let every worker finish the image in hand, then end the run."""
         self._crew.stop()
-        while any(worker.tasks and worker.pulse for worker in self._crew.workers):
+        while any(worker.task and worker.pulse for worker in self._crew.workers):
             self._crew.collect(WAIT_SECONDS)
         raise_if_stopped(self._stop)
 
@@ -218,7 +216,7 @@ class RayEngine:
         silent = self._looked - self._lively
         if silent > self._stall_timeout:
             raise Stalled(f"no sign of life from any of {len(self._crew.workers)} workers for {silent:.0f} s")
-        busy = [worker.pulse for worker in self._crew.workers if worker.tasks and worker.pulse]
+        busy = [worker.pulse for worker in self._crew.workers if worker.task and worker.pulse]
         beat = {
             "pid": os.getpid(),
             "host": host(),
