@@ -35,6 +35,7 @@ class Worker:
     pulse: Pulse | None = None
     answered: bool = False
     asked_at: float = 0.0
+    idle_since: float = field(default_factory=time.monotonic)
 
     @property
     def is_idle(self) -> bool:
@@ -165,15 +166,14 @@ class Crew:
             elif worker.is_silent:
                 self._lose(worker)
                 return []
-            if worker.task is None or worker.report not in ready:
+            task = worker.task
+            if task is None or worker.report not in ready:
                 return []
-            report = ray.get(worker.report)
-        except ray.exceptions.RayTaskError as error:
-            report = WorkerFailed("error", str(error))
+            report = _report(worker)
         except ray.exceptions.RayError:  # the actor is gone, or its node, or what it said got lost
             self._lose(worker)
             return []
-        task, worker.task = worker.task, None
+        worker.task, worker.idle_since = None, time.monotonic()
         return [(worker, task, report)]
 
     def _lose(self, worker: Worker) -> None:
@@ -187,3 +187,13 @@ class Crew:
         ray.kill(worker.actor, no_restart=True)
         if worker.need == LEAD:
             give_room_back()
+
+
+def _report(worker: Worker) -> Report:
+    import ray
+
+    try:
+        report: Report = ray.get(worker.report)
+    except ray.exceptions.RayTaskError as error:  # an error within the actor's own code
+        return WorkerFailed("error", str(error))
+    return report

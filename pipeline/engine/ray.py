@@ -27,6 +27,7 @@ from pipeline.engine.tasks import JobDone, JobTask, Progress, Report, UnitDone, 
 
 WAIT_SECONDS = 0.2
 LOOK_SECONDS = 1.0
+SPARE_SECONDS = 5.0  # without work, before a worker goes over to another stage
 LOSSES = 5  # a task whose worker is lost so often is at fault itself
 
 
@@ -129,7 +130,7 @@ class RayEngine:
         if stage.world > 1:
             self._crew.close()  # no other stage is at work, and Ray Train finds room for itself
             return self._crew.hire(label, LEAD, ranks=Ranks(stage.world, need.amounts))
-        free = [w for w in self._crew.workers if w.is_idle and not (work and self._ready(work, w.label))]
+        free = [worker for worker in self._crew.workers if self._is_free(worker, work)]
         for worker in free:
             if worker.need == need:
                 worker.label = label
@@ -139,6 +140,14 @@ class RayEngine:
                 return False
             self._crew.dismiss(free.pop())
         return True
+
+    def _is_free(self, worker: Worker, work: Work | None) -> bool:
+        """Whether its stage can spare it: for good, or as long as one can see."""
+        if not worker.is_idle or work is None or worker.label not in [stage.label for stage in work.stages]:
+            return worker.is_idle
+        # Another stage would drop its model, and it might soon have to load that again.
+        long = time.monotonic() - worker.idle_since > SPARE_SECONDS
+        return not self._ready(work, worker.label) and (long or work.is_complete(worker.label))
 
     def _assign(self, work: Work) -> None:
         if self._stop.is_set():
