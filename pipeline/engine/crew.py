@@ -4,7 +4,7 @@ A worker has one task at a time, so no more than that is done again when it is l
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.engine.machine import THREAD_VARIABLES, versions
