@@ -113,9 +113,8 @@ def mask_losses(
     mask_logits: Tensor, match: Match, *, batch: Batch, config: Mask2FormerConfig, share: Share | None = None
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy and dice of the matched masks at points drawn where they are least sure, over the target count."""
-    share = share or Share.of(batch, ALONE)
     logits = mask_logits[match.image, match.query][:, None]  # (M, 1, h, w)
-    pairs = share.pairs(mask_logits.shape[1])
+    pairs = None if share is None else share.pairs(mask_logits.shape[1])
     points = uncertain_points(logits.detach(), match.image, ignore=batch.ignore, config=config, pairs=pairs)
     values = sample(logits, points[:, :, None, :]).squeeze(-1).squeeze(1)  # (M, P)
     labels = lookup(batch.masks, match.target, points).float()
@@ -124,7 +123,8 @@ def mask_losses(
     bce = bce.sum(1) / weights.sum(1).clamp(min=1)
     inside = values.sigmoid() * weights
     dice = 1 - (2 * (inside * labels).sum(1) + 1) / (inside.sum(1) + (labels * weights).sum(1) + 1)
-    targets = max(sum(share.counts), 1) / share.team.world
+    counts, world = (batch.counts, 1) if share is None else (share.counts, share.team.world)
+    targets = max(sum(counts), 1) / world
     return bce.sum() / targets, dice.sum() / targets
 
 

@@ -132,7 +132,7 @@ def test_two_stop_when_told_and_go_on_after_the_driver_is_killed(drive: Drive) -
     wait_for(lambda: drive.step() >= stopped + 2)
     process.kill()
     process.wait()
-    process = drive.start()
+    process = drive.start(delay=1.0)
     _, told = process.communicate(timeout=PATIENCE)
     assert (process.returncode, told) == (0, "")
     steps = [[step for _, step in drive.begun(number)] for number in range(2)]
