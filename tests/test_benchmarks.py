@@ -105,7 +105,7 @@ WRONG: list[tuple[ModuleType, object, str, object, str]] = [
         teacher_tuning,
         EmbeddingCache,
         "_row",
-        lambda self, index: self._map[index] * np.float32(1.01),
+        lambda self, index: self._maps[0][index] * np.float32(1.01),
         "same losses",
     ),
     (

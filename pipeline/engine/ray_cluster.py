@@ -4,6 +4,7 @@ import ipaddress
 import logging
 import os
 import secrets
+import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from pipeline.engine.stage import Resources
 
 GB = 1_000_000_000
 FOLDER = "omray"
+KNOCK_SECONDS = 5.0
 STORE_BYTES = 100_000_000  # of Ray's object store; only unit names and reports pass through it
 LOOPBACK = "127.0.0.1"
 NAMES = (("CPU", "CPUs"), ("GPU", "GPUs"), ("memory", "GB of memory"))
@@ -108,6 +110,8 @@ def connect(address: str | None, needed: Sequence[PlannedStage]) -> Cluster:
 
 
 def _join(address: str) -> Cluster:
+    if address != "auto":
+        _knock(address)  # Ray would try for two minutes
     import ray
 
     try:
@@ -116,6 +120,16 @@ def _join(address: str) -> Cluster:
         raise BadPlan((f"--ray-address: no Ray cluster at {address}: {error}",)) from error
     found = ray.get_runtime_context().gcs_address
     return Cluster(found, () if _is_guarded(found) else (UNGUARDED.format(found),))
+
+
+def _knock(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise BadPlan((f"--ray-address: expected auto or HOST:PORT, found {address}",))
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
+    except OSError as error:
+        raise BadPlan((f"--ray-address: no Ray cluster at {address}: {error}",)) from error
 
 
 UNGUARDED = (

@@ -15,7 +15,8 @@ import psutil
 import pytest
 from engine_fakes import FakeMapConfig, FakePropose, make_plan
 
-from pipeline.engine.ray_cluster import Need, Node, placement_problems
+from pipeline.engine.faults import BadPlan
+from pipeline.engine.ray_cluster import Need, Node, connect, placement_problems
 from pipeline.engine.stage import Resources
 
 DRIVER = Path(__file__).with_name("engine_driver.py")
@@ -127,7 +128,7 @@ def test_a_killed_driver_takes_its_cluster_along_and_the_next_run_goes_on(tmp_pa
 
 
 def test_a_frozen_worker_is_replaced(tmp_path, whole):
-    process = start(tmp_path, image_timeout=2.0)
+    process = start(tmp_path, image_timeout=5.0)
     wait_for(
         lambda: list(tmp_path.glob("store/units/*/*.parquet")) and below(process, "multiprocessing.spawn")
     )
@@ -182,6 +183,21 @@ def test_a_plan_that_cannot_be_placed_is_refused(resources, nodes, problem):
     assert len(found) == int(problem is not None)
     assert problem is None or problem in found[0]
     assert [node.free for node in there] == nodes
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("127.0.0.1:1", "no Ray cluster at 127.0.0.1:1: .*refused"),
+        ("127.0.0.1", "expected auto or HOST:PORT, found 127.0.0.1"),
+        ("host:port", "expected auto or HOST:PORT, found host:port"),
+    ],
+)
+def test_an_address_without_a_cluster_is_told_at_once(address, problem):
+    began = time.monotonic()
+    with pytest.raises(BadPlan, match=problem):
+        connect(address, ())
+    assert time.monotonic() - began < 10
 
 
 def test_a_need_names_what_ray_names():

@@ -13,7 +13,7 @@ from small_models import build_small_sam
 from test_finetune import IDENTITY, NO_ZOOM, ONTOLOGY, Listed, TwoNames, reserved_after
 
 from pipeline.data.records import Record
-from pipeline.engine.context import Stopped, TrainContext
+from pipeline.engine.context import SCRATCH, Stopped, TrainContext
 from pipeline.engine.states import states
 from pipeline.engine.team import ALONE, Team
 from teachers.answerer import Answerer
@@ -118,7 +118,7 @@ def features(team: Team, records: list[Record], folder: Path, stop_after: int | 
 def test_embeddings_are_made_by_all_and_are_those_of_one(pair: Pair, tmp_path: Path, images: int) -> None:
     records = reserved_after(images, tmp_path)[:images]
     alone = features(ALONE, records, tmp_path, None)
-    folder = tmp_path / "cache-2" / "work"
+    folder = tmp_path / "cache-2" / "work" / SCRATCH
     folder.mkdir(parents=True)
     (folder / "embeddings.bin").write_bytes(b"of one process")
     if images > 2:
