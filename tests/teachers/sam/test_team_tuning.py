@@ -118,8 +118,8 @@ def features(team: Team, records: list[Record], folder: Path, stop_after: int | 
 def test_embeddings_are_made_by_all_and_are_those_of_one(pair: Pair, tmp_path: Path, images: int) -> None:
     records = reserved_after(images, tmp_path)[:images]
     alone = features(ALONE, records, tmp_path, None)
-    folder = tmp_path / "cache-2" / "work"
-    folder.mkdir(parents=True)
+    folder = context_of(tmp_path, "cache-2", ALONE).scratch
+    folder.mkdir(exist_ok=True)
     (folder / "embeddings.bin").write_bytes(b"of one process")
     if images > 2:
         assert pair.run(features, records, tmp_path, 1) == ["stopped", "stopped"]
