@@ -173,8 +173,8 @@ class RayEngine:
         for task in self._crew.left:
             self._lost(task)
         self._crew.left.clear()
-        if reports:
-            self._lively = self._finished = time.monotonic()
+        if any(isinstance(report, UnitDone | JobDone) for _, _, report in reports):
+            self._finished = time.monotonic()
         self._look()
         return reports
 

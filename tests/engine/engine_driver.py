@@ -35,7 +35,8 @@ def main() -> int:
         stages[1] = replace(
             stages[1], stage=Shared, config=SharedConfig(**settings["team"]), resources=resources
         )
-    plan = replace(plan, stages=tuple(stages), image_timeout=settings.get("image_timeout", 60.0))
+    limits = {name: settings.get(name, 60.0) for name in ("image_timeout", "stall_timeout")}
+    plan = replace(plan, stages=tuple(stages), **limits)
     try:
         drive(plan, Options(Path(out), store, engine=settings.get("engine", "local")), Silent())
     except Interrupted as stop:

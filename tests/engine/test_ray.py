@@ -138,6 +138,13 @@ def test_a_frozen_worker_is_replaced(tmp_path, whole):
     assert_same(tmp_path, whole)
 
 
+def test_a_standstill_is_told_not_waited_for(tmp_path):
+    process = start(tmp_path, propose={"delay": 600, "unit_size": 64}, image_timeout=0.2, stall_timeout=8.0)
+    _, told = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 5, told
+    assert "propose: no image finished for" in told
+
+
 def test_a_signal_stops_after_the_images_in_hand(tmp_path, whole):
     process = start(tmp_path)
     wait_for(lambda: list(tmp_path.glob("store/units/*/*.parquet")))
