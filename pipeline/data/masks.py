@@ -51,7 +51,7 @@ def encode_crop(crop: Mask, size: tuple[int, int], *, top: int, left: int) -> RL
     stride = h if h == height else h + 1
     flat = np.zeros(w * stride + 2, bool)
     flat[1:-1].reshape(w, stride)[:, :h] = crop.T
-    changes = np.flatnonzero(flat[1:] != flat[:-1])
+    changes = (flat[1:] != flat[:-1]).nonzero()[0]
     column, row = np.divmod(changes, stride)
     bounds = (left + column) * height + top + row
     return _from_bounds(bounds, size)
@@ -59,10 +59,10 @@ def encode_crop(crop: Mask, size: tuple[int, int], *, top: int, left: int) -> RL
 
 def _from_bounds(bounds: Runs, size: tuple[int, int]) -> RLE:
     """The RLE of alternating starts and ends of foreground, column-major."""
-    pixels = size[0] * size[1]
-    if not len(bounds) or bounds[-1] != pixels:
-        bounds = np.append(bounds, pixels)
-    return RLE(size, runs_to_text(np.diff(bounds, prepend=0)))
+    ends = np.empty(len(bounds) + 2, np.int64)
+    ends[0], ends[1:-1], ends[-1] = 0, bounds, size[0] * size[1]
+    runs = ends[1:] - ends[:-1]
+    return RLE(size, runs_to_text(runs if runs[-1] else runs[:-1]))
 
 
 def runs_of(rle: RLE) -> Runs:

@@ -22,11 +22,12 @@ _BAND = 1 << 15  # values computed at a time, so that what lies between the step
 
 @dataclass(frozen=True)
 class _Step:
-    """One bilinear step along one axis: out[i] = in[low[i]] * (1 - weight[i]) + in[high[i]] * weight[i]."""
+    """One bilinear step along one axis: out[i] = in[low[i]] * rest[i] + in[high[i]] * weight[i]; weights (n, 1)."""
 
     low: IntArray
     high: IntArray
     weight: FloatArray
+    rest: FloatArray
 
 
 def _step(source: int, target: int) -> _Step:
@@ -36,12 +37,13 @@ def _step(source: int, target: int) -> _Step:
     ) - np.float32(0.5)
     centre = np.maximum(centre, np.float32(0))
     low = np.minimum(centre.astype(np.int64), source - 1)
-    return _Step(low, np.minimum(low + 1, source - 1), centre - low.astype(np.float32))
+    weight = (centre - low.astype(np.float32))[:, None]
+    return _Step(low, np.minimum(low + 1, source - 1), weight, 1 - weight)
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """Both steps along one axis; `reach` (n, 2) = first and last low-res line behind each original line."""
+    """Both steps along one axis; `reach` (2, n) = first and last low-res line behind each original line."""
 
     first: _Step
     second: _Step | None  # None when the input already has the original size
@@ -66,27 +68,27 @@ class _Axis:
 
     def span(self, first: int, last: int) -> Span:
         """Original lines that see any of the low-res lines first..last; empty (0, 0) when none does."""
-        seen = np.flatnonzero((self.reach[:, 1] >= first) & (self.reach[:, 0] <= last))
-        return (int(seen[0]), int(seen[-1]) + 1) if len(seen) else (0, 0)
+        start = int(np.searchsorted(self.reach[1], first))  # both rows of `reach` ascend
+        stop = int(np.searchsorted(self.reach[0], last, side="right"))
+        return (start, stop) if start < stop else (0, 0)
 
 
 def _mix(values: FloatArray, step: _Step, lines: slice, *, offset: int, out: FloatArray) -> None:
     """Write the step's `lines` into `out`, from source lines of which `values` holds those from `offset` on."""
-    weight = step.weight[lines][:, None]
     # Trap: with mode "raise" numpy would take into a buffer of its own first.
-    np.take(values, step.low[lines] - offset, axis=0, out=out, mode="clip")
-    out *= 1 - weight
-    high = np.take(values, step.high[lines] - offset, axis=0, mode="clip")
-    high *= weight
+    values.take(step.low[lines] - offset, axis=0, out=out, mode="clip")
+    out *= step.rest[lines]
+    high = values.take(step.high[lines] - offset, axis=0, mode="clip")
+    high *= step.weight[lines]
     out += high
 
 
 def _axis(low_res: int, side: int, inside: int, original: int) -> _Axis:
     first = _step(low_res, side)
     if inside == original:
-        return _Axis(first, None, np.stack([first.low[:inside], first.high[:inside]], axis=1))
+        return _Axis(first, None, np.stack([first.low[:inside], first.high[:inside]]))
     second = _step(inside, original)
-    return _Axis(first, second, np.stack([first.low[second.low], first.high[second.high]], axis=1))
+    return _Axis(first, second, np.stack([first.low[second.low], first.high[second.high]]))
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class Upsampler:
         Bilinear mixing never exceeds its inputs but by rounding, for which the margin of a thousandth stands.
         """
         high = low_res > threshold - 1e-3
-        rows, columns = np.flatnonzero(high.any(axis=1)), np.flatnonzero(high.any(axis=0))
+        rows, columns = high.any(axis=1).nonzero()[0], high.any(axis=0).nonzero()[0]
         if not len(rows):
             return None
         y = self._rows.span(int(rows[0]), int(rows[-1]))
@@ -129,6 +131,6 @@ class Upsampler:
     def _compute(self, low_res: FloatArray, rows: Span, columns: Span) -> FloatArray:
         # Rows first, on the few low-res columns that are seen; the result is the transpose of a C-ordered array, as RLE
         # likes it.
-        left, right = int(self._columns.reach[columns[0], 0]), int(self._columns.reach[columns[1] - 1, 1])
+        left, right = int(self._columns.reach[0, columns[0]]), int(self._columns.reach[1, columns[1] - 1])
         wide = self._rows.mix(low_res[:, left : right + 1], rows)
         return self._columns.mix(np.ascontiguousarray(wide.T), columns, offset=left).T

@@ -201,12 +201,14 @@ def write_large(path: Path, annotations: int, *, broken: bool) -> None:
 
 
 CHILD = """
-import resource, sys
+import sys
+from pathlib import Path
 from pipeline.cli import app
 try:
     app(["validate", sys.argv[1]])
 finally:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    # Not ru_maxrss, which begins with that of the process that started this one.
+    print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 """
 
 

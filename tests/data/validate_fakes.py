@@ -155,20 +155,20 @@ class Hang(BaseException):
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Hang after SECONDS; a dump and the end of the process when native code is what hangs."""
+    """Hang after SECONDS of CPU; a dump and the end of the process when native code, or waiting, is what hangs."""
 
     def ring(_signum: int, _frame: FrameType | None) -> None:
         raise Hang
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    faulthandler.dump_traceback_later(3 * SECONDS, exit=True)
+    before = signal.signal(signal.SIGPROF, ring)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    faulthandler.dump_traceback_later(30 * SECONDS, exit=True)
     try:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def examine(path: Path, images: Path | None) -> Seen:
