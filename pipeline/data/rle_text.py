@@ -26,7 +26,7 @@ def runs_to_text(runs: Runs) -> str:
     """Compressed counts of run lengths [n] int64."""
     deltas = runs.copy()
     deltas[3:] -= runs[1:-2]
-    magnitude = deltas ^ (deltas >> 63)  # ~delta where it is negative
+    magnitude = np.where(deltas < 0, ~deltas, deltas)
     groups = np.frexp(magnitude)[1] // 5 + 1  # bits and one for the sign, in fives
     widest = int(groups.max())
     place = np.arange(widest)

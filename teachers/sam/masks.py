@@ -47,7 +47,7 @@ def to_mask(
 
 def _encode(crop: Crop, size: tuple[int, int], threshold: float) -> tuple[RLE | None, Box | None]:
     mask = crop.logits > threshold
-    rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return None, None
     top, bottom, left, right = (int(v) for v in (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1))

@@ -119,7 +119,7 @@ class Upsampler:
         Bilinear mixing never exceeds its inputs but by rounding, for which the margin of a thousandth stands.
         """
         high = low_res > threshold - 1e-3
-        rows, columns = high.any(axis=1).nonzero()[0], high.any(axis=0).nonzero()[0]
+        rows, columns = np.flatnonzero(high.any(axis=1)), np.flatnonzero(high.any(axis=0))
         if not len(rows):
             return None
         y = self._rows.span(int(rows[0]), int(rows[-1]))
