@@ -29,7 +29,7 @@ from pipeline.engine.plan import PlannedStage, RunPlan
 from pipeline.engine.stage import Resources
 
 DELAY = 0.05  # seconds an image
-IMAGES, UNIT, BATCH = 200, 25, 5
+IMAGES, UNIT, BATCH = 400, 25, 5
 LIMITS = {"local": 1.03, "ray": 1.08}
 BETWEEN = 0.01
 DRIVER_MB, DRIVER_SECONDS = 500, 60.0

@@ -54,8 +54,8 @@ class SleepConfig(MapConfig):
     log: str = ""  # a folder for the times of all calls; none: nothing is written down
 
 
-class Sleep(MapStage[Record]):
-    """Sleeps for each image and hands the record back."""
+class Sleep(MapStage[tuple[Record, bool]]):
+    """Sleeps for each image, but not for what fills a batch up, and hands the record back."""
 
     name = "sleep"
     version = 1
@@ -68,16 +68,16 @@ class Sleep(MapStage[Record]):
     def setup(self, context: WorkerContext) -> None:
         """Nothing to load."""
 
-    def load(self, record: Record) -> Record:
-        return record
+    def load(self, record: Record) -> tuple[Record, bool]:
+        return record, True
 
-    def blank(self, record: Record) -> Record:
-        return record
+    def blank(self, record: Record) -> tuple[Record, bool]:
+        return record, False
 
-    def __call__(self, batch: Sequence[Record]) -> list[Record]:
+    def __call__(self, batch: Sequence[tuple[Record, bool]]) -> list[Record]:
         start = time.time()
-        time.sleep(self.config.delay * len(batch))
+        time.sleep(self.config.delay * sum(real for _, real in batch))
         if self.config.log:
             path = Path(tempfile.mkstemp(dir=self.config.log, suffix=".json")[1])
             path.write_text(json.dumps([os.getpid(), start, time.time(), len(batch)]))
-        return list(batch)
+        return [record for record, _ in batch]
