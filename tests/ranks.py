@@ -9,10 +9,38 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.records import Ontology
+from pipeline.engine.stage import TrainContext
 from pipeline.engine.team import Team
 
 WORLD = 2
 PATIENCE = 120.0  # seconds for a call
+
+
+def team_context(
+    folder: Path,
+    ontology: Ontology,
+    team: Team,
+    *,
+    progress: Callable[[int, int, str], None],
+    should_stop: Callable[[], bool],
+) -> TrainContext:
+    """The context of one process of a team that works in `folder/work`; each writes into an `out` of its own."""
+    work, out = folder / "work", folder / f"out-{team.rank}"
+    for part in (work, out):
+        part.mkdir(parents=True, exist_ok=True)
+    return TrainContext(
+        device="cpu",
+        ontology=ontology,
+        images_root=folder.parent,
+        artifacts={},
+        seed=0,
+        workdir=work,
+        out=out,
+        progress=progress,
+        should_stop=should_stop,
+        team=team,
+    )
 
 
 class Pair:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from little_pictures import ONTOLOGY, draw
-from ranks import Pair
+from ranks import Pair, team_context
 from safetensors.torch import load_file
 from torch import nn
 
@@ -30,20 +30,13 @@ SMALL = replace(TINY, size=128)
 
 def context_of(folder: Path, name: str, team: Team, stop_after: int | None = None) -> TrainContext:
     done: list[int] = []
-    for part in ("work", f"out-{team.rank}"):
-        (folder / name / part).mkdir(parents=True, exist_ok=True)
-    return TrainContext(
-        device="cpu",
-        ontology=ONTOLOGY,
-        images_root=folder,
-        artifacts={},
-        seed=0,
-        workdir=folder / name / "work",
-        out=folder / name / f"out-{team.rank}",
+    return team_context(
+        folder / name,
+        ONTOLOGY,
+        team,
         progress=lambda step, _total, note: done.append(step) if note.startswith("loss") else None,
         # Only the second one hears of it by itself.
         should_stop=lambda: team.any(team.rank == team.world - 1 and len(done) == stop_after),
-        team=team,
     )
 
 

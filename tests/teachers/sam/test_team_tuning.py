@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ranks import Pair
+from ranks import Pair, team_context
 from safetensors.torch import load_file
 from small_models import build_small_sam
 from test_finetune import IDENTITY, NO_ZOOM, ONTOLOGY, Listed, TwoNames, reserved_after
@@ -42,20 +42,13 @@ class Asked:
 
 
 def context_of(folder: Path, name: str, team: Team, stop_after: int | None = None) -> TrainContext:
-    for part in ("work", f"out-{team.rank}"):
-        (folder / name / part).mkdir(parents=True, exist_ok=True)
     asked = Asked(stop_after)
-    return TrainContext(
-        device="cpu",
-        ontology=ONTOLOGY,
-        images_root=folder,
-        artifacts={},
-        seed=0,
-        workdir=folder / name / "work",
-        out=folder / name / f"out-{team.rank}",
+    return team_context(
+        folder / name,
+        ONTOLOGY,
+        team,
         progress=lambda *_: None,
         should_stop=lambda: team.any(team.rank == 0 and asked()),
-        team=team,
     )
 
 
