@@ -63,7 +63,7 @@ def read_status(path: Path) -> RunStatus:
                 label=stage.label,
                 kind=stage.kind,
                 state=stage.state,
-                total=len(keys),
+                total=max(len(keys), stage.units),  # of a stage at work not all keys are known yet
                 done=done,
                 damaged=damaged,
                 quarantined=stage.quarantined,

@@ -324,6 +324,14 @@ def test_status_writes_nothing(go, tmp_path):
     assert not (tmp_path / "store" / "locks").exists()
 
 
+def test_units_whose_keys_are_not_known_yet_are_left_to_do(go, tmp_path):
+    go(chain())
+    keys = tmp_path / "run" / "keys" / "02.txt"
+    keys.write_text(keys.read_text().splitlines()[0] + "\n")
+    stage = read_status(tmp_path / "run").stages[2]
+    assert (stage.done, stage.total, stage.redo) == (1, 8, 7)
+
+
 def test_a_failing_stage_fails_the_run_and_keeps_what_is_done(go, tmp_path):
     with pytest.raises(StageFailed, match="the model broke"):
         go(chain(label=FakeMapConfig(unit_size=16, fault="error")))
