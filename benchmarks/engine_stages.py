@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline.data.records import Record, Role
@@ -18,7 +18,10 @@ from pipeline.engine.stage import (
     TrainContext,
     WorkerContext,
 )
+from pipeline.engine.store import Store
 from pipeline.engine.streams import write_records
+
+_COMMIT = Store.commit_unit
 
 
 class ManifestConfig(StageConfig):
@@ -65,8 +68,10 @@ class Sleep(MapStage[tuple[Record, bool]]):
         assert isinstance(config, SleepConfig)
         self.config = config
 
-    def setup(self, context: WorkerContext) -> None:
-        """Nothing to load."""
+    def setup(self, context: WorkerContext) -> None:  # noqa: ARG002
+        """Nothing to load; where calls are written down, so are the commits of this worker."""
+        if self.config.log:
+            Store.commit_unit = _timed(_COMMIT, self.config.log)  # type: ignore[method-assign]
 
     def load(self, record: Record) -> tuple[Record, bool]:
         return record, True
@@ -78,6 +83,19 @@ class Sleep(MapStage[tuple[Record, bool]]):
         start = time.time()
         time.sleep(self.config.delay * sum(real for _, real in batch))
         if self.config.log:
-            path = Path(tempfile.mkstemp(dir=self.config.log, suffix=".json")[1])
-            path.write_text(json.dumps([os.getpid(), start, time.time(), len(batch)]))
+            _note(self.config.log, "call", start)
         return [record for record, _ in batch]
+
+
+def _note(log: str, kind: str, start: float) -> None:
+    path = Path(tempfile.mkstemp(dir=log, suffix=f".{kind}")[1])
+    path.write_text(json.dumps([os.getpid(), start, time.time()]))
+
+
+def _timed(commit: Callable[..., None], log: str) -> Callable[..., None]:
+    def timed(*given: object, **named: object) -> None:
+        start = time.time()
+        commit(*given, **named)
+        _note(log, "commit", start)
+
+    return timed

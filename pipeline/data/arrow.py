@@ -5,27 +5,13 @@ records give equal bytes (for one version of pyarrow).
 """
 
 from collections.abc import Iterable
-from io import BytesIO
-from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.data.errors import BadInput
-from pipeline.data.records import Record, Role
+from pipeline.data.records import Record
 from pipeline.data.rows import record_digest, record_row, row_digest, row_record
 
-__all__ = [
-    "SCHEMA",
-    "IndexRow",
-    "from_table",
-    "read_index",
-    "read_records",
-    "record_digest",
-    "to_bytes",
-    "to_table",
-]
+__all__ = ["SCHEMA", "from_table", "record_digest", "to_table"]
 
 _BOX = pa.list_(pa.float64())
 _POINTS = pa.list_(pa.struct([("x", pa.float64()), ("y", pa.float64()), ("label", pa.int8())]))
@@ -72,14 +58,6 @@ SCHEMA = pa.schema(
 )
 
 
-class IndexRow(NamedTuple):
-    """What a planner needs of a record: its id, what may be done with it, and the digest of what it holds."""
-
-    image_id: int
-    role: Role
-    digest: bytes
-
-
 def to_table(records: Iterable[Record]) -> pa.Table:
     """Records as a table of SCHEMA."""
     rows = [record_row(record) for record in records]
@@ -89,33 +67,3 @@ def to_table(records: Iterable[Record]) -> pa.Table:
 def from_table(table: pa.Table) -> list[Record]:
     """The records of a table of SCHEMA."""
     return [row_record(row) for row in table.to_pylist()]
-
-
-def to_bytes(records: Iterable[Record]) -> bytes:
-    """Records as one Parquet file; equal records give equal bytes."""
-    sink = BytesIO()
-    pq.write_table(to_table(records), sink, compression="zstd", compression_level=3)
-    return sink.getvalue()
-
-
-def read_records(path: Path) -> list[Record]:
-    """The records of a unit's Parquet file; BadInput when it is not one."""
-    return from_table(_read(path, None))
-
-
-def read_index(path: Path) -> list[IndexRow]:
-    """Id, role and digest of a unit's records, without reading their labels; BadInput as above."""
-    names = list(IndexRow._fields)
-    table = _read(path, names)
-    columns = (table.column(name).to_pylist() for name in names)
-    return [IndexRow(image_id, Role(role), digest) for image_id, role, digest in zip(*columns, strict=True)]
-
-
-def _read(path: Path, columns: list[str] | None) -> pa.Table:
-    try:
-        with pq.ParquetFile(path) as file:
-            if not file.schema_arrow.equals(SCHEMA):
-                raise BadInput(f"{path}: expected a Parquet file of records, found other columns")
-            return file.read(columns=columns, use_threads=False)
-    except (pa.ArrowException, OSError) as error:
-        raise BadInput(f"{path}: expected a Parquet file of records: {error}") from error

@@ -74,8 +74,8 @@ class Copies:
         noted = json.dumps({**note, VERSION: version}).encode()
         path = self._folder.unit_path(key)
         scratch = self._folder.root / "tmp"
-        files.commit_file(path.with_suffix(".json"), lambda temp: _write(temp, noted), scratch=scratch)
-        files.commit_file(path, lambda temp: _write(temp, body), scratch=scratch)
+        files.commit_bytes(path.with_suffix(".json"), noted, scratch=scratch)
+        files.commit_bytes(path, body, scratch=scratch)
         return True
 
     def bring_artifact(self, key: str, record: attempts.Record, parts: Sequence[str]) -> bool:
@@ -135,10 +135,6 @@ def _content(path: Path) -> bytes | None:
         return path.read_bytes()
     except FileNotFoundError:
         return None
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 def _no_matter() -> None:

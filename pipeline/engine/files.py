@@ -122,13 +122,18 @@ def commit_file(target: Path, write: Callable[[Path], None], *, scratch: Path | 
     sync(target.parent)
 
 
+def commit_bytes(target: Path, content: bytes, *, scratch: Path | None = None) -> None:
+    """Write a file of these bytes atomically."""
+    commit_file(target, lambda temp: _write(temp, content), scratch=scratch)
+
+
 def commit_text(target: Path, text: str) -> None:
     """Write a small text file atomically."""
-    commit_file(target, lambda temp: _write_text(temp, text))
+    commit_bytes(target, text.encode())
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def sync_tree(folder: Path) -> None:

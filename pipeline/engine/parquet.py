@@ -23,10 +23,15 @@ class Index:
     digests: tuple[bytes, ...]
 
 
-def write(path: Path, table: pa.Table, *, key: str = "") -> None:
-    """Write a table of SCHEMA; equal tables and keys give equal bytes."""
+def to_bytes(table: pa.Table, *, key: str = "") -> bytes:
+    """A table of SCHEMA as a file; equal tables and keys give equal bytes.
+
+    In memory, as pyarrow writes a file of so many columns in a hundred small pieces.
+    """
     named = table.replace_schema_metadata({KEY: key.encode()})
-    pq.write_table(named, path, compression="zstd", write_page_checksum=True, use_dictionary=False)
+    sink = pa.BufferOutputStream()
+    pq.write_table(named, sink, compression="zstd", write_page_checksum=True, use_dictionary=False)
+    return bytes(sink.getvalue())
 
 
 def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

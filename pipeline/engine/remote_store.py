@@ -142,9 +142,7 @@ class RemoteStore(Store):
 
     def commit_unit(self, key: str, table: pa.Table, timing: Timing, *, redo: bool = False) -> None:
         """Put a unit over there unless a sound one is; that one is taken then."""
-        with self.scratch_folder() as folder:
-            parquet.write(folder / "unit", table, key=key)
-            content = pack(key, (folder / "unit").read_bytes(), timing)
+        content = pack(key, parquet.to_bytes(table, key=key), timing)
         held = self.objects.commit(
             unit_name(key), content, redo=redo, is_sound=lambda there: unpack(there, key) is not None
         )

@@ -61,7 +61,7 @@ class Snapshots:
             if listing is not None and self._fetch(key, listing, fresh):
                 files.remove(self._root / key)
                 fresh.rename(self._root / key)
-                files.commit_file(known, lambda temp: _write(temp, content))
+                files.commit_bytes(known, content)
         finally:
             files.remove(fresh)
 
@@ -104,7 +104,7 @@ class Snapshots:
         content = json.dumps(digests, sort_keys=True).encode()
         with self._alone(key):
             self._objects.write(f"{_name(key)}/{LISTING}", content)
-            files.commit_file(self._known(key), lambda temp: _write(temp, content))
+            files.commit_bytes(self._known(key), content)
         kept = {f"{_name(key)}/{name}" for name in (LISTING, *digests.values())}
         self._objects.remove(*(name for name in self._objects.names(_name(key)) if name not in kept))
         return digests
@@ -151,7 +151,3 @@ def _parse(content: bytes) -> Mapping[str, str] | None:
         return None
     fits = isinstance(found, dict) and all(isinstance(digest, str) for digest in found.values())
     return found if fits else None
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)

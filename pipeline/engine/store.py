@@ -121,26 +121,22 @@ class Store:
         path = self.unit_path(key)
         path.parent.mkdir(exist_ok=True)
         scratch = self.root / "tmp"
-
-        def write(temp: Path) -> None:
-            parquet.write(temp, table, key=key)
-            summary = summarise(table)
-            note = {
-                "seconds": timing.seconds,
-                "images": timing.images,
-                "sha256": files.file_digest(temp),
-                "summary": (
-                    body := json.dumps([summary.rows, summary.digest, list(summary.dropped.items())])
-                ),
-                "summary_sha256": hashlib.sha256(body.encode()).hexdigest(),
-            }
-            other = files.temp_name(scratch)
-            other.write_text(
-                json.dumps(note)
-            )  # not synced: losing it loses a number in the bill and some time, not a result
-            other.replace(path.with_suffix(".json"))
-
-        files.commit_file(path, write, scratch=scratch)
+        content = parquet.to_bytes(table, key=key)
+        summary = summarise(table)
+        body = json.dumps([summary.rows, summary.digest, list(summary.dropped.items())])
+        note = {
+            "seconds": timing.seconds,
+            "images": timing.images,
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "summary": body,
+            "summary_sha256": hashlib.sha256(body.encode()).hexdigest(),
+        }
+        temp = files.temp_name(scratch)
+        temp.write_text(json.dumps(note))
+        temp.replace(
+            path.with_suffix(".json")
+        )  # not synced: losing it loses a number in the bill and some time
+        files.commit_bytes(path, content, scratch=scratch)
 
     def unit_timing(self, key: str) -> Timing:
         """What the unit cost when it was made; zeros if a power cut took that note."""

@@ -105,7 +105,8 @@ def _spill(folder: Path, records: list[Record], name: str) -> None:
     for number in range(1 << SPILL_BITS):
         chosen = np.flatnonzero(Bucket(SPILL_BITS, number).holds(ids))
         if len(chosen):
-            parquet.write(folder / f"{number:02d}-{name}.parquet", to_table(records[i] for i in chosen))
+            content = parquet.to_bytes(to_table(records[i] for i in chosen))
+            (folder / f"{number:02d}-{name}.parquet").write_bytes(content)
 
 
 def _write_range(folder: Path, spill: Path, bucket: Bucket, *, bits: int) -> None:
@@ -125,4 +126,5 @@ def _write_range(folder: Path, spill: Path, bucket: Bucket, *, bits: int) -> Non
         fine = Bucket(bits, index)
         inside = np.flatnonzero(fine.holds(ids))
         if len(inside):
-            parquet.write(folder / f"{fine.name}.parquet", whole.take(pa.array(inside)))
+            content = parquet.to_bytes(whole.take(pa.array(inside)))
+            (folder / f"{fine.name}.parquet").write_bytes(content)

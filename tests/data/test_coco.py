@@ -398,7 +398,7 @@ def test_text_that_utf_8_cannot_hold_never_gets_into_a_record(tmp_path: Path) ->
         assert file.ontology.categories[0].supercategory is None
     assert findings == ()
     assert record.instances[0].dropped == "ignored by the export"
-    assert arrow.to_bytes([record])
+    assert arrow.to_table([record])
 
 
 def masks_of(polygons: list[list[int]]) -> dict[str, object]:

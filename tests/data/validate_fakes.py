@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.data import masks
-from pipeline.data.arrow import to_bytes
+from pipeline.data.arrow import to_table
 from pipeline.data.errors import BadInput, printable
 from pipeline.data.records import WeakKind
 from pipeline.data.weak import MaskShare
@@ -195,7 +195,7 @@ def taken_in(path: Path, images: Path) -> tuple[list[str], str]:
         with Intake([Split("train", path, images)], setting) as intake:
             count = 0
             for visible, full in intake.records():
-                assert to_bytes([visible] if full is None else [visible, full])  # it can be kept
+                assert to_table([visible] if full is None else [visible, full])  # it can be kept
                 count += 1
             reasons = [reason + _name(entry) for entry, reason in intake.bad_images.items()]
             reasons += intake.bad_annotations.values()
