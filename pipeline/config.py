@@ -25,7 +25,7 @@ from pipeline.stage_list import StageList
 from pipeline.stages.ingest import IngestConfig
 from pipeline.stages.sources import ToyworldData, images_root
 
-SHARED = ("data", "weak", "masks", "shots", "seed")  # keys of the file that are ingest's settings
+SHARED = ("data", "weak", "masks", "shots", "seed", "verify")  # keys of the file that are ingest's settings
 MAX_THREADS = 1024
 SAFE_NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
 DEVICE = r"auto|cpu|cuda(:\d+)?"
@@ -53,6 +53,7 @@ class RunFile(BaseModel):
     weak: JsonValue = WeakKind.POINT.value
     masks: JsonValue = None
     shots: JsonValue = None
+    verify: JsonValue = "bytes"
     models: dict[str, JsonValue] = Field(default_factory=dict)
     stages: list[JsonValue] = Field(min_length=1)
     device: Annotated[str, AfterValidator(_matches(DEVICE, "auto, cpu, cuda or cuda:N"))] = "auto"

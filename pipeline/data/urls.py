@@ -178,6 +178,21 @@ class UrlFile(RawIOBase):
             raise Unreachable(str(error)) from error
 
 
+def info_of(place: UrlPath) -> str:
+    """What the server says of a file besides its bytes: size, time, ETag; BadInput if there is none."""
+    fs, path = file_system(place)
+    try:
+        with in_words(place.url):
+            found = fs.info(path)
+    except FileNotFoundError:
+        raise BadInput("expected a file, found nothing") from None
+    except OSError as error:
+        raise Unreachable(str(error)) from error
+    if found["type"] != "file":
+        raise BadInput(f"expected a file, found a {found['type']}")
+    return str(sorted((key, str(value)) for key, value in found.items()))
+
+
 def is_folder(place: UrlPath) -> bool:
     """Whether anything lies below a URL; OSError if that cannot be told."""
     fs, path = file_system(place)

@@ -13,7 +13,7 @@ from pipeline.data.image_kinds import HEAD, is_picture
 from pipeline.data.images import read_header, read_listed
 from pipeline.data.paths import Place, check_folder, open_file, place_of
 from pipeline.data.urls import Unreachable, names_below
-from pipeline.stages.sources import THREADS, FolderData, Split, add_images
+from pipeline.stages.sources import THREADS, FolderData, Split, Verify, add_images
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 
@@ -105,8 +105,8 @@ def _upright_size(folder: Place, name: str) -> tuple[int, int]:
         return (1, 1)
 
 
-def folder_digest(folder: Place) -> str:
-    """sha256 over the names and bytes of a folder's images."""
+def folder_digest(folder: Place, verify: Verify = "bytes") -> str:
+    """sha256 over the names of a folder's images and what `verify` says of them."""
     total = hashlib.sha256()
-    add_images(total, folder, find_photos(folder))
+    add_images(total, folder, find_photos(folder), verify)
     return total.hexdigest()

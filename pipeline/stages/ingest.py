@@ -23,6 +23,7 @@ from pipeline.stages.sources import (
     FolderData,
     Split,
     ToyworldData,
+    Verify,
     coco_splits,
     render_toyworld,
     source_digest,
@@ -35,20 +36,22 @@ MAX_SEED = (1 << 32) - 1  # of numpy and torch alike
 
 
 class IngestConfig(StageConfig):
-    """The run's own `data`, `weak`, `masks` or `shots`, and `seed`.
+    """The run's own `data`, `weak`, `masks` or `shots`, `seed`, and `verify`.
 
     `masks: all` takes every image whose objects all have masks and leaves the others out: for training on masks alone.
+    `verify: stat` takes an image for unchanged by its size, time of change and inode, instead of its bytes.
     """
 
     # The job's identity holds the digests of what lies there.
     not_in_key: ClassVar[frozenset[str]] = frozenset(
-        {"data.json", "data.images", "data.val_json", "data.val_images"}
+        {"data.json", "data.images", "data.val_json", "data.val_images", "verify"}
     )
     data: Annotated[ToyworldData | CocoData | FolderData, Field(discriminator="source")]
     weak: str = WeakKind.POINT.value
     masks: str | None = None
     shots: int | None = Field(None, ge=0, validate_default=True)
     seed: int = Field(0, ge=0, le=MAX_SEED)
+    verify: Verify = "bytes"
 
     # Field by field, not on the whole: so that every problem of a config is told, not only the first.
     @field_validator("weak", mode="before")
@@ -106,13 +109,15 @@ class Ingest(JobStage):
         self.config = config
 
     def identity(self, data_root: Path) -> str:
-        """Digest of the user's JSON files and of every image's bytes; the toy world is all in the config."""
+        """Digest of the user's JSON files and of every image's bytes (or what `verify` says); the toy world is all in
+        the config.
+        """
         data = self.config.data
         if isinstance(data, ToyworldData):
             return ""
         if isinstance(data, FolderData):
-            return folder_digest(place_of(data_root, data.images))
-        return source_digest(coco_splits(data, data_root))
+            return folder_digest(place_of(data_root, data.images), self.config.verify)
+        return source_digest(coco_splits(data, data_root), self.config.verify)
 
     def run(self, data: Records, context: TrainContext) -> Metrics:  # noqa: ARG002
         """Take everything in; BadInput for a file that is not usable or holds no label of the weak kind."""

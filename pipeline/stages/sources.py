@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeIn
 
 from pipeline.data.coco import CocoFile
 from pipeline.data.errors import BadInput, printable
-from pipeline.data.paths import Place, inside, open_file, place_of
+from pipeline.data.paths import Place, inside, open_file, place_of, stat_of
 from pipeline.data.urls import Unreachable, UrlPath, is_url
 from pipeline.stages.fetched import fetched
 from pipeline.toyworld.dataset import write_dataset
@@ -34,6 +33,7 @@ def _writable(text: str) -> str:
 
 
 PathText = Annotated[str, AfterValidator(_writable)]
+Verify = Literal["bytes", "stat"]
 
 
 class ToyworldData(BaseModel):
@@ -150,28 +150,32 @@ def render_toyworld(
     return [Split(name, scratch / f"{name}.json", images) for name in sizes]
 
 
-def source_digest(splits: Sequence[Split]) -> str:
-    """sha256 over the JSON files' bytes and every listed image's bytes; a missing image counts as such."""
+def source_digest(splits: Sequence[Split], verify: Verify = "bytes") -> str:
+    """sha256 over the JSON files' bytes and what `verify` says of every listed image; a missing one counts as such."""
     total = hashlib.sha256()
     for split in splits:
         total.update(f"{split.name} {split.prefix}\n{_file_digest(split.json_file)}\n".encode())
         with CocoFile(split.json_file) as file:
-            add_images(total, split.images, [image.file_name for image in file.images])
+            add_images(total, split.images, [image.file_name for image in file.images], verify)
     return total.hexdigest()
 
 
-def add_images(total: "hashlib._Hash", folder: Place, names: Sequence[str]) -> None:
-    """Add the names and bytes of a folder's images to a digest; one that cannot be used counts as such."""
+def add_images(total: "hashlib._Hash", folder: Place, names: Sequence[str], verify: Verify) -> None:
+    """Add a folder's images to a digest: their names and bytes, or with `stat` what `stat_of` tells of them.
+
+    One that cannot be used counts as such.
+    """
+    look = _file_digest if verify == "bytes" else stat_of
+
+    def known(file_name: str) -> str:
+        try:
+            return look(inside(folder, file_name))
+        except BadInput:
+            return "unusable"
+
     with ThreadPoolExecutor(THREADS) as threads:
-        for name, digest in zip(names, threads.map(partial(_image_digest, folder), names), strict=True):
-            total.update(f"{name!r} {digest}\n".encode())
-
-
-def _image_digest(folder: Place, file_name: str) -> str:
-    try:
-        return _file_digest(inside(folder, file_name))
-    except BadInput:
-        return "unusable"
+        for name, identity in zip(names, threads.map(known, names), strict=True):
+            total.update(f"{name!r} {identity}\n".encode())
 
 
 def _file_digest(path: Place) -> str:

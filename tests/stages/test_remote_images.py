@@ -85,12 +85,15 @@ def test_changed_bytes_change_the_identity_and_are_refused_later(tmp_path, place
     make_set(tmp_path / "set", bad=False)
     upload(tmp_path / "set", place)
     config = settings(place)
-    before = Ingest(config).identity(Path())
+    by_stat = Ingest(config.model_copy(update={"verify": "stat"}))
+    before, told_before = Ingest(config).identity(Path()), by_stat.identity(Path())
+    assert by_stat.identity(Path()) == told_before != before
     records, _ = ingest(tmp_path / "run", config)
     root = images_root(config.data, Path())
     assert read_sample(records[1], root).image.shape == (24, 32, 3)
     put(place, f"images/{records[1].uri}", png(77))
     assert Ingest(config).identity(Path()) != before
+    assert by_stat.identity(Path()) != told_before
     with pytest.raises(BadInput, match="changed since ingest"):
         read_sample(records[1], root)
 

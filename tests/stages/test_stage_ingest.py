@@ -1,6 +1,7 @@
 """Ingest: roles, weak views, hidden truth, quarantine, identity; the user's files stay as they are."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -239,9 +240,38 @@ def test_identity_changes_with_json_and_pixels_and_nothing_else(tmp_path: Path) 
     assert len({first, second, stage.identity(tmp_path)}) == 3
 
 
+@pytest.mark.parametrize("source", ["coco", "folder"])
+def test_by_stat_an_image_is_the_same_until_size_or_time_change(tmp_path: Path, source: str) -> None:
+    make_set(tmp_path)
+    folder = {"source": "folder", "images": "images", "classes": {"disc": 1}}
+    data = {"data": folder, "weak": "class", "masks": "0%"} if source == "folder" else {}
+    by_stat, by_bytes = (Ingest(config(**data, verify=verify)) for verify in ("stat", "bytes"))
+    image = tmp_path / "images" / "3.png"
+    times, content = image.stat(), image.read_bytes()
+
+    def put(changed: bytes, time_ns: int) -> tuple[str, str]:
+        image.write_bytes(changed)
+        os.utime(image, ns=(time_ns, time_ns))
+        return by_stat.identity(tmp_path), by_bytes.identity(tmp_path)
+
+    first = put(content, times.st_mtime_ns)
+    flipped = put(content[:-1] + bytes([content[-1] ^ 1]), times.st_mtime_ns)
+    later = put(content, times.st_mtime_ns + 1)
+    longer = put(content + b"x", times.st_mtime_ns)
+    (tmp_path / "images" / "1.png").unlink()
+    gone = put(content, times.st_mtime_ns)
+    stats, digests = zip(first, flipped, later, longer, gone, strict=True)
+    assert stats[1] == stats[0]
+    assert len({stats[0], *stats[2:]}) == 4
+    assert digests[2] == digests[0]
+    assert len({digests[0], digests[1], *digests[3:]}) == 4
+    assert not set(stats) & set(digests)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        ({"verify": "size"}, "Input should be 'bytes' or 'stat'"),
         ({"weak": "instruction"}, "no teacher reads an instruction"),
         ({"weak": "boxes"}, "expected one of none, class"),
         ({"masks": "ten"}, "expected a percentage"),
