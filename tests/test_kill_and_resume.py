@@ -1,7 +1,7 @@
 """Kill -9 in the middle of every stage of a whole run, go on, and end with the bytes of a run left alone.
 
-The bytes are those of the export and of the student. A training is killed as soon as it has saved a state, and goes on
-from that one.
+The bytes are those of the export and of the student, whatever the engine. A training is killed as soon as it has saved
+a state, and goes on from that one.
 """
 
 import os
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import pytest
 import yaml
 
 from pipeline.engine.status import find_results
@@ -64,25 +65,26 @@ STATES = {  # names of a training's saved states in its work folder
 PATIENCE = 120.0  # seconds
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def start(folder: Path, engine: str) -> subprocess.Popen[str]:
     config = folder / "stages.yaml"
     config.write_text(yaml.safe_dump(CONFIG, sort_keys=False))
     command = [sys.executable, "-m", "pipeline.cli", "run", str(config), "--out", "run", "--store", "store"]
+    command.append(f"--engine={engine}")
     return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
 
 
-def finish(folder: Path) -> dict[str, float]:
+def finish(folder: Path, engine: str) -> dict[str, float]:
     """Let a run end by itself; seconds of each stage it did."""
-    process = start(folder)
+    process = start(folder, engine)
     _, told = process.communicate()
     assert process.returncode == 0, told
     ends = (LAST.match(line) for line in told.splitlines())
     return {match[1]: float(match[2]) for match in ends if match}
 
 
-def kill_within(folder: Path, stage: str, wait: Callable[[], None]) -> bool:
+def kill_within(folder: Path, engine: str, stage: str, wait: Callable[[], None]) -> bool:
     """Run until `stage` begins and `wait` is over, kill the driver; whether the stage was still at work."""
-    process = start(folder)
+    process = start(folder, engine)
     assert process.stderr is not None
     told = []
     for line in process.stderr:
@@ -119,21 +121,22 @@ def contents(folder: Path) -> dict[str, bytes]:
     return found | {WEIGHTS: (student / WEIGHTS).read_bytes()}
 
 
-def test_kill_in_every_stage_changes_no_byte(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+def test_kill_in_every_stage_changes_no_byte(tmp_path: Path, engine: str) -> None:
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     alone.mkdir()
     killed.mkdir()
-    seconds = finish(alone)
+    seconds = finish(alone, "local")
     assert tuple(seconds) == STAGES
     # The demo's photos, and enough of them for as many pictures as its page has.
     assert 100_000 < (alone / "run" / "report" / "index.html").stat().st_size < REPORT_BYTES
     for stage in STAGES:
         trains = stage in STATES
         wait = partial(wait_for_state, killed, stage) if trains else partial(time.sleep, 0.3 * seconds[stage])
-        within = kill_within(killed, stage, wait)
+        within = kill_within(killed, engine, stage, wait)
         assert within or seconds[stage] < LONG, f"{stage} ended before it could be killed"
         assert not trains or has_state(killed, stage)
-    finish(killed)
+    finish(killed, engine)
     assert contents(killed) == contents(alone)
     assert len(contents(alone)) >= 3
     store = killed / "store"
