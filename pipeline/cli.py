@@ -115,7 +115,10 @@ def status(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> Non
             notes = [f"{stage.redo} to do"] if stage.redo else []
             notes += [f"{stage.damaged} of these damaged"] if stage.damaged else []
             notes += [f"{stage.quarantined} images quarantined"] if stage.quarantined else []
-            typer.echo(f"  {stage.label:24} {done:>12} {stage.seconds:>9.1f} s  {', '.join(notes)}".rstrip())
+            line = (
+                f"  {stage.label:24} {stage.state:11} {done:>12} {stage.seconds:>9.1f} s  {', '.join(notes)}"
+            )
+            typer.echo(line.rstrip())
         if found.in_hand:
             typer.echo(f"in hand: {found.in_hand}")
 

@@ -36,8 +36,7 @@ class Artifact:
         """The artifact that is the subfolder `name` of this one; FileNotFoundError if it is not there."""
         if name == TRUTH and self.truth is not None:
             return self.truth
-        prefix = f"{name}/"
-        inside = {path.removeprefix(prefix): d for path, d in self.files.items() if path.startswith(prefix)}
+        inside = _below(f"{name}/", self.files)
         if not inside:
             raise FileNotFoundError(
                 f"{self.folder}: expected a part {name!r}, found {sorted(self.files)[:10]}"
@@ -45,6 +44,10 @@ class Artifact:
         return Artifact(
             self.key, self.folder / name, content_digest(inside), inside, self.metrics, self.seconds
         )
+
+
+def _below(prefix: str, digests: Mapping[str, str]) -> dict[str, str]:
+    return {path.removeprefix(prefix): d for path, d in digests.items() if path.startswith(prefix)}
 
 
 def content_digest(digests: Mapping[str, str]) -> str:
@@ -100,13 +103,15 @@ class Manifest:
     attempt: str
 
 
-def parse_manifest(content: bytes, key: str) -> Manifest | None:
-    """An artifact's manifest; None if it is damaged or another artifact's."""
+def parse_manifest(content: bytes, key: str | None) -> Manifest | None:
+    """An artifact's manifest; None if it is damaged or another artifact's than that of the key."""
     try:
         body = json.loads(content)
     except ValueError:
         return None
-    if not isinstance(body, dict) or body.pop("digest", None) != digest_of(body) or body["key"] != key:
+    if not isinstance(body, dict) or body.pop("digest", None) != digest_of(body):
+        return None
+    if key is not None and body["key"] != key:
         return None
     return Manifest(
         body["content"],
@@ -134,6 +139,20 @@ def read_artifact(folder: Path, key: str, *, truth: Path) -> Artifact | None:
         Artifact(key, truth, content_digest(hidden), hidden, made.metrics, made.seconds) if hidden else None
     )
     return Artifact(key, folder, made.content, made.files, made.metrics, made.seconds, part)
+
+
+def is_replaced(folder: Path, digest: str) -> bool:
+    """Whether in a folder, that of an artifact or of a part of one, there lies another one by now.
+
+    A folder without a manifest (lent, or hidden truth) tells nothing.
+    """
+    for root, prefix in ((folder, ""), (folder.parent, f"{folder.name}/")):
+        try:
+            made = parse_manifest((root / MANIFEST).read_bytes(), None)
+        except OSError:
+            continue
+        return made is None or content_digest(_below(prefix, made.files)) != digest
+    return False
 
 
 def holds(folder: Path, digests: Mapping[str, str]) -> bool:

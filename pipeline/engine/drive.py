@@ -54,9 +54,10 @@ def drive(plan: RunPlan, options: Options, display: Display) -> bool:
         folder.check_config(plan.resolved, suggestion)  # another run may have begun here meanwhile
         folder.clean()
         with closing(_engine(plan, options, store, folder, stop, display)) as engine:
-            return Runner(
-                plan, folder, store=store, engine=engine, display=display, fresh=options.fresh
-            ).run()
+            runner = Runner(
+                plan, folder, store=store, engine=engine, display=display, stop=stop, fresh=options.fresh
+            )
+            return runner.run()
 
 
 def _engine(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from pipeline.engine.artifact import Artifact
-from pipeline.engine.faults import BadPlan, Interrupted, StageFailed, Stalled
+from pipeline.engine.faults import BadPlan, StageFailed, Stalled
 from pipeline.engine.plan import PlannedStage
 from pipeline.engine.signals import StopSignal
 from pipeline.engine.tasks import JobTask, Progress, Report, UnitDone, UnitTask, WorkerFailed
@@ -42,18 +42,12 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-def raise_if_stopped(stop: StopSignal) -> None:
-    """Interrupted, if a signal came."""
-    if stop.signum is not None:
-        raise Interrupted(stop.signum)
-
-
 def raise_failure(report: Report, label: str, stop: StopSignal) -> None:
     """The fault that a report tells of, if it does."""
     if not isinstance(report, WorkerFailed):
         return
     if report.kind == "stopped":
-        raise_if_stopped(stop)
+        stop.raise_if_set()
     if report.kind == "bad_input":
         raise BadPlan((f"{label}: {report.text}",))
     if report.kind == "stalled":

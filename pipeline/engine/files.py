@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.engine.machine import host, process_start
+from pipeline.engine.machine import machine, process_start
 
 TEMP = ".tmp-"
-OURS = re.compile(r"(?P<host>[\w.]+)-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{8}")
+OURS = re.compile(r"(?P<machine>[\w.]+)-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{8}")
 FOREIGN_TEMP_SECONDS = 24 * 3600.0
 BLOCK = 1 << 20
 CACHE = "OMNIMASK_CACHE"
@@ -28,12 +28,15 @@ def temp_name(folder: Path) -> Path:
 def owner_name() -> str:
     """A new name that tells which process it belongs to."""
     pid = os.getpid()
-    return f"{host()}-{pid}-{process_start(pid)}-{uuid.uuid4().hex[:8]}"
+    return f"{machine()}-{pid}-{process_start(pid)}-{uuid.uuid4().hex[:8]}"
 
 
 def is_leftover(path: Path) -> bool:
     """Whether a temp name belongs to a process that is gone (or, on another machine, is a day old)."""
-    return is_left(path.name.removeprefix(TEMP), lambda: time.time() - path.stat().st_mtime)
+    try:
+        return is_left(path.name.removeprefix(TEMP), lambda: time.time() - path.stat().st_mtime)
+    except FileNotFoundError:  # its owner has just put it in place
+        return False
 
 
 def is_left(name: str, age: Callable[[], float]) -> bool:
@@ -41,7 +44,7 @@ def is_left(name: str, age: Callable[[], float]) -> bool:
     owner = OURS.fullmatch(name)
     if owner is None:
         return False
-    if owner["host"] == host():
+    if owner["machine"] == machine():
         # An id is given anew some day; with the time of its start it is one process's alone.
         return process_start(int(owner["pid"])) != int(owner["start"])
     return age() > FOREIGN_TEMP_SECONDS

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pipeline.engine.machine import host, process_start
+from pipeline.engine.machine import machine, process_start
 from pipeline.engine.objects import Objects
 
 EXPIRES_SECONDS = 60.0
@@ -67,7 +67,7 @@ class Lease:
         if there != self._seen[0]:
             self._seen = (there, now)
         holder = _holder(there)
-        if holder.get("host") == host() and process_start(int(holder["pid"])) != holder["start"]:
+        if holder.get("machine") == machine() and process_start(int(holder["pid"])) != holder["start"]:
             return True
         return now - self._seen[1] > EXPIRES_SECONDS
 
@@ -75,7 +75,7 @@ class Lease:
         pid = os.getpid()
         content = {
             "id": self._id,
-            "host": host(),
+            "machine": machine(),
             "pid": pid,
             "start": process_start(pid),
             "beat": self._beat,
@@ -99,4 +99,4 @@ def _holder(content: bytes) -> dict[str, str | int]:
         found = json.loads(content)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) and {"id", "host", "pid", "start"} <= found.keys() else {}
+    return found if isinstance(found, dict) and {"id", "machine", "pid", "start"} <= found.keys() else {}

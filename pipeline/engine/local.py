@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline.engine.artifact import Artifact
-from pipeline.engine.engine import Advance, Work, raise_failure, raise_if_stopped
+from pipeline.engine.engine import Advance, Work, raise_failure
 from pipeline.engine.machine import Heartbeat, load_torch
 from pipeline.engine.signals import StopSignal
 from pipeline.engine.store import Store
@@ -48,7 +48,7 @@ class LocalEngine:
     def run_units(self, work: Work, advance: Advance) -> Iterator[UnitDone]:
         """Make the units, those of an earlier stage first; yields each once it is committed."""
         while (task := work.take()) is not None:
-            raise_if_stopped(self._stop)
+            self._stop.raise_if_set()
             label, seen = task.stage.label, 0
 
             def count(progress: Progress) -> None:
@@ -64,7 +64,7 @@ class LocalEngine:
 
     def run_job(self, task: JobTask, progress: Callable[[Progress], None]) -> Artifact:
         """Do the job; after a death it is tried again and goes on from its checkpoints."""
-        raise_if_stopped(self._stop)
+        self._stop.raise_if_set()
         self._progress = progress
         done = self._do(task)
         assert isinstance(done, JobDone)

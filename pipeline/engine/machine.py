@@ -1,6 +1,7 @@
 """What the engine knows of the machine and its processes: who runs where, versions, threads, signs of life."""
 
 import ctypes
+import hashlib
 import importlib
 import importlib.util
 import json
@@ -30,6 +31,16 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 def host() -> str:
     """The machine's name, without the characters that our temp file names use as separators."""
     return "".join(c for c in socket.gethostname() if c.isalnum() or c == ".") or "localhost"
+
+
+@cache
+def machine() -> str:
+    """A name of this machine since it was started, or of the container that has process ids of its own: machines may be
+    called alike.
+    """
+    boot, ids = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    known = f"{boot.read_text()}{ids.stat().st_ino}" if boot.exists() and ids.exists() else ""
+    return f"{host()}.{hashlib.sha256(known.encode()).hexdigest()[:8]}"
 
 
 def process_start(pid: int) -> int | None:

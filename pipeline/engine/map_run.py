@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.engine.chain import Chain, Link
 from pipeline.engine.display import Display
@@ -12,6 +12,7 @@ from pipeline.engine.known import Known
 from pipeline.engine.quarantine import Quarantine
 from pipeline.engine.rundir import StageLog
 from pipeline.engine.runlog import Logbook
+from pipeline.engine.signals import StopSignal
 from pipeline.engine.store import Store
 
 NOTE_SECONDS = 5.0  # between two writings of what is known so far
@@ -19,23 +20,27 @@ NOTE_SECONDS = 5.0  # between two writings of what is known so far
 
 @dataclass(frozen=True)
 class Books:
-    """Where a run's stages are written down, shown and counted."""
+    """Where a run's stages are written down, shown and counted, and who says when to stop."""
 
     known: Known
     log: Logbook
     display: Display
     quarantine: Quarantine
+    stop: StopSignal
 
 
 @dataclass
 class _Seen:
-    """What this run saw of one stage: when it began, units and images that were there already."""
+    """What this run saw of one stage: when it began, units and images that were there already, images that the units
+    it made had lost.
+    """
 
     began: float = 0.0
     shown: bool = False
     reused: int = 0
     images_reused: int = 0
     noted: float = 0.0
+    lost: set[int] = field(default_factory=set)
 
 
 class MapRun:
@@ -55,7 +60,8 @@ class MapRun:
         self._numbers = tuple(links)
         self._links = tuple(links.values())
         self._known, self._log, self._display = books.known, books.log, books.display
-        self._quarantine, self._store, self._end = books.quarantine, store, end
+        self._quarantine, self._stop, self._store, self._end = books.quarantine, books.stop, store, end
+        self._fresh = fresh
         self._seen = tuple(_Seen() for _ in self._links)
         self._images = self._known.records.rows
         self._chain = Chain(self._links, self._known.records, store, fresh=fresh, watch=self)
@@ -64,10 +70,12 @@ class MapRun:
         """Have all units made; what the last stage left is in `known` then."""
         for seen in self._seen:
             seen.began = time.perf_counter()
-        self._chain.begin()
+        with self._stop.interrupting():  # every unit that is there is looked at
+            self._chain.begin()
         for done in engine.run_units(self._chain, self._advance):
             number = self._chain.number_of(done)
             self._display.advance(self._links[number].planned.label, units=1)
+            self._seen[number].lost.update(self._store.unit_summary(done.made).dropped)
             self._chain.done(done)
             if time.perf_counter() - self._seen[number].noted > NOTE_SECONDS:
                 self._note(number)
@@ -122,4 +130,8 @@ class MapRun:
         self._seen[number].noted = time.perf_counter()
         link = self._links[number]
         missing = link.total - self._seen[number].reused
-        return self._log.planned(self._numbers[number], link.known, units=link.total, missing=missing)
+        # A result of before that is to be made again does not count as there.
+        keys = [link.kept[index] for index in sorted(link.kept)] if self._fresh else link.known
+        before = set().union(*(seen.lost for seen in self._seen[:number]))
+        self._log.stage(self._numbers[number]).quarantined = len(self._seen[number].lost - before)
+        return self._log.planned(self._numbers[number], keys, units=link.total, missing=missing)

@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.engine import files
 from pipeline.engine.artifact import Artifact
 from pipeline.engine.crew import Crew, Task, Worker
-from pipeline.engine.engine import Advance, Work, raise_failure, raise_if_stopped
+from pipeline.engine.engine import Advance, Work, raise_failure
 from pipeline.engine.faults import StageFailed, Stalled
 from pipeline.engine.machine import host
 from pipeline.engine.plan import PlannedStage
@@ -72,7 +72,7 @@ class RayEngine:
 
     def run_job(self, task: JobTask, progress: Callable[[Progress], None]) -> Artifact:
         """Do the job; after a death it is tried again and goes on from its checkpoints."""
-        raise_if_stopped(self._stop)
+        self._stop.raise_if_set()
         self._lively = self._finished = time.monotonic()
         label = task.stage.label
         shown = None
@@ -213,7 +213,7 @@ class RayEngine:
         self._crew.stop()
         while any(worker.task and worker.pulse for worker in self._crew.workers):
             self._crew.collect(WAIT_SECONDS)
-        raise_if_stopped(self._stop)
+        self._stop.raise_if_set()
 
     def _look(self) -> None:
         """Now and then: is anybody there? Tells on disk what is in hand, as a worker of the local engine does."""

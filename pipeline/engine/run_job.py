@@ -56,6 +56,7 @@ def run_job(stage: JobStage, task: JobTask, around: Surroundings, team: Team = A
         except Stopped:
             store.keep_work(key, now=True)
             raise
+        task.stage.check_artifacts()
         team.wait()  # nobody reads the checkpoints any more
         about: dict[str, JsonValue] = {
             "versions": dict(versions()),
@@ -102,12 +103,23 @@ class _Spent:
 
     def __init__(self, workdir: Path, world: int) -> None:
         self._note = workdir / SPENT
-        before = json.loads(self._note.read_text()) if self._note.exists() else {"seconds": 0.0, "world": 1}
-        self._before = before["seconds"]
-        self._now, self.world = world, max(world, before["world"])
+        self._before, before = self._read()
+        self._now, self.world = world, max(world, before)
         self._start = self._noted = time.perf_counter()
-        if world > before["world"]:
+        if world > before:
             self._write()  # from here on its bits are those of a team's work
+
+    def _read(self) -> tuple[float, int]:
+        try:
+            found = json.loads(self._note.read_text())
+            return float(found["seconds"]), int(found["world"])
+        except (
+            FileNotFoundError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ):  # damaged: some time is left out of the bill
+            return 0.0, 1
 
     def seconds(self) -> float:
         return float(self._before + self._now * (time.perf_counter() - self._start))

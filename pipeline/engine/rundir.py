@@ -9,10 +9,13 @@ keys/NN.txt      the keys of stage NN's results, one a line
 import fcntl
 import json
 import os
+import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import IO
 
 import yaml
 from pydantic import JsonValue
@@ -26,8 +29,10 @@ CONFIG = "config.yaml"
 LOG = "run.json"
 LOCK = ".lock"
 HEARTBEAT = ".heartbeat.json"
+KEY = re.compile(r"[0-9a-f]{64}")
+LOOK_SECONDS = 1.0  # longer than anyone needs to look whether a folder is locked
 NOT_RESULTS = frozenset(
-    {"resources", "stall_timeout", "image_timeout", "max_bad"}
+    {"resources", "stall_timeout", "image_timeout", "max_bad", "verify"}
 )  # config keys that change no result
 
 
@@ -84,10 +89,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         # Opened without truncation: the text in it names the present holder. The kernel frees the lock of a dead one.
         with (self.path / LOCK).open("a+") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise FolderBusy(f"{self.path}: {self.holder() or 'another process'} works here") from None
+            self._lock(handle)
             handle.truncate(0)
             handle.write(json.dumps({"pid": os.getpid(), "host": host()}))
             handle.flush()
@@ -96,6 +98,19 @@ class RunFolder:
             finally:
                 self.heartbeat.unlink(missing_ok=True)
                 handle.truncate(0)
+
+    def _lock(self, handle: IO[str]) -> None:
+        end = time.monotonic() + LOOK_SECONDS
+        while True:
+            try:
+                return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (
+                BlockingIOError
+            ):  # without a name in it, it may be held by someone who only looks whether it is
+                holder = self.holder()
+                if holder is not None or time.monotonic() > end:
+                    raise FolderBusy(f"{self.path}: {holder or 'another process'} works here") from None
+            time.sleep(0.01)
 
     def holder(self) -> str | None:
         """Who the lock file names, in words; None if nobody."""
@@ -120,7 +135,11 @@ class RunFolder:
                     (f"{self.path}: not a run folder, yet it holds {found}; use --out {suggestion}",)
                 )
             return
-        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        try:
+            before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (ValueError, yaml.YAMLError) as error:
+            why = " ".join(str(error).split())
+            raise BadPlan((f"{path}: damaged: {why}; use --out {suggestion}",)) from error
         changed = list(differences(results_only(before), results_only(resolved)))
         if changed:
             named = ", ".join(changed[:8])
@@ -136,13 +155,13 @@ class RunFolder:
             files.clean_leftovers(folder)
 
     def read_log(self) -> RunLog | None:
-        """The log as last written; None before the first run."""
+        """The log as last written; None before the first run, or if it is damaged."""
         try:
             body = json.loads((self.path / LOG).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            stages = [StageLog(**stage) for stage in body.pop("stages")]
+            return RunLog(stages=stages, **body)
+        except (FileNotFoundError, AttributeError, KeyError, TypeError, ValueError):
             return None
-        stages = [StageLog(**stage) for stage in body.pop("stages")]
-        return RunLog(stages=stages, **body)
 
     def write_config(self, resolved: dict[str, JsonValue]) -> None:
         """Write the resolved config."""
@@ -154,15 +173,19 @@ class RunFolder:
 
     def write_keys(self, number: int, keys: Sequence[str]) -> None:
         """Write the keys of a stage's results, if they changed."""
-        path = self.path / "keys" / f"{number:02d}.txt"
-        text = "".join(f"{key}\n" for key in keys)
-        if not path.exists() or path.read_text() != text:
-            files.commit_text(path, text)
+        if self.read_keys(number) != list(keys):
+            files.commit_text(self._keys(number), "".join(f"{key}\n" for key in keys))
 
     def read_keys(self, number: int) -> list[str] | None:
-        """The keys of a stage's results; None if it was not planned yet."""
-        path = self.path / "keys" / f"{number:02d}.txt"
-        return path.read_text().split() if path.exists() else None
+        """The keys of a stage's results; None if it was not planned yet, or if they are damaged."""
+        path = self._keys(number)
+        if not path.exists():
+            return None
+        keys = path.read_bytes().decode("ascii", "replace").split("\n")
+        return keys[:-1] if keys[-1] == "" and all(map(KEY.fullmatch, keys[:-1])) else None
+
+    def _keys(self, number: int) -> Path:
+        return self.path / "keys" / f"{number:02d}.txt"
 
     def publish(self, artifact: Path, mapping: Mapping[str, str]) -> int:
         """Place an artifact's files (or whole folders) in the run folder; how many were new or changed."""

@@ -26,6 +26,7 @@ from pipeline.engine.plan import DATASET, PlannedStage, RunPlan, matching, prove
 from pipeline.engine.quarantine import Quarantine, dropped_of
 from pipeline.engine.rundir import RunFolder, config_text
 from pipeline.engine.runlog import Logbook
+from pipeline.engine.signals import StopSignal
 from pipeline.engine.stage import JobStage, MapStage, Stage
 from pipeline.engine.store import Store
 from pipeline.engine.streams import RecordStream
@@ -46,10 +47,11 @@ class Runner:
         store: Store,
         engine: Engine,
         display: Display,
+        stop: StopSignal,
         fresh: bool = False,
     ) -> None:
         self._plan, self._folder, self._store = plan, folder, store
-        self._engine, self._display, self._fresh = engine, display, fresh
+        self._engine, self._display, self._stop, self._fresh = engine, display, stop, fresh
         self._known = Known(artifacts={name: lend(folder) for name, folder in plan.lent.items()})
         self._log = Logbook(plan, folder, store.where)
         self._quarantine = Quarantine(plan.max_bad)
@@ -91,7 +93,7 @@ class Runner:
 
     def _maps(self, stages: Mapping[int, PlannedStage]) -> None:
         """Map stages that follow each other; they overlap."""
-        books = Books(self._known, self._log, self._display, self._quarantine)
+        books = Books(self._known, self._log, self._display, self._quarantine, self._stop)
         links = {number: self._link(planned) for number, planned in stages.items()}
         MapRun(links, books, self._store, end=self._end, fresh=self._fresh).run(self._engine)
 
@@ -106,7 +108,8 @@ class Runner:
         stage = planned.build()
         assert isinstance(stage, JobStage)
         inputs, count = digest_records(self._known.records, stage.roles)
-        identity = stage.identity(self._plan.data_root)
+        with self._stop.interrupting():
+            identity = stage.identity(self._plan.data_root)
         if stage.reads_run:
             identity = digest_of([identity, self._plan.name, config_text(self._plan.resolved)])
         timed = self._known.timed if stage.reads_timings else {}
@@ -115,7 +118,8 @@ class Runner:
         if number == 0:
             self._log.start(digest_of([identity, config_content(planned)]))
         artifact = None if self._fresh else self._store.find_artifact(key)
-        log = self._log.planned(number, [key], units=1, missing=int(artifact is None))
+        there = [] if self._fresh else [key]  # what is to be made again does not count as there
+        log = self._log.planned(number, there, units=1, missing=int(artifact is None))
         self._display.begin(planned.label, units=1, reused=int(artifact is not None), images=count)
         if artifact is None:
             stream = RecordStream(self._known.records, stage.roles, count)
@@ -123,6 +127,7 @@ class Runner:
             made = self._engine.run_job(task, partial(self._tell_job, planned.label))
             artifact = self._store.received(made)
             self._display.advance(planned.label, units=1)
+            self._folder.write_keys(number, [key])
         if (world := artifact.metrics.get("world")) is not None:
             self._display.note(
                 f"{planned.label}: the work of {world} processes; another number ends in other bits"
@@ -188,14 +193,16 @@ class Runner:
         )
 
     def _task(self, planned: PlannedStage, stage: Stage) -> StageTask:
+        used = self._used(stage)
         dataset = self._known.artifacts.get(DATASET)
         pictures = self._plan.data_root if dataset is None else dataset.folder / "images"
         context = WorkerContext(
             device=self._plan.device,
             ontology=self._known.ontology,
             images_root=self._plan.images or pictures,
-            artifacts={name: artifact.folder for name, artifact in self._used(stage).items()},
+            artifacts={name: artifact.folder for name, artifact in used.items()},
         )
+        digests = {name: artifact.digest for name, artifact in used.items()}
         config = planned.config.model_dump_json(by_alias=True)
         memory = planned.resources.memory_gb
         limits = Limits(
@@ -203,7 +210,8 @@ class Runner:
             stall_seconds=self._plan.stall_timeout,
             memory=None if memory is None else int(memory * GB),
         )
-        return StageTask(planned.label, planned.stage, config, context, self._plan.torch_threads, limits)
+        threads = self._plan.torch_threads
+        return StageTask(planned.label, planned.stage, config, context, threads, limits, digests)
 
 
 def read_ontology(path: Path) -> Ontology:

@@ -2,7 +2,11 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
+
+from pipeline.engine.faults import Interrupted
 
 EXIT_BASE = 128
 CAUGHT = (signal.SIGINT, signal.SIGTERM)
@@ -13,6 +17,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self._interrupts = False
         self._before = {number: signal.getsignal(number) for number in CAUGHT}
 
     def __enter__(self) -> "StopSignal":
@@ -34,7 +39,24 @@ class StopSignal:
         """Whether the run was asked to stop."""
         return self.signum is not None
 
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Within it a signal raises Interrupted at once: for long work of the driver's own that nothing is lost of."""
+        self._interrupts = True
+        try:
+            self.raise_if_set()
+            yield
+        finally:
+            self._interrupts = False
+
+    def raise_if_set(self) -> None:
+        """Interrupted, if a signal came."""
+        if self.signum is not None:
+            raise Interrupted(self.signum)
+
     def _caught(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self.signum is not None:
             os._exit(EXIT_BASE + signum)  # the worker sees its pipe close and ends too
         self.signum = signum
+        if self._interrupts:
+            self.raise_if_set()

@@ -2,18 +2,21 @@
 
 import fcntl
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.engine.faults import BadPlan
 from pipeline.engine.remote_store import open_store
-from pipeline.engine.rundir import HEARTBEAT, LOCK, LOG, RunFolder
+from pipeline.engine.rundir import HEARTBEAT, LOCK, LOG, RunFolder, StageLog
+from pipeline.engine.store import Store
 
 
 @dataclass(frozen=True)
 class StageStatus:
-    """One stage: its results in all (0: not planned yet), those in the store, those that are there but
-    damaged.
+    """One stage: its results in all (0: not planned yet), those in the store, those that are there but damaged.
+
+    `state` is `waiting`, `running`, `interrupted` or `done`; `quarantined` are the images that it has left out so far.
     """
 
     label: str
@@ -49,35 +52,39 @@ def read_status(path: Path) -> RunStatus:
     folder = RunFolder(path)
     log = folder.read_log()
     if log is None:
-        raise BadPlan((f"{path}: expected a run folder with a {LOG}, found none",))
+        raise BadPlan((f"{path}: expected a run folder with a sound {LOG}, found none",))
     store = open_store(log.store, look_only=True)
-    stages = []
-    for number, stage in enumerate(log.stages):
-        keys = folder.read_keys(number) or []
-        before = len(store.damaged)
-        found = store.has_unit if stage.kind == "map" else lambda key: store.find_artifact(key) is not None
-        done = sum(found(key) for key in keys)
-        damaged = len(store.damaged) - before
-        stages.append(
-            StageStatus(
-                label=stage.label,
-                kind=stage.kind,
-                state=stage.state,
-                total=max(len(keys), stage.units),  # of a stage at work not all keys are known yet
-                done=done,
-                damaged=damaged,
-                quarantined=stage.quarantined,
-                seconds=stage.seconds,
-            )
-        )
     busy = _is_locked(folder.path)
     state = log.state if busy or log.state != "running" else "interrupted"
+    stages = tuple(
+        _stage(store, stage, folder.read_keys(number) or [], busy=busy)
+        for number, stage in enumerate(log.stages)
+    )
     return RunStatus(
         log.name,
         state,
         folder.holder() if busy else None,
         _in_hand(folder.path) if busy else None,
-        tuple(stages),
+        stages,
+    )
+
+
+def _stage(store: Store, log: StageLog, keys: Sequence[str], *, busy: bool) -> StageStatus:
+    """How far a stage is."""
+    if log.state == "waiting":
+        keys = ()  # those of an earlier run
+    before = len(store.damaged)
+    found = store.has_unit if log.kind == "map" else lambda key: store.find_artifact(key) is not None
+    done = sum(map(found, keys))
+    return StageStatus(
+        label=log.label,
+        kind=log.kind,
+        state=log.state if busy or log.state != "running" else "interrupted",
+        total=max(len(keys), log.units),  # of a stage at work not all keys are known yet
+        done=done,
+        damaged=len(store.damaged) - before,
+        quarantined=log.quarantined,
+        seconds=log.seconds,
     )
 
 
@@ -89,7 +96,7 @@ def find_results(path: Path, stage: str, *, part: str | None = None) -> dict[str
     folder = RunFolder(path)
     log = folder.read_log()
     if log is None:
-        raise BadPlan((f"{path}: expected a run folder with a {LOG}, found none",))
+        raise BadPlan((f"{path}: expected a run folder with a sound {LOG}, found none",))
     store = open_store(log.store, look_only=True)
     found = {}
     for number, entry in enumerate(log.stages):

@@ -220,12 +220,12 @@ class Store:
     def move_in(self, folder: Path, target: Path) -> None:
         """Make a folder with all in it the one at `target`, on the same file system."""
         files.sync_tree(folder)
+        old = files.temp_name(self.root / "tmp")
         if target.exists():
-            old = files.temp_name(self.root / "tmp")
             os.rename(target, old)
-            files.remove(old)
         os.rename(folder, target)
         files.sync(target.parent)
+        files.remove(old)  # only now: whoever reads there finds one or the other
 
     # Jobs at work
 

@@ -4,6 +4,7 @@ A worker that dies, takes too much memory or finishes no image in time is replac
 suspects, each of which is then run alone; one that has ended the worker twice alone is quarantined.
 """
 
+import math
 import pickle
 import time
 from collections import Counter
@@ -22,7 +23,9 @@ DEATHS_ALONE = 2  # an image that ends the worker this often, alone in hand, is 
 DEATHS_WITHOUT_IMAGE = 3  # a task that ends it this often with no image in hand fails
 STALL_FACTOR = 20  # a pause is no stall before it is this much longer than the longest so far
 SHARE = 0.8  # of the machine's memory, for a worker without a limit of its own
-CALLS_TO_BLAME = 4  # so many calls cut off, one after the other, are no single image's fault
+BLAMED_IN_A_ROW = 2  # if after so many no image is finished in time, it is no image's fault
+LATE, TOO_LARGE = "no image finished in time (image_timeout)", "too much memory (memory_gb)"
+STOP_SECONDS = 5.0  # so long a worker may take to see that it is to stop, with no image in hand
 
 
 class Supervisor:
@@ -42,11 +45,11 @@ class Supervisor:
         self._worker: WorkerProcess | None = None
         self._finished = 0.0  # when the last image was
         self._longest = 0.0  # seconds between two signs of life in the task at hand
-        self._cut_off = 0  # calls that took too long, since an image was last finished
+        self._blamed = 0  # images that took too long, since one was last finished
 
     def do(self, task: UnitTask | JobTask) -> Report:
         """`UnitDone`, `JobDone` or, if it cannot be done, `WorkerFailed`."""
-        self._finished, self._longest, self._cut_off = time.monotonic(), 0.0, 0
+        self._finished, self._longest, self._blamed = time.monotonic(), 0.0, 0
         return self._unit(task) if isinstance(task, UnitTask) else self._job(task)
 
     def close(self) -> None:
@@ -77,6 +80,7 @@ class Supervisor:
             elif len(in_hand) == 1 and in_hand <= task.suspects:
                 alone.update(in_hand)
                 blamed = {image: str(outcome) for image in in_hand if alone[image] >= DEATHS_ALONE}
+                self._blamed += len(blamed) if outcome.cause == LATE else 0
                 task = replace(task, poison={**task.poison, **blamed})
             task = replace(task, suspects=task.suspects | in_hand)
         return outcome
@@ -87,40 +91,45 @@ class Supervisor:
             self._worker = WorkerProcess(self._store, self._heartbeat, self._torch_threads)
         worker = self._worker
         worker.send(pickle.dumps(task))
-        told, first = False, True
-        last = time.monotonic()
+        told, first = math.inf, True
+        last = looked = time.monotonic()
         while True:
             report = worker.receive(POLL_SECONDS)
-            if self._should_stop() and not told:
+            now = time.monotonic()
+            if self._should_stop() and told == math.inf:
                 worker.send(STOP)
-                told = True
-            pause = time.monotonic() - last
-            if report is None:
-                report = self._lost(task, pause)
+                told = now
+            ended = not isinstance(report, Progress | Alive | None)
+            if report is None or (not ended and now - looked > POLL_SECONDS):
+                looked = now
+                report = self._lost(task, pause=0.0 if report else now - last, told=now - told) or report
             if report is None:
                 continue
-            if isinstance(report, Died) or _is_stall(report):
+            if isinstance(report, Died) or _is_lost(report):
                 self.close()
             if not isinstance(report, Progress | Alive):
                 return report
-            self._longest = self._longest if first else max(self._longest, pause)
-            last, first = time.monotonic(), False
+            self._longest = self._longest if first else max(self._longest, now - last)
+            last, first = now, False
             if isinstance(report, Progress):
-                self._finished, self._cut_off = last, 0
+                self._finished, self._blamed = last, 0
                 self._tell(report)
 
-    def _lost(self, task: UnitTask | JobTask, pause: float) -> Died | WorkerFailed | None:
-        """What is wrong with a worker that gave no sign of life for `pause` seconds; None: nothing so far."""
+    def _lost(self, task: UnitTask | JobTask, *, pause: float, told: float) -> Died | WorkerFailed | None:
+        """What is wrong with a worker that gave no sign of life for `pause` seconds and was told to stop `told` seconds
+        ago; None: nothing so far.
+        """
         assert self._worker is not None
         limits = task.stage.limits
         if self._worker.memory() > (limits.memory or SHARE * memory_of_machine()):
-            return Died("too much memory (memory_gb)")
+            return Died(TOO_LARGE)
         in_hand = images_in_hand(self._heartbeat) if isinstance(task, UnitTask) else frozenset()
+        if told > STOP_SECONDS and isinstance(task, UnitTask) and not in_hand:
+            return WorkerFailed("stopped", "ended while it was being set up")
         if in_hand and pause > _call_seconds(task):
-            self._cut_off += 1
             idle = time.monotonic() - self._finished
-            if self._cut_off < CALLS_TO_BLAME or idle < limits.stall_seconds:
-                return Died("no image finished in time (image_timeout)")
+            if self._blamed < BLAMED_IN_A_ROW or idle < limits.stall_seconds:
+                return Died(LATE)
             return WorkerFailed("stalled", f"no image finished for {idle:.0f} s; in hand: {sorted(in_hand)}")
         if not in_hand and pause > max(limits.stall_seconds, STALL_FACTOR * self._longest):
             return WorkerFailed("stalled", f"no sign of life for {pause:.0f} s; no image in hand")
@@ -133,5 +142,5 @@ def _call_seconds(task: UnitTask | JobTask) -> float:
     return task.stage.limits.image_seconds * (config.batch_size if isinstance(config, MapConfig) else 1)
 
 
-def _is_stall(report: Report) -> bool:
-    return isinstance(report, WorkerFailed) and report.kind == "stalled"
+def _is_lost(report: Report) -> bool:
+    return isinstance(report, WorkerFailed) and report.kind in ("stalled", "stopped")

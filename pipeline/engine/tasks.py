@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.engine.artifact import Artifact
+from pipeline.engine.artifact import Artifact, is_replaced
 from pipeline.engine.context import RunFacts, WorkerContext
+from pipeline.engine.faults import StageFailed
 from pipeline.engine.stage import JobStage, MapStage, Stage
 from pipeline.engine.store import Store
 from pipeline.engine.streams import RecordStream
@@ -32,7 +33,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class StageTask:
-    """A stage to build: its class (pickled by name), its config as JSON, where it works, and how far it may go."""
+    """A stage to build: its class (pickled by name), its config as JSON, where it works, and how far it may go.
+
+    `digests`: of the content of its context's artifacts, by name, as its keys have them.
+    """
 
     label: str
     stage: type[Stage]
@@ -40,6 +44,15 @@ class StageTask:
     context: WorkerContext
     torch_threads: int
     limits: Limits = Limits(math.inf, math.inf)
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    def check_artifacts(self) -> None:
+        """After they were read: StageFailed if another run has put one of its own in the place of any."""
+        for name, folder in self.context.artifacts.items():
+            if name in self.digests and is_replaced(folder, self.digests[name]):
+                raise StageFailed(
+                    f"{self.label}: another run has made {name} anew meanwhile; the same command goes on with that one"
+                )
 
     def moved(self, move: Move) -> "StageTask":
         """With other paths for those of artifacts and images."""

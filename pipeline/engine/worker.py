@@ -64,6 +64,7 @@ class Bench:
             apply_threads(task.torch_threads)
             stage = task.build_map()
             stage.setup(task.context)
+            task.check_artifacts()
             self._around.progress(Alive())  # from here on the time is the images'
             self._stage, self._task = stage, task
         return self._stage

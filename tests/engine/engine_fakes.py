@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -342,3 +344,10 @@ def chain(
         (FakeLabel, label or FakeMapConfig(unit_size=16)),
         (FakeExport, StageConfig()),
     )
+
+
+def dead_temp_name() -> str:
+    """A name as a process gives it that is over by now."""
+    code = "from pathlib import Path; from pipeline.engine.files import temp_name; print(temp_name(Path()))"
+    gone = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    return gone.stdout.strip()

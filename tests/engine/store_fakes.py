@@ -105,7 +105,7 @@ def written_by(monkeypatch: pytest.MonkeyPatch, host: str) -> Iterator[None]:
     with monkeypatch.context() as patch:
         for module in (files, lease):
             if host:
-                patch.setattr(module, "host", lambda: host)
+                patch.setattr(module, "machine", lambda: host)
             else:  # its id was given anew
                 patch.setattr(module, "process_start", lambda _: 7)
         yield

@@ -23,14 +23,15 @@ from engine_fakes import (
 from pipeline.engine import local, run_job, supervisor
 from pipeline.engine.display import Silent
 from pipeline.engine.drive import Options, drive
-from pipeline.engine.faults import StageFailed, Stalled
+from pipeline.engine.faults import Interrupted, StageFailed, Stalled
 from pipeline.engine.machine import Heartbeat
 from pipeline.engine.run_unit import Surroundings
 from pipeline.engine.rundir import RunFolder
 from pipeline.engine.stage import StageConfig
 from pipeline.engine.store import Store
-from pipeline.engine.tasks import Alive
+from pipeline.engine.tasks import Alive, Progress, StageTask, UnitTask, WorkerFailed
 from pipeline.engine.team import ALONE
+from pipeline.engine.units import Bucket, UnitInput
 
 DRIVER = Path(__file__).with_name("engine_driver.py")
 PATIENCE = 60.0
@@ -163,11 +164,13 @@ def test_a_set_up_that_hangs_is_told_not_waited_for(tmp_path):
         run(replace(plan, stall_timeout=8.0), tmp_path)
 
 
-def test_an_image_that_takes_for_ever_is_quarantined_alone(tmp_path):
-    settings = FakeMapConfig(unit_size=12, endless=(7,))
-    log = run(replace(short(propose=settings), image_timeout=0.3), tmp_path)
+@pytest.mark.parametrize("endless", [(7,), (1, 2)])
+def test_an_image_that_takes_for_ever_is_quarantined_alone(tmp_path, endless):
+    settings = FakeMapConfig(unit_size=12, endless=endless)
+    log = run(replace(short(propose=settings), image_timeout=0.5, stall_timeout=8.0), tmp_path)
     reason = "worker died: no image finished in time (image_timeout)"
-    assert log["quarantine"] == [{"stage": "propose", "image_id": 7, "reason": reason}]
+    expected = [{"stage": "propose", "image_id": image, "reason": reason} for image in endless]
+    assert log["quarantine"] == expected
 
 
 def test_an_image_that_takes_all_memory_is_quarantined_alone(tmp_path):
@@ -177,6 +180,37 @@ def test_an_image_that_takes_all_memory_is_quarantined_alone(tmp_path):
     log = run(replace(plan, stages=tuple(narrow)), tmp_path)
     reason = "worker died: too much memory (memory_gb)"
     assert log["quarantine"] == [{"stage": "propose", "image_id": 7, "reason": reason}]
+
+
+class Chatty:
+    """A worker process that takes all memory and tells of progress all the time."""
+
+    def __init__(self, *_):
+        self.sent = []
+
+    def send(self, message):
+        self.sent.append(message)
+
+    def receive(self, _):
+        time.sleep(0.01)
+        return Progress(1, 2)
+
+    def memory(self):
+        return 1 << 50
+
+    def kill(self):
+        pass
+
+
+def test_memory_is_watched_also_while_images_are_finished(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "WorkerProcess", Chatty)
+    watched = supervisor.Supervisor(
+        "", tmp_path / "beat", torch_threads=1, should_stop=lambda: False, tell=lambda _: None
+    )
+    stage = StageTask("propose", FakePropose, FakeMapConfig().model_dump_json(), None, 1)
+    task = UnitTask(stage, "key", UnitInput(Bucket(0, 0), (), 0, ""))
+    text = "worker died: too much memory (memory_gb), 3 times with no image in hand"
+    assert watched.do(task) == WorkerFailed("error", text)
 
 
 def test_a_killed_driver_takes_its_worker_along_and_the_next_run_goes_on(tmp_path):
@@ -220,6 +254,31 @@ def test_a_signal_stops_after_the_image_in_hand(tmp_path):
     assert process.wait(PATIENCE) == 143
     log = json.loads((tmp_path / "run" / "run.json").read_text())
     assert log["state"] == "ended: Interrupted"
+
+
+def test_a_signal_does_not_wait_for_a_set_up(tmp_path):
+    process = start(tmp_path, "run", "store", propose={"slow_setup": 600})
+    log = tmp_path / "run" / "run.json"
+    wait_for(lambda: log.exists() and json.loads(log.read_text())["stages"][2]["state"] == "running")
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 143
+
+
+@pytest.mark.parametrize("busy", ["identity", "has_unit"])
+def test_a_signal_ends_the_drivers_own_work(tmp_path, monkeypatch, busy):
+    owner = FakeIngest if busy == "identity" else Store
+    run(short(propose=FakeMapConfig()), tmp_path)
+
+    def slow(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(PATIENCE)
+
+    monkeypatch.setattr(owner, busy, slow)
+    began = time.monotonic()
+    with pytest.raises(Interrupted):
+        run(short(propose=FakeMapConfig()), tmp_path)
+    assert time.monotonic() - began < PATIENCE / 2
 
 
 def test_a_second_signal_ends_at_once(tmp_path):

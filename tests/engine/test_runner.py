@@ -2,8 +2,6 @@ import json
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,44 +21,16 @@ from engine_fakes import (
     Label,
     Thief,
     chain,
+    dead_temp_name,
     make_plan,
 )
 
-from pipeline.engine.display import Silent
-from pipeline.engine.drive import Options, drive
-from pipeline.engine.faults import BadPlan, FolderBusy, StageFailed, TooManyBad
+from pipeline.engine.faults import BadPlan, StageFailed, TooManyBad
 from pipeline.engine.rundir import RunFolder
 from pipeline.engine.stage import StageConfig
 from pipeline.engine.status import find_results, read_status
 from pipeline.engine.tasks import JobTask
 from pipeline.engine.worker import Bench
-
-
-class Listener(Silent):
-    """Remembers how many units of each stage had to be made, and the notes."""
-
-    def __init__(self):
-        self.made = {}
-        self.notes = []
-
-    def begin(self, label, *, units, reused, images):  # noqa: ARG002
-        self.made[label] = units - reused
-
-    def note(self, text):
-        self.notes.append(text)
-
-
-@pytest.fixture
-def go(tmp_path):
-    """A function that runs a plan in this process; (anything to do, units made by stage, notes)."""
-
-    def run(plan, out="run", store="store", **options):
-        listener = Listener()
-        worked = drive(plan, Options(tmp_path / out, tmp_path / store, workers=0, **options), listener)
-        return worked, listener.made, listener.notes
-
-    return run
-
 
 ALL_MADE = {"ingest": 1, "finetune_teacher": 1, "propose": 8, "pseudo_label": 4, "export": 1}
 NOTHING = dict.fromkeys(ALL_MADE, 0)
@@ -144,13 +114,6 @@ def test_only_what_a_killed_run_left_is_cleaned(go, tmp_path):
         folder.mkdir(parents=True)
     go(chain())
     assert [folder.exists() for folder in (*theirs, *ours)] == [True] * 3 + [False] * 3
-
-
-def dead_temp_name():
-    """A name as a process gives it that is over by now."""
-    code = "from pathlib import Path; from pipeline.engine.files import temp_name; print(temp_name(Path()))"
-    gone = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
-    return gone.stdout.strip()
 
 
 def test_units_of_equal_input_are_shared_between_runs(go):
@@ -314,40 +277,12 @@ def test_no_path_leads_to_the_truth(go, tmp_path, monkeypatch):
     assert (truth / "secret.txt").read_text() == "hidden"
 
 
-def test_status_writes_nothing(go, tmp_path):
-    go(chain())
-    shutil.rmtree(tmp_path / "store" / "locks")
-    left = tmp_path / "store" / "tmp" / dead_temp_name()
-    left.write_text("half")
-    read_status(tmp_path / "run")
-    assert left.exists()
-    assert not (tmp_path / "store" / "locks").exists()
-
-
-def test_units_whose_keys_are_not_known_yet_are_left_to_do(go, tmp_path):
-    go(chain())
-    keys = tmp_path / "run" / "keys" / "02.txt"
-    keys.write_text(keys.read_text().splitlines()[0] + "\n")
-    stage = read_status(tmp_path / "run").stages[2]
-    assert (stage.done, stage.total, stage.redo) == (1, 8, 7)
-
-
 def test_a_failing_stage_fails_the_run_and_keeps_what_is_done(go, tmp_path):
     with pytest.raises(StageFailed, match="the model broke"):
         go(chain(label=FakeMapConfig(unit_size=16, fault="error")))
     status = read_status(tmp_path / "run")
     assert status.state == "ended: StageFailed"
     assert [(s.done, s.total) for s in status.stages] == [(1, 1), (1, 1), (8, 8), (0, 4), (0, 0)]
-
-
-def test_a_busy_folder_names_its_holder(go, tmp_path):
-    with (
-        RunFolder(tmp_path / "run").locked(),
-        pytest.raises(FolderBusy, match=r"process \d+ on \w+ works here"),
-    ):
-        go(chain())
-    (tmp_path / "run" / ".lock").write_text('{"pid": 1, "host": "elsewhere"}')  # left by a dead holder
-    assert go(chain())[0]
 
 
 def test_timings_are_those_of_the_work_even_when_it_is_reused(go, tmp_path):
@@ -386,14 +321,6 @@ def test_a_report_names_its_own_run(go, tmp_path):
     assert not any("max_bad" in run["config"] for run in told)  # it changes no result
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\d", run["day"]) and "python" in run["versions"] for run in told)
     assert go(replace(plan, resolved={**plan.resolved, "max_bad": 0.4}), out="a")[0] is False
-
-
-def test_resources_may_change_in_a_folder(go):
-    plan = chain()
-    go(plan)
-    changed = json.loads(json.dumps(plan.resolved))
-    changed["stages"][2]["propose"]["resources"] = {"gpus": 1}
-    assert go(replace(plan, resolved=changed))[0] is False
 
 
 def test_a_student_each(go, tmp_path):

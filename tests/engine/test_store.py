@@ -9,7 +9,7 @@ from engine_fakes import make_record
 
 from pipeline.data.arrow import to_table
 from pipeline.engine import files, parquet
-from pipeline.engine.machine import process_start
+from pipeline.engine.machine import host, machine, process_start
 from pipeline.engine.store import Store, Timing
 from pipeline.engine.units import summarise
 
@@ -190,7 +190,20 @@ def test_leftovers_of_dead_processes_are_cleaned_and_no_others(store):
         os.utime(path, (0, 0))
     Store(store.root)
     assert set(temp.iterdir()) == {mine, foreign, not_ours}
+    assert not files.is_leftover(
+        foreign.with_name(foreign.name.replace("-1-", "-3-"))
+    )  # put in place meanwhile
     zombie.wait()
+
+
+def test_a_container_with_process_ids_of_its_own_is_another_machine():
+    code = "from pipeline.engine.machine import machine; print(machine())"
+    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    if told.returncode:
+        pytest.skip(f"no namespace can be made here: {told.stderr.strip()[-80:]}")
+    assert told.stdout.strip() != machine()
+    assert told.stdout.startswith(f"{host()}.")
 
 
 def test_scratch_of_a_killed_process_goes_with_the_next_one(tmp_path, monkeypatch):
