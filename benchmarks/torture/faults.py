@@ -119,8 +119,8 @@ def _full(trial: Trial) -> None:
 
 def _files(trial: Trial) -> list[Path]:
     """The files of the oracle's run."""
-    folder = trial.oracle.data.parent / "oracle"
-    return [path for name in ("store", "run") for path in (folder / name).rglob("*") if path.is_file()]
+    left = trial.oracle.left
+    return [path for root in (left.store, left.run) for path in root.rglob("*") if path.is_file()]
 
 
 def _read_only(trial: Trial) -> None:

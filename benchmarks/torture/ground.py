@@ -20,14 +20,18 @@ LOCAL, RAY = ENGINES = ("local", "ray")
 
 @dataclass(frozen=True)
 class Oracle:
-    """An undisturbed local run: inputs and export with their digests, labels by image, units of all stages, seconds."""
+    """An undisturbed local run: its folders, digests of the inputs and of all that it left, labels by image, units."""
 
-    data: Path
+    left: verdict.Left
     inputs: Mapping[str, str]
-    export: Mapping[str, str]
+    contents: Mapping[str, str]
     labels: Mapping[int, list[verdict.Json]]
     units: int
     seconds: float
+
+    @property
+    def data(self) -> Path:
+        return self.left.data
 
     @property
     def images(self) -> int:
@@ -103,7 +107,7 @@ class Trial:
 
     def watching(self) -> Watcher:
         """Someone who counts the units that are begun again."""
-        return Watcher(self.left.run, self.left.temp)
+        return Watcher(self.left.run, self.left.temp, on_ray=self.engine == RAY)
 
     def units(self) -> int:
         """How many units are committed."""
@@ -112,7 +116,7 @@ class Trial:
     def judge(self) -> None:
         """The verdict on a trial whose run came to its end."""
         try:
-            self.failures += verdict.judge(self.left, inputs=self.oracle.inputs, oracle=self.oracle.export)
+            self.failures += verdict.judge(self.left, inputs=self.oracle.inputs, oracle=self.oracle.contents)
         except (OSError, ValueError, KeyError) as error:
             self.failures.append(f"cannot be judged: {type(error).__name__}: {error}")
 
@@ -136,18 +140,17 @@ def driver_environment(trial: Trial) -> dict[str, str]:
 
 
 def make_oracle(folder: Path, data: Path, settings: tuple[str, ...] = ()) -> Oracle:
-    """Run once, undisturbed, on the local engine; RuntimeError if even that goes wrong."""
+    """Run once, undisturbed, on the local engine, and count the labels; RuntimeError if even that goes wrong."""
     inputs = verdict.digests(data)
-    nothing = Oracle(data, inputs, {}, {}, 0, 0.0)
-    trial = Trial("oracle", LOCAL, random.Random(0), folder, nothing, settings)
+    left = verdict.Left(data, folder / "store", folder / "run", folder / "t")
+    trial = Trial("oracle", LOCAL, random.Random(0), folder, Oracle(left, inputs, {}, {}, 0, 0.0), settings)
     began = time.monotonic()
     trial.finish()
     seconds = time.monotonic() - began
     if not trial.failures:
-        trial.failures += verdict.judge(
-            trial.left, inputs=inputs, oracle=verdict.digests(trial.left.run / "export")
-        )
+        trial.failures += verdict.judge(left, inputs=inputs, oracle=verdict.contents(left))
+        trial.failures += verdict.counted(data, left.run)
     if trial.failures:
         raise RuntimeError(f"the undisturbed run failed: {trial.failures}")
-    export = verdict.digests(trial.left.run / "export")
-    return Oracle(data, inputs, export, verdict.labels_by_image(trial.left.run), trial.units(), seconds)
+    labels = verdict.labels_by_image(left.run)
+    return Oracle(left, inputs, verdict.contents(left), labels, trial.units(), seconds)

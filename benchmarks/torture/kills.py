@@ -10,7 +10,10 @@ from benchmarks.torture.ground import LOCAL, Trial
 from benchmarks.torture.processes import ACTOR, GCS, RAYLET, WORKER
 
 RAY_SLOWER = 1.6  # a run on Ray takes so many times as long, its start included
-STALLED = 5  # exit codes
+STALLED = 5  # exit code
+SILENT = (
+    "no sign of life from any of"  # what the run says of it if whoever watches over the work is not there
+)
 IN_TIME = 10.0  # seconds from a signal to the end, or one image
 NOTICED = 120.0  # seconds until a driver without a raylet has ended
 
@@ -55,7 +58,7 @@ def driver(trial: Trial) -> None:
             trial.failures += verdict.sound_store(trial.left.store)
         finish_and_judge(trial)
     trial.redone = watcher.redone
-    trial.failures += watcher.excess(lost)
+    trial.failures += watcher.wrong(lost)
 
 
 def worker(trial: Trial) -> None:
@@ -74,7 +77,7 @@ def worker(trial: Trial) -> None:
         trial.expect(code == 0, f"ended with {code}, expected 0: {run.told()[-400:]}")
         trial.no_strays()
     trial.redone = watcher.redone
-    trial.failures += watcher.excess(trial.kills)
+    trial.failures += watcher.wrong(trial.kills)
     trial.judge()
 
 
@@ -99,7 +102,7 @@ def raylet(trial: Trial) -> None:
         trial.no_strays()
         finish_and_judge(trial)
     trial.redone = watcher.redone
-    trial.failures += watcher.excess(lost)
+    trial.failures += watcher.wrong(lost)
 
 
 def frozen(trial: Trial) -> None:

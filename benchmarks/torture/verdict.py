@@ -52,13 +52,31 @@ def written_again(before: Mapping[str, tuple[int, int]], store: Path) -> list[st
     ]
 
 
-def same_export(run: Path, oracle: Mapping[str, str]) -> list[str]:
-    """Whether the export has the oracle's bytes."""
-    found = digests(run / "export")
-    return [
-        f"export/{name}: sha256 {found.get(name)}, expected {oracle.get(name)}"
-        for name in sorted({*oracle, *found})
-        if found.get(name) != oracle.get(name)
+def contents(left: Left) -> dict[str, str]:
+    """All that lies in store and run folder, by path: a file's sha256, "" for a folder or where times stand in it."""
+    found = {}
+    for name, root in (("store", left.store), ("run", left.run)):
+        for path in root.rglob("*"):
+            same = path.is_file() and not _holds_times(path)
+            found[f"{name}/{path.relative_to(root)}"] = _sha256(path) if same else ""
+    return found
+
+
+def _holds_times(path: Path) -> bool:
+    note = path.suffix == ".json" and path.with_suffix(".parquet").exists()
+    return note or path.name in ("artifact.json", "run.json")
+
+
+def same_contents(left: Left, oracle: Mapping[str, str]) -> list[str]:
+    """Whether there is what the oracle has, to the byte, and nothing else."""
+    found = contents(left)
+    wrong = [f"missing: {path}" for path in sorted(oracle.keys() - found.keys())]
+    wrong += [f"not the oracle's: {path}" for path in sorted(found.keys() - oracle.keys())]
+    both = sorted(oracle.keys() & found.keys())
+    return wrong + [
+        f"{path}: sha256 {found[path]}, expected {oracle[path]}"
+        for path in both
+        if found[path] != oracle[path]
     ]
 
 
@@ -103,14 +121,44 @@ def _export(run: Path) -> Json:
 
 
 def labels_by_image(run: Path) -> dict[int, list[Json]]:
-    """The export's annotations of each image, without what depends on the other images: ids and the run's key."""
+    """The export's annotations of each image."""
     content = _export(run)
     found: dict[int, list[Json]] = {int(image["id"]): [] for image in content["images"]}
     for annotation in content["annotations"]:
-        pseudo = {key: value for key, value in annotation.get("pseudo", {}).items() if key != "run"}
-        plain = {key: value for key, value in annotation.items() if key not in ("id", "pseudo", "image_id")}
-        found[annotation["image_id"]].append({**plain, "pseudo": pseudo})
+        found[annotation["image_id"]].append(annotation)
     return found
+
+
+def same_but(run: Path, oracle: Path, bad: Collection[int]) -> list[str]:
+    """Whether the export is that of the run `oracle` without some images, but for annotation numbers and run's key."""
+    expected, found = _export(oracle), _export(run)
+    for part, key in (("images", "id"), ("annotations", "image_id")):
+        expected[part] = [entry for entry in expected[part] if entry[key] not in bad]
+    for number, annotation in enumerate(expected["annotations"], start=1):
+        annotation["id"] = number
+    for annotation in (*expected["annotations"], *found["annotations"]):
+        annotation.get("pseudo", {}).pop("run", None)
+    return [
+        f"export: {part} are not the oracle's without {sorted(bad)}"
+        for part in sorted({*expected, *found})
+        if found.get(part) != expected.get(part)
+    ]
+
+
+def counted(data: Path, run: Path) -> list[str]:
+    """Whether each image has as many labels of each class as the input itself says; its masks are not looked at."""
+    listed = json.loads((data / "coco.json").read_text())
+    wanted: dict[int, list[int]] = {int(image["id"]): [] for image in listed["images"]}
+    for annotation in listed["annotations"]:
+        wanted[annotation["image_id"]].append(annotation["category_id"])
+    found = {
+        image: [label["category_id"] for label in labels] for image, labels in labels_by_image(run).items()
+    }
+    return [
+        f"image {image}: labels of classes {sorted(found.get(image, []))}, expected {sorted(classes)}"
+        for image, classes in wanted.items()
+        if sorted(found.get(image, [])) != sorted(classes)
+    ]
 
 
 def sound_store(store: Path) -> list[str]:
@@ -130,6 +178,8 @@ def sound_store(store: Path) -> list[str]:
         found = {name: d for name, d in digests(manifest.parent).items() if name != manifest.name}
         if found != files:
             wrong.append(f"{manifest.parent.name}: files differ from its manifest")
+        if digests(store / "truth" / manifest.parent.name) != json.loads(manifest.read_text())["truth"]:
+            wrong.append(f"{manifest.parent.name}: truth differs from its manifest")
     bare = [path for path in store.glob("artifacts/*") if not (path / "artifact.json").exists()]
     wrong += [f"{path.name}: no manifest" for path in bare]
     return wrong
@@ -145,10 +195,10 @@ def no_litter(left: Left) -> list[str]:
 
 
 def judge(left: Left, *, inputs: Mapping[str, str], oracle: Mapping[str, str]) -> list[str]:
-    """All that holds for every run that came to its end."""
+    """All that holds for every run that came to its end; `oracle`: the contents of an undisturbed one."""
     changed = [] if digests(left.data) == inputs else ["the inputs were changed"]
     return [
-        *same_export(left.run, oracle),
+        *same_contents(left, oracle),
         *every_image_once(left),
         *sound_store(left.store),
         *no_litter(left),

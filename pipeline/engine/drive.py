@@ -87,7 +87,6 @@ def _engine(
     if problems:
         raise BadPlan(tuple(problems))
     cluster = connect(options.ray_address, plan.stages)
-    stop.arm()  # Ray has put a handler of its own in its place
     for note in cluster.notes:
         display.note(note)
     return RayEngine(

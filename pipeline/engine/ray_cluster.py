@@ -4,9 +4,11 @@ import ipaddress
 import logging
 import os
 import secrets
+import signal
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pipeline.engine.faults import BadPlan
@@ -115,7 +117,8 @@ def _join(address: str) -> Cluster:
     import ray
 
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+        with _our_signals():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise BadPlan((f"--ray-address: no Ray cluster at {address}: {error}",)) from error
     found = ray.get_runtime_context().gcs_address
@@ -156,16 +159,35 @@ def _start() -> Cluster:
 
     folder = own_folder(FOLDER)
     reaper = start_reaper(folder)
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.CRITICAL,
-        object_store_memory=STORE_BYTES,
-        _node_ip_address=LOOPBACK,
-        _temp_dir=str(folder),
-    )
+    with _our_signals():
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+            object_store_memory=STORE_BYTES,
+            _node_ip_address=LOOPBACK,
+            _temp_dir=str(folder),
+        )
     return Cluster(ray.get_runtime_context().gcs_address, reaper=reaper)
+
+
+@contextmanager
+def _our_signals() -> Iterator[None]:
+    """Keep our handler of SIGTERM while Ray starts, and put it in again behind Ray's native one, which aborts.
+
+    The other of Ray's two raises SystemExit: the run would end with another code or, where that is raised in a
+    callback of the interpreter's, which drops it, go on as if nothing had been asked of it.
+    """
+    from ray._private import utils
+
+    theirs, ours = utils.set_sigterm_handler, signal.getsignal(signal.SIGTERM)
+    utils.set_sigterm_handler = lambda _: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = theirs
+        signal.signal(signal.SIGTERM, ours)
 
 
 def placement_problems(stages: Sequence[PlannedStage], nodes: Sequence[Node]) -> list[str]:

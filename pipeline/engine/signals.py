@@ -21,13 +21,9 @@ class StopSignal:
         self._before = {number: signal.getsignal(number) for number in CAUGHT}
 
     def __enter__(self) -> "StopSignal":
-        self.arm()
-        return self
-
-    def arm(self) -> None:
-        """Catch the signals, also where a library has put handlers of its own in our place."""
         for number in CAUGHT:
             signal.signal(number, self._caught)
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

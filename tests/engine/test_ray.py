@@ -150,12 +150,22 @@ def test_a_signal_stops_after_the_images_in_hand(tmp_path, whole):
     wait_for(lambda: list(tmp_path.glob("store/units/*/*.parquet")))
     process.send_signal(signal.SIGTERM)
     began = time.monotonic()
-    process.communicate(timeout=PATIENCE)
-    assert process.returncode == 143
+    _, told = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 143, told
     assert time.monotonic() - began < 10
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "ended: Interrupted"
     finish(tmp_path)
     assert_same(tmp_path, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_ray_starts(tmp_path, number):
+    process = start(tmp_path)
+    wait_for(lambda: below(process, "gcs_server"))
+    process.send_signal(number)
+    _, told = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + number, told
+    assert units(tmp_path) == {}
 
 
 def test_an_image_that_kills_its_worker_is_quarantined_alone(tmp_path):

@@ -73,9 +73,8 @@ def test_killed_at_a_call(
     do(Trial("syscalls", LOCAL, random.Random(0), folder / f"{share}", oracle, number=number))
 
 
-def test_what_is_wrong_is_told(base: Path, oracle: Oracle) -> None:
-    """With another oracle, another number of units and a process that stays, a trial fails."""
-    wrong = replace(oracle, export={**oracle.export, "coco/train.json": "0"})
+def test_other_bytes_than_the_oracles_are_told(base: Path, oracle: Oracle) -> None:
+    wrong = replace(oracle, contents={**oracle.contents, "run/export/coco/train.json": "0"})
     trial = Trial("driver", LOCAL, random.Random(0), base / "wrong", wrong)
     trial.finish()
     trial.judge()

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from benchmarks.torture import verdict
 from benchmarks.torture.verdict import Left
 
 KEYS = ("aa" + "0" * 62, "bb" + "1" * 62)
+OTHER = "cc" + "2" * 62  # of a stage before the last
 
 
 def commit(store: Path, key: str, ids: list[int], dropped: dict[int, str] | None = None) -> None:
@@ -30,7 +32,8 @@ def commit(store: Path, key: str, ids: list[int], dropped: dict[int, str] | None
 def export(run: Path, ids: list[int]) -> None:
     (run / "export" / "coco").mkdir(parents=True, exist_ok=True)
     annotations = [
-        {"id": n, "image_id": i, "score": 0.5, "pseudo": {"run": "r", "q": i}} for n, i in enumerate(ids)
+        {"id": n, "image_id": i, "category_id": 7, "pseudo": {"run": str(len(ids)), "q": i}}
+        for n, i in enumerate(ids, start=1)
     ]
     content = {"images": [{"id": number} for number in ids], "annotations": annotations}
     (run / "export" / "coco" / "train.json").write_text(json.dumps(content))
@@ -44,23 +47,31 @@ def left(tmp_path: Path) -> Left:
     (found.data / "coco.json").write_text(json.dumps({"images": [{"id": number} for number in (1, 2, 3)]}))
     commit(found.store, KEYS[0], [1, 3])
     commit(found.store, KEYS[1], [2])
+    commit(found.store, OTHER, [1, 2, 3])
     (found.run / verdict.LAST_MAP).write_text("".join(f"{key}\n" for key in KEYS))
     export(found.run, [1, 2, 3])
     artifact = found.store / "artifacts" / "k"
     (artifact / "a.txt").write_text("a")
     files = {"a.txt": hashlib.sha256(b"a").hexdigest()}
-    (artifact / "artifact.json").write_text(json.dumps({"files": files}))
+    (found.store / "truth" / "k").mkdir(parents=True)
+    (found.store / "truth" / "k" / "t.txt").write_text("t")
+    truth = {"t.txt": hashlib.sha256(b"t").hexdigest()}
+    (artifact / "artifact.json").write_text(json.dumps({"files": files, "truth": truth}))
     return found
 
 
 def judged(left: Left, spoil: Callable[[Left], object]) -> list[str]:
-    inputs, oracle = verdict.digests(left.data), verdict.digests(left.run / "export")
+    inputs, oracle = verdict.digests(left.data), verdict.contents(left)
     spoil(left)
     return verdict.judge(left, inputs=inputs, oracle=oracle)
 
 
 def unit(left: Left) -> Path:
     return left.store / "units" / "aa" / f"{KEYS[0]}.parquet"
+
+
+def note(left: Left) -> Path:
+    return left.store / "units" / "cc" / f"{OTHER}.json"
 
 
 def flip(path: Path) -> None:
@@ -78,7 +89,7 @@ SPOILS: list[tuple[str, Callable[[Left], object]]] = [
     ("units hold 2 images (2 different)", recommit(1)),
     ("quarantined are [3], expected []", recommit(1, 3, dropped={3: "why"})),
     ("the export holds 2 images, expected 3", lambda left: export(left.run, [1, 2])),
-    ("export/coco/train.json: sha256", lambda left: export(left.run, [2, 1, 3])),
+    ("run/export/coco/train.json: sha256", lambda left: export(left.run, [2, 1, 3])),
     (
         "its note has another sha256",
         lambda left: unit(left).with_suffix(".json").write_text('{"sha256": "0"}'),
@@ -92,6 +103,18 @@ SPOILS: list[tuple[str, Callable[[Left], object]]] = [
     ("litter: ", lambda left: (left.temp / "omworker-1-2").mkdir()),
     ("litter: ", lambda left: (left.store / "work" / "key").mkdir(parents=True)),
     ("the inputs were changed", lambda left: (left.data / "new").touch()),
+    ("k: truth differs from its manifest", lambda left: (left.store / "truth" / "k" / "t.txt").unlink()),
+    ("k: truth differs from its manifest", lambda left: shutil.rmtree(left.store / "truth")),
+    ("missing: store/truth/k", lambda left: shutil.rmtree(left.store / "truth")),
+    (f"store/units/cc/{OTHER}.parquet: sha256", lambda left: commit(left.store, OTHER, [1])),
+    (f"missing: store/units/cc/{OTHER}.json", lambda left: note(left).unlink()),
+    ("not the oracle's: run/train.json.tmp", lambda left: (left.run / "train.json.tmp").touch()),
+    ("not the oracle's: run/keys/00.txt~", lambda left: (left.run / "keys" / "00.txt~").touch()),
+    ("not the oracle's: store/half-written", lambda left: (left.store / "half-written").mkdir()),
+    (
+        "not the oracle's: store/units/zz/half",
+        lambda left: (left.store / "units" / "zz" / "half").mkdir(parents=True),
+    ),
 ]
 
 
@@ -109,7 +132,7 @@ def test_each_check_can_fail(left: Left, complaint: str, spoil: Callable[[Left],
 
 def test_what_was_there_stays_the_same_file(left: Left) -> None:
     before = verdict.committed(left.store)
-    commit(left.store, "cc" + KEYS[0][2:], [9])
+    commit(left.store, "dd" + KEYS[0][2:], [9])
     assert verdict.written_again(before, left.store) == []
     content = unit(left).read_bytes()
     unit(left).unlink()
@@ -121,8 +144,26 @@ def test_what_was_there_stays_the_same_file(left: Left) -> None:
     ]
 
 
-def test_labels_are_compared_without_the_runs_key(left: Left) -> None:
-    assert verdict.labels_by_image(left.run)[2] == [{"score": 0.5, "pseudo": {"q": 2}}]
+def test_an_export_without_some_images(left: Left, tmp_path: Path) -> None:
+    export(tmp_path / "oracle", [1, 2, 3])
+    assert verdict.same_but(left.run, tmp_path / "oracle", []) == []
+    assert verdict.same_but(left.run, tmp_path / "oracle", [2]) == [
+        f"export: {part} are not the oracle's without [2]" for part in ("annotations", "images")
+    ]
+    export(left.run, [1, 3])
+    assert verdict.same_but(left.run, tmp_path / "oracle", [2]) == []
+
+
+def test_labels_are_counted_by_the_input(left: Left) -> None:
+    listed = {
+        "images": [{"id": 1}, {"id": 2}],
+        "annotations": [{"image_id": 1, "category_id": 7}, {"image_id": 2, "category_id": 7}],
+    }
+    (left.data / "coco.json").write_text(json.dumps(listed))
+    export(left.run, [1, 2])
+    assert verdict.counted(left.data, left.run) == []
+    export(left.run, [1])
+    assert verdict.counted(left.data, left.run) == ["image 2: labels of classes [], expected [7]"]
 
 
 def test_it_shares_no_code_with_the_pipeline() -> None:
