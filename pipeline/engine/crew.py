@@ -4,11 +4,14 @@ A worker has one task at a time, so no more than that is done again when it is l
 """
 
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.engine.machine import THREAD_VARIABLES, versions
-from pipeline.engine.ray_cluster import Cluster, Need, Node
+from pipeline.engine.nodes import Need, Node, choose
+from pipeline.engine.ray_cluster import Cluster
 from pipeline.engine.ray_train import LEAD, TRAIN_VARIABLES, Ranks, TrainLead, give_room_back
 from pipeline.engine.ray_worker import CONTROL, Pulse, RayWorker
 from pipeline.engine.tasks import JobTask, Report, UnitTask, WorkerFailed
@@ -16,6 +19,9 @@ from pipeline.engine.tasks import JobTask, Report, UnitTask, WorkerFailed
 PULSE_SECONDS = 0.5
 CLOSE_SECONDS = 5.0
 SILENCE_SECONDS = 60.0  # without an answer, from a worker that has answered before: it or its machine is gone
+START_SECONDS = 120.0  # without the first answer: Ray finds no room for it; somebody else may have taken that
+TAKEN_SECONDS = 60.0  # before that room is tried again
+WORDS = 400  # letters of a loss's cause
 
 Task = UnitTask | JobTask
 
@@ -35,6 +41,7 @@ class Worker:
     pulse: Pulse | None = None
     answered: bool = False
     asked_at: float = 0.0
+    hired: float = field(default_factory=time.monotonic)
     idle_since: float = field(default_factory=time.monotonic)
 
     @property
@@ -43,10 +50,23 @@ class Worker:
         return self.task is None
 
     @property
+    def is_ready(self) -> bool:
+        """Whether it is there and has nothing to do."""
+        return self.is_idle and self.pulse is not None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it should have answered for the first time by now."""
+        return self.pulse is None and time.monotonic() - self.hired > START_SECONDS
+
+    @property
     def is_silent(self) -> bool:
         """Whether it has answered before, and does not any more."""
-        waits = self.asked is not None and self.pulse is not None
-        return waits and time.monotonic() - self.asked_at > SILENCE_SECONDS
+        return self.pulse is not None and self.waits_longer(SILENCE_SECONDS)
+
+    def waits_longer(self, seconds: float) -> bool:
+        """Whether an answer of it is due for longer."""
+        return self.asked is not None and time.monotonic() - self.asked_at > seconds
 
     def send(self, task: Task) -> None:
         """Give it a task; its report comes from `Crew.collect`."""
@@ -62,35 +82,52 @@ class Worker:
 class Crew:
     """All workers of a run. `sign`: what the driver left in the store, by which a node shows that it sees it.
 
-    `left`: the tasks of lost workers.
+    `left`: the tasks of lost workers, each with the cause. `last_loss`: that of the last worker, whatever it had to do.
     """
 
     def __init__(self, cluster: Cluster, store: str, sign: str, torch_threads: int) -> None:
         self._cluster, self._store, self._sign = cluster, store, sign
         self._torch_threads = torch_threads
         self.workers: list[Worker] = []
-        self.left: list[Task] = []
+        self.left: list[tuple[Task, str]] = []
+        self.last_loss = ""
+        self._losses: Counter[str] = Counter()  # by node
+        self._taken: list[tuple[float, str, Need]] = []  # room that somebody else seems to have: until when
 
     def of(self, label: str) -> list[Worker]:
         """The workers of a stage."""
         return [worker for worker in self.workers if worker.label == label]
 
-    def room(self) -> list[Node]:
-        """The living nodes with what our workers leave free."""
+    def room(self, *, without: Sequence[Worker] = ()) -> list[Node]:
+        """The living nodes with what our workers, but those in `without`, leave free."""
         nodes = {node.id: node for node in self._cluster.nodes()}
-        for worker in self.workers:
-            if worker.node in nodes:
-                nodes[worker.node].take(worker.need)
+        now = time.monotonic()
+        self._taken = [entry for entry in self._taken if entry[0] > now]
+        ours = [(worker.node, worker.need) for worker in self.workers if worker not in without]
+        for node, need in [*ours, *((node, need) for _, node, need in self._taken)]:
+            if node in nodes:
+                nodes[node].take(need)
         return list(nodes.values())
 
-    def hire(self, label: str, need: Need, *, ranks: Ranks | None = None) -> bool:
-        """One more worker for a stage, on a node that has room; whether there was one.
+    def hire(
+        self,
+        label: str,
+        need: Need,
+        *,
+        ranks: Ranks | None = None,
+        instead_of: Sequence[Worker] = (),
+        reserved: Sequence[Need] = (),
+    ) -> bool:
+        """One more worker for a stage, on a node that has room, in place of others; whether there was one.
 
-        `ranks`: it leads a team, for which Ray Train finds the room.
+        `ranks`: it leads a team, for which Ray Train finds the room. `reserved`: workers that must find room besides.
         """
-        node = next((node for node in self.room() if node.fits(need)), None)
+        room = self.room(without=instead_of)
+        node = choose(room, need, reserved=reserved, liked=lambda node: -self._losses[node.id])
         if node is None:
             return False
+        if instead_of:
+            self.dismiss(*instead_of)
         self.workers.append(self._start(label, need, node.id, ranks=ranks))
         return True
 
@@ -164,20 +201,26 @@ class Crew:
             if worker.asked in ready:
                 worker.pulse, worker.asked, worker.answered = ray.get(worker.asked), None, True
             elif worker.is_silent:
-                self._lose(worker)
+                self._lose(worker, f"no answer for {SILENCE_SECONDS:.0f} s")
+                return []
+            elif worker.is_late:
+                self._taken.append((time.monotonic() + TAKEN_SECONDS, worker.node, worker.need))
+                self._lose(worker, f"{worker.need} were not to be had within {START_SECONDS:.0f} s")
                 return []
             task = worker.task
             if task is None or worker.report not in ready:
                 return []
             report = _report(worker)
-        except ray.exceptions.RayError:  # the actor is gone, or its node, or what it said got lost
-            self._lose(worker)
+        except ray.exceptions.RayError as error:  # the actor is gone, or its node, or what it said got lost
+            self._lose(worker, " ".join(str(error).split())[-WORDS:])
             return []
         worker.task, worker.idle_since = None, time.monotonic()
         return [(worker, task, report)]
 
-    def _lose(self, worker: Worker) -> None:
-        self.left += [worker.task] if worker.task is not None else []
+    def _lose(self, worker: Worker, why: str) -> None:
+        self._losses[worker.node] += 1
+        self.last_loss = f"node {worker.node[:8]}: {why}"
+        self.left += [(worker.task, self.last_loss)] if worker.task is not None else []
         self._kill(worker)
 
     def _kill(self, worker: Worker) -> None:

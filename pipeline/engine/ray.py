@@ -10,6 +10,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pipeline.engine import files
@@ -18,16 +19,19 @@ from pipeline.engine.crew import Crew, Task, Worker
 from pipeline.engine.engine import Advance, Work, raise_failure
 from pipeline.engine.faults import StageFailed, Stalled
 from pipeline.engine.machine import host
+from pipeline.engine.nodes import Need, described
 from pipeline.engine.plan import PlannedStage
-from pipeline.engine.ray_cluster import Cluster, Need
+from pipeline.engine.ray_cluster import Cluster
 from pipeline.engine.ray_train import LEAD, Ranks
 from pipeline.engine.signals import StopSignal
+from pipeline.engine.staff import staff
 from pipeline.engine.store import Store
 from pipeline.engine.tasks import JobDone, JobTask, Progress, Report, UnitDone, UnitTask, WorkerFailed
 
 WAIT_SECONDS = 0.2
 LOOK_SECONDS = 1.0
-SPARE_SECONDS = 5.0  # without work, before a worker goes over to another stage
+STOP_SECONDS = 10.0  # without an answer, and nobody waits for a worker when the run is to stop
+SIGN_SECONDS = 3600.0  # what is a day old in a store counts as left by the dead
 LOSSES = 5  # a task whose worker is lost so often is at fault itself
 
 
@@ -53,17 +57,19 @@ class RayEngine:
         self._again: dict[str, deque[UnitTask]] = defaultdict(deque)
         self._losses: Counter[str] = Counter()
         self._shown: Counter[str] = Counter()  # images of units in hand that were shown, by key
-        self._lively = self._finished = self._looked = time.monotonic()
+        self._lively = self._finished = self._looked = self._signed = time.monotonic()
 
     def run_units(self, work: Work, advance: Advance) -> Iterator[UnitDone]:
         """Make the units, of all stages that have some; yields each once it is committed."""
         self._lively = self._finished = time.monotonic()
         while True:
-            self._staff(work)
+            if not self._stop.is_set():
+                staff(self._crew, work, partial(self._ready, work))
             self._assign(work)
-            if all(worker.is_idle for worker in self._crew.workers) and not self._waiting(work):
+            waiting = [stage.label for stage in work.stages if self._ready(work, stage.label)]
+            if all(worker.is_idle for worker in self._crew.workers) and not waiting:
                 return
-            for worker, task, report in self._reports(advance):
+            for worker, task, report in self._reports(advance, waiting):
                 if isinstance(report, UnitDone):
                     advance(task.stage.label, max(0, report.images - self._shown.pop(task.key, 0)))
                     yield report
@@ -78,11 +84,11 @@ class RayEngine:
         shown = None
         while True:
             if not self._crew.of(label):
-                self._hire(label)
+                self._lead(label)
             for worker in self._crew.of(label):
-                if worker.is_idle:
+                if worker.is_ready:
                     worker.send(replace(task, attempt=self._losses[task.key]))
-            for worker, _, report in self._reports(lambda *_: None):
+            for worker, _, report in self._reports(lambda *_: None, [label]):
                 if isinstance(report, JobDone):
                     if self._stages[label].world > 1:
                         self._crew.dismiss(worker)  # it leads nobody any more
@@ -101,59 +107,30 @@ class RayEngine:
 
     # Who works on what
 
-    def _waiting(self, work: Work) -> int:
-        return sum(self._ready(work, stage.label) for stage in work.stages)
-
     def _ready(self, work: Work, label: str) -> int:
         here = any(stage.label == label for stage in work.stages)
         return (work.waiting(label) if here else 0) + len(self._again[label])
 
-    def _staff(self, work: Work) -> None:
-        """Hire for each stage what its ready units ask for, the fewest workers of every stage before more of any."""
-        if self._stop.is_set():
-            return
-        ready = [stage for stage in reversed(work.stages) if self._ready(work, stage.label)]
-        for extra in (False, True):
-            for stage in ready:
-                fewest, most = stage.resources.workers
-                there = self._crew.of(stage.label)
-                busy = sum(not worker.is_idle for worker in there)
-                wanted = min(most if extra else max(1, fewest), busy + self._ready(work, stage.label))
-                for _ in range(wanted - len(there)):
-                    if not self._hire(stage.label, work):
-                        break
-
-    def _hire(self, label: str, work: Work | None = None) -> bool:
-        """One more worker for a stage: one that has nothing to do elsewhere, or a new one where there is room."""
+    def _lead(self, label: str) -> None:
+        """Hire who does a job."""
         stage = self._stages[label]
         need = Need.of(stage.resources)
         if stage.world > 1:
             self._crew.close()  # no other stage is at work, and Ray Train finds room for itself
-            return self._crew.hire(label, LEAD, ranks=Ranks(stage.world, need.amounts))
-        free = [worker for worker in self._crew.workers if self._is_free(worker, work)]
-        for worker in free:
+            self._crew.hire(label, LEAD, ranks=Ranks(stage.world, need.amounts))
+            return
+        idle = [worker for worker in self._crew.workers if worker.is_idle]
+        for worker in idle:
             if worker.need == need:
                 worker.label = label
-                return True
-        while not self._crew.hire(label, need):
-            if not free:
-                return False
-            self._crew.dismiss(free.pop())
-        return True
-
-    def _is_free(self, worker: Worker, work: Work | None) -> bool:
-        """Whether its stage can spare it: for good, or as long as one can see."""
-        if not worker.is_idle or work is None or worker.label not in [stage.label for stage in work.stages]:
-            return worker.is_idle
-        # Another stage would drop its model, and it might soon have to load that again.
-        long = time.monotonic() - worker.idle_since > SPARE_SECONDS
-        return not self._ready(work, worker.label) and (long or work.is_complete(worker.label))
+                return
+        any(self._crew.hire(label, need, instead_of=idle[:count]) for count in range(len(idle) + 1))
 
     def _assign(self, work: Work) -> None:
         if self._stop.is_set():
             return
         for worker in self._crew.workers:
-            if worker.is_idle and (task := self._next(work, worker.label)):
+            if worker.is_ready and (task := self._next(work, worker.label)):
                 worker.send(task)
 
     def _next(self, work: Work, label: str) -> UnitTask | None:
@@ -163,24 +140,25 @@ class RayEngine:
 
     # What comes back
 
-    def _reports(self, advance: Advance) -> list[tuple[Worker, Task, Report]]:
-        """What has come in by now; raises what ends the run."""
+    def _reports(self, advance: Advance, waiting: list[str]) -> list[tuple[Worker, Task, Report]]:
+        """What has come in by now; raises what ends the run. `waiting`: the stages that have something to do."""
         if self._stop.is_set():
             self._wind_up()
         reports = self._crew.collect(WAIT_SECONDS)
         for worker in self._crew.workers:
             self._show(worker, advance)
-        for task in self._crew.left:
-            self._lost(task)
+        for task, why in self._crew.left:
+            self._lost(task, why)
         self._crew.left.clear()
         if any(isinstance(report, UnitDone | JobDone) for _, _, report in reports):
             self._finished = time.monotonic()
-        self._look()
+        self._look(waiting)
         return reports
 
     def _show(self, worker: Worker, advance: Advance) -> None:
-        if worker.answered:  # whoever watches over the work is there
-            self._lively, worker.answered = time.monotonic(), False
+        if worker.answered and worker.task is not None:  # whoever watches over the work is there
+            self._lively = time.monotonic()
+        worker.answered = False
         task = worker.task
         if task is None or not worker.pulse or task.key != worker.pulse.key:
             return
@@ -191,10 +169,10 @@ class RayEngine:
                 advance(task.stage.label, done - self._shown[task.key])
             self._shown[task.key] = done
 
-    def _lost(self, task: Task) -> None:
+    def _lost(self, task: Task, why: str) -> None:
         self._losses[task.key] += 1
         if self._losses[task.key] >= LOSSES:
-            raise StageFailed(f"{task.stage.label}: the worker was lost {LOSSES} times, or its machine was")
+            raise StageFailed(f"{task.stage.label}: the worker was lost {LOSSES} times; the last one: {why}")
         if isinstance(task, UnitTask):
             self._again[task.stage.label].append(task)
 
@@ -204,27 +182,36 @@ class RayEngine:
             self._wind_up()
         if report.kind == "stalled" and time.monotonic() - self._finished < self._stall_timeout:
             self._crew.dismiss(worker)  # others get on, so its machine may be at fault
-            self._lost(task)
+            self._lost(task, report.text)
             return
         raise_failure(report, task.stage.label, self._stop)
 
     def _wind_up(self) -> None:
         """Let every worker finish the image in hand, then end the run."""
         self._crew.stop()
-        while any(worker.task and worker.pulse for worker in self._crew.workers):
+        while any(worker.task and not worker.waits_longer(STOP_SECONDS) for worker in self._crew.workers):
             self._crew.collect(WAIT_SECONDS)
         self._stop.raise_if_set()
 
-    def _look(self) -> None:
+    def _look(self, waiting: list[str]) -> None:
         """Now and then: is anybody there? Tells on disk what is in hand, as a worker of the local engine does."""
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return
         self._looked = time.monotonic()
-        if not self._cluster.nodes():
+        if self._looked - self._signed > SIGN_SECONDS:
+            self._signed = self._looked
+            self._store.renew_sign(self._sign)
+        nodes = self._cluster.nodes()
+        if not nodes:
             raise StageFailed("no machine of the Ray cluster is left; the same command goes on from here")
         silent = self._looked - self._lively
         if silent > self._stall_timeout:
-            raise Stalled(f"no sign of life from any of {len(self._crew.workers)} workers for {silent:.0f} s")
+            needs = "; ".join(f"{label} needs {Need.of(self._stages[label].resources)}" for label in waiting)
+            last = f"; the last worker that was lost: {self._crew.last_loss}" if self._crew.last_loss else ""
+            raise Stalled(
+                f"no sign of life from any worker at work for {silent:.0f} s; {needs}; the nodes have "
+                f"{described(nodes)}, perhaps others use them{last}"
+            )
         busy = [worker.pulse for worker in self._crew.workers if worker.task and worker.pulse]
         beat = {
             "pid": os.getpid(),

@@ -7,22 +7,25 @@ import secrets
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pipeline.engine.faults import BadPlan
 from pipeline.engine.files import own_folder
+from pipeline.engine.nodes import Node, placement_problems
 from pipeline.engine.plan import PlannedStage
 from pipeline.engine.ray_reaper import start_reaper
-from pipeline.engine.stage import Resources
 
-GB = 1_000_000_000
 FOLDER = "omray"
 KNOCK_SECONDS = 5.0
 STORE_BYTES = 100_000_000  # of Ray's object store; only unit names and reports pass through it
 LOOPBACK = "127.0.0.1"
-NAMES = (("CPU", "CPUs"), ("GPU", "GPUs"), ("memory", "GB of memory"))
+# The name is misleading: without this, 127.0.0.1 is replaced by the machine's own address.
+KEEP_LOOPBACK = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+SHORT = 20  # letters of a folder below which the paths of Ray's sockets stay within the 107 that a socket's may have
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
@@ -31,40 +34,6 @@ QUIET = {
     "RAY_prestart_worker_first_driver": "0",  # its idle workers outlive a killed driver by half a minute
     "RAY_memory_monitor_refresh_ms": "0",  # our supervisors watch memory, and know which image takes it
 }
-
-
-@dataclass(frozen=True)
-class Need:
-    """What one worker takes of a node, by Ray's names; memory in bytes."""
-
-    amounts: tuple[tuple[str, float], ...]
-
-    @classmethod
-    def of(cls, resources: Resources) -> "Need":
-        """The need of one worker of a stage."""
-        memory = 0.0 if resources.memory_gb is None else resources.memory_gb * GB
-        wanted = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": memory}
-        return cls(tuple((name, amount) for name, amount in wanted.items() if amount))
-
-    def __str__(self) -> str:
-        return _named(dict(self.amounts))
-
-
-@dataclass
-class Node:
-    """A node and what of it our workers do not take yet."""
-
-    id: str
-    free: dict[str, float]
-
-    def fits(self, need: Need) -> bool:
-        """Whether there is room for one more worker."""
-        return all(self.free.get(name, 0.0) + 1e-9 >= amount for name, amount in need.amounts)
-
-    def take(self, need: Need) -> None:
-        """Give a worker its room."""
-        for name, amount in need.amounts:
-            self.free[name] = self.free.get(name, 0.0) - amount
 
 
 @dataclass
@@ -77,13 +46,12 @@ class Cluster:
     _closed: bool = field(default=False, repr=False)
 
     def nodes(self) -> list[Node]:
-        """The living nodes with all that they have, those with most room first."""
+        """The living nodes with all that they have."""
         import ray
 
         known = ray.nodes()  # type: ignore[no-untyped-call]
         alive = [node for node in known if node["Alive"]]
-        nodes = [Node(node["NodeID"], dict(node["Resources"])) for node in alive]
-        return sorted(nodes, key=lambda node: (-node.free.get("CPU", 0.0), node.id))
+        return [Node(node["NodeID"], dict(node["Resources"])) for node in alive]
 
     def close(self) -> None:
         """Leave."""
@@ -111,30 +79,56 @@ def connect(address: str | None, needed: Sequence[PlannedStage]) -> Cluster:
     return cluster
 
 
-def _join(address: str) -> Cluster:
-    if address != "auto":
-        _knock(address)  # Ray would try for two minutes
+def _join(asked: str) -> Cluster:
+    address = _auto() if asked == "auto" else asked
+    host = _knock(address)  # Ray would try for two minutes
+    os.environ["RAY_ADDRESS"] = address  # which Ray prefers to what it is told
+    if _is_loopback(host):
+        os.environ.setdefault(*KEEP_LOOPBACK)
     import ray
 
     try:
         with _our_signals():
             ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise BadPlan((f"--ray-address: no Ray cluster at {address}: {error}",)) from error
+        raise BadPlan((REFUSED.format(address, " ".join(str(error).split())),)) from error
     found = ray.get_runtime_context().gcs_address
     return Cluster(found, () if _is_guarded(found) else (UNGUARDED.format(found),))
 
 
-def _knock(address: str) -> None:
+def _auto() -> str:
+    """The cluster that the environment names, or that was started last on this machine by `ray start`."""
+    if os.environ.get("RAY_ADDRESS"):
+        return os.environ["RAY_ADDRESS"]
+    from ray._private import services
+
+    found = services.find_bootstrap_address(None)
+    if not found:
+        raise BadPlan(
+            (
+                "--ray-address: auto: no Ray cluster was started on this machine by `ray start`, and RAY_ADDRESS names "
+                "none; expected one, or HOST:PORT",
+            )
+        )
+    return str(found)
+
+
+def _knock(address: str) -> str:
+    """The host of an address at which something answers."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise BadPlan((f"--ray-address: expected auto or HOST:PORT, found {address}",))
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise BadPlan((f"--ray-address: no Ray cluster at {address}: {error}",)) from error
+    return host.strip("[]")
 
 
+REFUSED = (
+    "--ray-address: something answers at {}, but it could not be joined: {} (a Ray of another version, or another "
+    "token: RAY_AUTH_MODE, RAY_AUTH_TOKEN and ~/.ray/auth_token are to be those of the cluster)"
+)
 UNGUARDED = (
     "the Ray cluster at {} asks for no token: whoever reaches its ports can run code on it; set "
     "RAY_AUTH_MODE=token on all its nodes (docs/cluster.md)"
@@ -142,22 +136,25 @@ UNGUARDED = (
 
 
 def _is_guarded(gcs_address: str) -> bool:
+    return _is_loopback(gcs_address.rpartition(":")[0]) or os.environ.get("RAY_AUTH_MODE") == "token"
+
+
+def _is_loopback(host: str) -> bool:
     try:
-        local = ipaddress.ip_address(gcs_address.rpartition(":")[0].strip("[]")).is_loopback
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
-        local = False
-    return local or os.environ.get("RAY_AUTH_MODE") == "token"
+        return host == "localhost"
 
 
 def _start() -> Cluster:
     # Ray reads these when it is imported, and only then. Other users of this machine reach its loopback device too.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
-    # Its name is misleading: without this, 127.0.0.1 is replaced by the machine's own address.
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    os.environ.setdefault(*KEEP_LOOPBACK)
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
-    folder = own_folder(FOLDER)
+    base = Path(tempfile.gettempdir())
+    folder = own_folder(FOLDER, base if len(str(base)) <= SHORT else Path("/tmp"))
     reaper = start_reaper(folder)
     with _our_signals():
         ray.init(
@@ -188,30 +185,3 @@ def _our_signals() -> Iterator[None]:
     finally:
         utils.set_sigterm_handler = theirs
         signal.signal(signal.SIGTERM, ours)
-
-
-def placement_problems(stages: Sequence[PlannedStage], nodes: Sequence[Node]) -> list[str]:
-    """Why a stage's fewest workers could not be placed even if nothing else ran; empty if all can."""
-    problems = []
-    for stage in stages:
-        need, fewest = Need.of(stage.resources), max(stage.resources.workers[0], stage.world)
-        room = [Node(node.id, dict(node.free)) for node in nodes]
-        placed = 0
-        while placed < fewest and (node := next((n for n in room if n.fits(need)), None)):
-            node.take(need)
-            placed += 1
-        if placed < fewest:
-            there = "; ".join(_named(node.free) for node in nodes) or "no node"
-            wanted = f"{stage.label}: resources: {fewest} workers of {need} each do not fit, only {placed}"
-            problems.append(f"{wanted}; the nodes have {there}")
-    return problems
-
-
-def _named(amounts: Mapping[str, float]) -> str:
-    """ "2 CPUs, 1 GPUs, 3.5 GB of memory"."""
-    shown = []
-    for key, name in NAMES:
-        amount = amounts.get(key, 0.0) / (GB if key == "memory" else 1)
-        if amount:
-            shown.append(f"{amount:.3g} {name}")
-    return ", ".join(shown) or "nothing"

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.engine.machine import THREAD_VARIABLES
+from pipeline.engine.nodes import Need
 from pipeline.engine.plan import RunPlan
 from pipeline.engine.process import Died
-from pipeline.engine.ray_cluster import Need
 from pipeline.engine.ray_rank import Rank, Sign, rank_main
 from pipeline.engine.ray_worker import Pulse, settle
 from pipeline.engine.supervisor import DEATHS_WITHOUT_IMAGE, STALL_FACTOR

@@ -100,8 +100,12 @@ class RemoteStore(Store):
     def leave_sign(self) -> str:
         """Leave an object by which others can tell that they see this very store."""
         sign = files.owner_name()
-        self.objects.write(f"{attempts.TMP}/{sign}", b"[]")
+        self.renew_sign(sign)
         return sign
+
+    def renew_sign(self, sign: str) -> None:
+        """Leave it anew, so that it does not grow old."""
+        self.objects.write(f"{attempts.TMP}/{sign}", b"[]")
 
     def sees(self, sign: str) -> bool:
         """Whether it is seen here."""

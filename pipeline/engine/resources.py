@@ -17,6 +17,13 @@ class Resources(BaseModel):
     memory_gb: float | None = Field(None, gt=0)
     workers: tuple[int, int] = (1, 1)
 
+    @field_validator("gpus")
+    @classmethod
+    def _whole_or_a_part(cls, gpus: float) -> float:
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"expected a whole number of GPUs or a part of one, found {gpus:g}")
+        return gpus
+
     @field_validator("workers")
     @classmethod
     def _in_order(cls, workers: tuple[int, int]) -> tuple[int, int]:

@@ -87,6 +87,10 @@ class Store:
         sign.touch()
         return sign.name
 
+    def renew_sign(self, sign: str) -> None:
+        """Leave it anew, so that it does not grow old."""
+        (self.root / "tmp" / sign).touch()
+
     def sees(self, sign: str) -> bool:
         """Whether a sign that was left elsewhere is seen here."""
         return (self.root / "tmp" / sign).exists()

@@ -14,8 +14,8 @@ import pytest
 from engine_fakes import FakeIngest, FakeIngestConfig, FakeTrain, FakeTrainConfig, make_plan
 from team_fakes import STATE, Shared, SharedConfig
 
+from pipeline.engine.nodes import Need, Node, placement_problems
 from pipeline.engine.plan import PlannedStage
-from pipeline.engine.ray_cluster import Need, Node, placement_problems
 from pipeline.engine.ray_rank import Sign
 from pipeline.engine.ray_train import Ranks, TrainLead, device_problems
 from pipeline.engine.stage import Resources
