@@ -4,7 +4,7 @@
     python -m benchmarks.torture --table                                            # of the ledger, as Markdown
 
 `--kind=all` takes all kinds in turn, `--kind=mix` draws them by weight, most of them kills. Trials that the ledger
-holds are not done again. Prints one line at the end; exits 1 if a trial failed.
+holds of the same code are not done again, unless they failed. Prints one line at the end; exits 1 if a trial failed.
 """
 
 import argparse
@@ -33,14 +33,15 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--engine", default="both", choices=("both", *ENGINES))
     parser.add_argument("--ledger", type=Path, default=LEDGER)
     parser.add_argument("--table", action="store_true", help="only print the ledger's table")
+    parser.add_argument("--code", action="store_true", help="only print the digest of this code")
     parser.add_argument(
         "--data", type=Path, help="only make the images of configs/torture.yaml, in this folder"
     )
     return parser.parse_args(arguments)
 
 
-def one(plan: tuple[str, str, int, int], folder: Path, oracle: Oracle) -> ledger.Row:
-    """Do one trial: (kind, engine, seed, number)."""
+def one(plan: tuple[str, str, int, int], folder: Path, oracle: Oracle, code: str) -> ledger.Row:
+    """Do one trial of the code with that digest: (kind, engine, seed, number)."""
     kind, engine, _, number = plan
     draw = random.Random("/".join(map(str, plan)))
     trial = Trial(kind, engine, draw, folder, oracle, number=number)
@@ -52,7 +53,7 @@ def one(plan: tuple[str, str, int, int], folder: Path, oracle: Oracle) -> ledger
     trial.no_strays()
     seconds = round(time.monotonic() - began, 1)
     trial.keep_or_remove()
-    return ledger.Row(*plan, trial.kills, trial.redone, seconds, trial.how, tuple(trial.failures))
+    return ledger.Row(code, *plan, trial.kills, trial.redone, seconds, trial.how, tuple(trial.failures))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,10 +65,14 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.table:
         print(ledger.table(ledger.read(asked.ledger)))
         return 0
+    code = ledger.code_digest(ROOT)
+    if asked.code:
+        print(code)
+        return 0
     engines = ENGINES if asked.engine == "both" else (asked.engine,)
     plans = list(kinds.plan(asked.kind, engines, asked.seed, asked.n))
-    rows = {row.name: row for row in ledger.read(asked.ledger)}
-    todo = [plan for plan in plans if plan not in rows]
+    rows = {row.name: row for row in ledger.read(asked.ledger) if row.code == code}
+    todo = [plan for plan in plans if plan not in rows or rows[plan].failures]
     base = Path(tempfile.mkdtemp(prefix="ot-", dir="/tmp"))  # short: Ray's sockets lie below it
     if todo:
         make_data(base / "data")
@@ -76,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
         plans = plans[: len(faults.points(base))]
         todo = [plan for plan in todo if plan in plans]
     for number, plan in enumerate(todo):
-        row = one(plan, base / str(number), oracle)
+        row = one(plan, base / str(number), oracle, code)
         ledger.add(asked.ledger, row)
         rows[row.name] = row
         text = "ok" if not row.failures else "FAILED: " + "; ".join(row.failures)

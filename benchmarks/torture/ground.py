@@ -102,8 +102,9 @@ class Trial:
             self.failures.append(what)
 
     def no_strays(self) -> None:
-        """All that a driver started is gone soon after it."""
-        self.failures += [f"stray {stray}" for stray in processes.strays(self.folder)]
+        """All that a driver started is gone within seconds after it."""
+        patience = processes.PATIENCE if self.engine == LOCAL else processes.RAY_PATIENCE
+        self.failures += [f"stray {stray}" for stray in processes.strays(self.folder, patience)]
 
     def watching(self) -> Watcher:
         """Someone who counts the units that are begun again."""

@@ -1,16 +1,26 @@
-"""The ledger of trials: a JSON line for each, read back to go on from it and to make the table of the documentation."""
+"""The ledger of trials: a JSON line for each, read back to go on from it and to make the table of the documentation.
 
+A row says of which code it is; nothing is concluded from one version for another.
+"""
+
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+TRIED = ("pipeline/**/*.py", "teachers/fake.py", "configs/torture.yaml", "benchmarks/torture/**/*.py")
+
 
 @dataclass(frozen=True)
 class Row:
-    """One trial's result; `kind`, `engine`, `seed` and `number` name it."""
+    """One trial's result; `kind`, `engine`, `seed` and `number` name it, `code` is the digest of what was tried.
 
+    One without `kills` has not met its fault: the run was over before, say.
+    """
+
+    code: str
     kind: str
     engine: str
     seed: int
@@ -24,6 +34,14 @@ class Row:
     @property
     def name(self) -> tuple[str, str, int, int]:
         return self.kind, self.engine, self.seed, self.number
+
+
+def code_digest(root: Path) -> str:
+    """The first letters of a digest of all that a trial tries and is made by."""
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in TRIED for path in root.glob(pattern)):
+        digest.update(f"{path.relative_to(root)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:12]
 
 
 def read(path: Path) -> list[Row]:
@@ -50,8 +68,10 @@ def add(path: Path, row: Row) -> None:
 
 def summary(rows: Sequence[Row]) -> str:
     """The line at the end: trials, failures, units redone a kill."""
+    hit = [row for row in rows if row.kills]
     faults, failed = sum(row.kills for row in rows), sum(bool(row.failures) for row in rows)
-    return f"{len(rows)} trials, {failed} failures, {faults} faults, {_rate(rows)} units redone per kill"
+    text = f"{len(hit)} trials, {failed} failures, {faults} faults, {_rate(rows)} units redone per kill"
+    return text + (f"; {len(rows) - len(hit)} more met no fault" if len(hit) < len(rows) else "")
 
 
 def _rate(rows: Sequence[Row]) -> str:
@@ -61,20 +81,33 @@ def _rate(rows: Sequence[Row]) -> str:
     return f"{sum(row.redone or 0 for row in counted) / kills:.2f}" if kills else "-"
 
 
+def of_newest(rows: Sequence[Row]) -> list[Row]:
+    """The rows of the code that was tried last."""
+    return [row for row in rows if row.code == rows[-1].code]
+
+
 def table(rows: Sequence[Row]) -> str:
-    """Markdown: a line for each kind and engine."""
+    """Markdown: which code it was, and a line for each kind and engine."""
+    if not rows:
+        return "No trial yet."
     groups: Mapping[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in rows:
+    for row in of_newest(rows):
         groups[row.kind, row.engine].append(row)
     lines = [
-        "| kind | engine | trials | faults put in | failures | units redone per kill | median seconds |",
-        "|---|---|---|---|---|---|---|",
+        f"Of the code `{rows[-1].code}` (`python -m benchmarks.torture --code`):",
+        "",
+        "| kind | engine | trials | met no fault | faults put in | failures | units redone per kill | median seconds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for (kind, engine), found in sorted(groups.items()):
-        faults = sum(row.kills for row in found)
+        hit = sum(bool(row.kills) for row in found)
         middle = sorted(row.seconds for row in found)[len(found) // 2]
-        failed = sum(bool(row.failures) for row in found)
-        lines.append(
-            f"| {kind} | {engine} | {len(found)} | {faults} | {failed} | {_rate(found)} | {middle:.0f} |"
+        numbers = (
+            hit,
+            len(found) - hit,
+            sum(row.kills for row in found),
+            sum(bool(r.failures) for r in found),
         )
+        cells = [kind, engine, *map(str, numbers), _rate(found), f"{middle:.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

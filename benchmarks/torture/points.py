@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +26,7 @@ ROLES = (DRIVER, WORKER)
 CALLS = ("rename", "fsync", "write", "sendfile")
 HOOK = Path(__file__).parent / "hook"
 VARIABLE = "OMNIMASK_FAULT"
+LOG = "injected.txt"
 LINE = re.compile(r"^(?:\d+ +)?(\w+)\((.*)")
 
 
@@ -60,6 +61,14 @@ def edges_first(points: Sequence[Point]) -> list[Point]:
     return [point for point in points if point not in set(inner)] + inner
 
 
+def early(points: Sequence[Point]) -> list[Point]:
+    """Those in the first half of their kind of call."""
+    most: dict[tuple[str, str], int] = defaultdict(int)
+    for point in points:
+        most[point.role, point.call] = max(most[point.role, point.call], point.number)
+    return [point for point in points if 2 * point.number <= most[point.role, point.call]]
+
+
 class Injector(Protocol):
     """Who puts a fault in: SIGKILL or, with the name of an error, that error in place of the call."""
 
@@ -70,6 +79,10 @@ class Injector(Protocol):
         ...
 
     def start(self, trial: Trial, point: Point, error: str | None = None) -> Driver: ...
+
+    def has_hit(self, trial: Trial) -> bool:
+        """Whether the fault of the run that was started last, which has ended, was put in."""
+        ...
 
 
 class Strace:
@@ -87,8 +100,13 @@ class Strace:
     def start(self, trial: Trial, point: Point, error: str | None = None) -> Driver:
         fault = "signal=KILL" if error is None else f"error={error}"
         inject = f"inject={point.call}:{fault}:when={point.number}"
-        log = trial.folder / "injected.txt"
-        return self._run(trial, point.role, ["-y", "-o", str(log), "-e", f"trace={point.call}", "-e", inject])
+        options = ["-y", "-o", str(trial.folder / LOG), "-e", f"trace={point.call}", "-e", inject]
+        return self._run(trial, point.role, options)
+
+    def has_hit(self, trial: Trial) -> bool:
+        told = (trial.folder / LOG).read_text(errors="replace") if (trial.folder / LOG).exists() else ""
+        # A worker that its driver ends dies of the same signal, but in no call.
+        return told.endswith("= ?\n+++ killed by SIGKILL +++\n") or "(INJECTED)" in told
 
     def _run(self, trial: Trial, role: str, options: list[str]) -> Driver:
         if role == DRIVER:
@@ -143,8 +161,11 @@ class Hook:
         return list(_points(log, role, trial.left))
 
     def start(self, trial: Trial, point: Point, error: str | None = None) -> Driver:
-        fault = f"{point.role}:{point.call}:{point.number}:{error or 'KILL'}"
+        fault = f"{point.role}:{point.call}:{point.number}:{error or 'KILL'}:{trial.folder / LOG}"
         return trial.start(more_environment=self._environment(fault))
+
+    def has_hit(self, trial: Trial) -> bool:
+        return (trial.folder / LOG).exists()
 
     def _environment(self, fault: str) -> dict[str, str]:
         return {VARIABLE: fault, "PYTHONPATH": f"{HOOK}:{ROOT}"}

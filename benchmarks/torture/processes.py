@@ -3,13 +3,15 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 MARK = "OMNIMASK_TRIAL"
 WORKER, ACTOR, RAYLET, GCS, STRACE = "worker", "actor", "raylet", "gcs_server", "strace"
-PATIENCE = 60.0  # seconds until all that a dead driver had started must be gone
+PATIENCE = 5.0  # seconds until all that a dead driver had started must be gone
+RAY_PATIENCE = 20.0  # the same of Ray's own processes, some of which end only when they are killed
+WINDOW = 0.5  # seconds
 
 
 @dataclass(frozen=True)
@@ -69,21 +71,46 @@ def kill(pid: int, number: int = signal.SIGKILL) -> bool:
     return True
 
 
-def starved(pids: Iterable[int]) -> float:
-    """Seconds that these processes' main threads have waited for a CPU in all, as far as they still live."""
-    found = 0
-    for pid in pids:
-        try:
-            found += int(Path("/proc", str(pid), "schedstat").read_text().split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found / 1e9
+class Clock:
+    """Seconds since it was made, less those in which a process of the trial was waiting for a CPU.
+
+    Of those that wait at the same time the one that waits longest counts, so a run is not forgiven ten seconds because
+    ten processes waited for one. To be read again and again, as what has ended tells nothing any more.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._waited = _waits(folder)
+        self._counted, self._looked = 0.0, time.monotonic()
+
+    def seconds(self) -> float:
+        """So far."""
+        passed = time.monotonic() - self._looked
+        if passed < WINDOW:
+            return self._counted + passed
+        now = _waits(self._folder)
+        longest = max((now[thread] - self._waited.get(thread, 0.0) for thread in now), default=0.0)
+        self._counted += max(0.0, passed - longest)
+        self._waited, self._looked = now, self._looked + passed
+        return self._counted
 
 
-def strays(folder: Path, patience: float = PATIENCE) -> list[str]:
+def _waits(folder: Path) -> dict[str, float]:
+    """Seconds that each thread of the trial's processes has waited for a CPU in all."""
+    found = {}
+    for process in processes_of(folder):
+        for path in Path("/proc", str(process.pid), "task").glob("*/schedstat"):
+            try:
+                found[str(path)] = int(path.read_text().split()[1]) / 1e9
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return found
+
+
+def strays(folder: Path, patience: float) -> list[str]:
     """What is still there after a while: told, and ended so that it disturbs no other trial."""
-    end = time.monotonic() + patience
-    while (found := processes_of(folder)) and time.monotonic() < end:
+    clock = Clock(folder)
+    while (found := processes_of(folder)) and clock.seconds() < patience:
         time.sleep(0.1)
     for process in found:
         kill(process.pid)

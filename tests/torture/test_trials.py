@@ -47,6 +47,7 @@ def do(trial: Trial) -> None:
     trial.no_strays()
     shutil.rmtree(trial.folder)
     assert trial.failures == [], trial.how
+    assert trial.kills > 0, trial.how
 
 
 @pytest.mark.parametrize(("kind", "engine", "number"), SERIES)
@@ -71,6 +72,23 @@ def test_killed_at_a_call(
     folder.mkdir(exist_ok=True)
     number = int(share * len(faults.points(folder)))
     do(Trial("syscalls", LOCAL, random.Random(0), folder / f"{share}", oracle, number=number))
+
+
+def test_a_point_that_is_not_reached(base: Path, oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one before it is, at most TRIES of them; what is far beyond fails, and is no kill."""
+    monkeypatch.setattr(faults, "injector", points.Hook)
+    folder = base / "hook"
+    folder.mkdir(exist_ok=True)
+    last = max((p for p in faults.points(folder) if p.call == "rename"), key=lambda p: (p.role, p.number))
+    for beyond, kills in ((1, 1), (faults.TRIES, 0)):
+        point = replace(last, number=last.number + beyond)
+        monkeypatch.setattr(faults, "points", lambda _, point=point: [point])
+        trial = Trial("syscalls", LOCAL, random.Random(0), folder / f"beyond-{beyond}", oracle)
+        faults.syscalls(trial)
+        assert trial.kills == kills, trial.how
+        assert any("never hit" in line for line in trial.failures) == (kills == 0)
+        monkeypatch.undo()
+        monkeypatch.setattr(faults, "injector", points.Hook)
 
 
 def test_other_bytes_than_the_oracles_are_told(base: Path, oracle: Oracle) -> None:

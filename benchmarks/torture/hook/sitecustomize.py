@@ -1,6 +1,7 @@
 """A fault in this process at a chosen rename, fsync or opening for writing, as OMNIMASK_FAULT says:
 
-ROLE:CALL:NUMBER:KILL, ROLE:CALL:NUMBER:EIO, or ROLE:count:FILE to write all of them down. Python imports it at start.
+ROLE:CALL:NUMBER:KILL:FILE or ROLE:CALL:NUMBER:EIO:FILE, in one process alone, which makes the file as it does so; or
+ROLE:count:FILE to write all of them down. Python imports it at start.
 """
 
 import errno
@@ -16,7 +17,7 @@ OURS = ("/store/", "/run/")
 
 class _Fault:
     def __init__(self, text: str) -> None:
-        _, *self._rest = text.split(":", 3)
+        _, *self._rest = text.split(":", 4)
         self._seen: dict[str, int] = {}
 
     def audit(self, event: str, arguments: tuple[object, ...]) -> None:
@@ -37,6 +38,10 @@ class _Fault:
             os.write(log, line)
             os.close(log)
         elif self._rest[:2] == [call, str(number)]:
+            try:
+                os.close(os.open(self._rest[3], os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            except FileExistsError:
+                return  # another process was hit
             if self._rest[2] == "KILL":
                 os.kill(os.getpid(), signal.SIGKILL)
             code = getattr(errno, self._rest[2])
