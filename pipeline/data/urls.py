@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+# A name or password before the server; keys of S3 may hold a slash, so what follows a colon and is no port is one too.
+_LOGIN = re.compile(r"(?<=://)(?:[^/\s]*@|[^/:\[\s]*:(?!\d+(?:/|$))\S*@)")
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
 DENIED, BEYOND = "AccessDenied", "InvalidRange"  # as S3 calls them
 # Their errors are neither OSErrors nor have they a base of their own.
@@ -31,6 +33,11 @@ _CLIENTS = frozenset({"botocore", "aiobotocore", "aiohttp", "asyncio", "concurre
 def is_url(text: str) -> bool:
     """Whether a text is a URL and not a path."""
     return _URL.fullmatch(text) is not None
+
+
+def without_login(text: str) -> str:
+    """A text with `...` for the names and passwords in its URLs."""
+    return _LOGIN.sub("...@", text)
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class UrlPath:
         match = _URL.fullmatch(self.url)
         if match is None:
             raise ValueError(f"expected a URL, found {self.url!r}")
-        if "@" in match[2].partition("/")[0]:
+        if _LOGIN.search(self.url):
             raise ValueError("expected a URL without a name or password: those come from the environment")
         if {".", ".."} & set(self.parts):
             raise ValueError(f"expected a URL without . or .. in it, found {self.url!r}")

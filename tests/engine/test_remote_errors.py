@@ -19,6 +19,7 @@ from pipeline.engine.remote_store import open_store
         ("gs://bucket/x", "expected a store on s3://, s3a://, memory:// or in a folder, found gs://"),
         ("nonsense://bucket/x", "found nonsense://"),
         ("s3://key:secret@bucket/x", "without a name or password"),
+        ("s3://key:sec/ret@bucket/x", "without a name or password"),
         ("s3://no-such-bucket-here/x", "nothing can be kept here: .*bucket does not exist"),
     ],
 )
