@@ -85,10 +85,11 @@ class Lease:
     def _renew(self) -> None:
         while not self._ended.wait(EXPIRES_SECONDS / RENEWALS):
             try:
-                if not self.is_ours():
+                there = self._objects.read(self._name) or b""
+                if _holder(there).get("id") != self._id:
                     return
                 self._beat += 1
-                self._objects.write(self._name, self._text())
+                self._objects.replace(self._name, there, self._text())
             except OSError:
                 continue  # the network may be back in time; if not, another takes over
 

@@ -144,7 +144,7 @@ class RemoteStore(Store):
         """Put a unit over there unless a sound one is; that one is taken then."""
         content = pack(key, parquet.to_bytes(table, key=key), timing)
         held = self.objects.commit(
-            unit_name(key), content, redo=redo, is_sound=lambda there: unpack(there, key) is not None
+            unit_name(key), content, stays=lambda there: not redo and unpack(there, key) is not None
         )
         self._copies.keep_unit(key, held, self.objects.version(unit_name(key)))
 

@@ -29,11 +29,16 @@ def test_a_store_that_cannot_be_is_refused(url, problem):
         open_store(url)
 
 
-def test_a_store_without_conditional_put_is_refused(bucket, monkeypatch):
+@pytest.mark.parametrize(("ignored", "header"), [("mode", "If-None-Match"), ("IfMatch", "If-Match")])
+def test_a_store_without_conditional_put_is_refused(bucket, monkeypatch, ignored, header):
     fs, _ = file_system(UrlPath(bucket))
     put = fs.pipe_file
-    monkeypatch.setattr(fs, "pipe_file", lambda path, data, **_: put(path, data))
-    with pytest.raises(BadPlan, match="refuses to put an object twice"):
+
+    def ignore(path, data, **condition):
+        put(path, data, **{name: value for name, value in condition.items() if name != ignored})
+
+    monkeypatch.setattr(fs, "pipe_file", ignore)
+    with pytest.raises(BadPlan, match=rf"refuses to put an object twice \({header}"):
         open_store(bucket)
 
 

@@ -128,7 +128,7 @@ def test_of_many_writers_one_wins(remote):
             everyone.wait()
             name, data = f"race/{turn}", f"{number}".encode()
             won.extend([turn] * own.create(name, data))
-            held.append((turn, own.commit(name, data, redo=False, is_sound=lambda _: True)))
+            held.append((turn, own.commit(name, data, stays=lambda _: True)))
 
     writers = [threading.Thread(target=write, args=(number,)) for number in range(6)]
     for writer in writers:
@@ -137,6 +137,43 @@ def test_of_many_writers_one_wins(remote):
         writer.join()
     assert sorted(won) == list(range(8))
     assert len(set(held)) == 8
+
+
+def test_of_many_who_replace_one_wins(remote):
+    everyone = threading.Barrier(6)
+    won = []
+
+    def replace(number: int) -> None:
+        own = Objects(remote.where)
+        for turn in range(8):
+            own.write(f"race/{turn}", b"old")
+            everyone.wait()
+            won.extend([turn] * own.replace(f"race/{turn}", b"old", f"{number}".encode()))
+
+    writers = [threading.Thread(target=replace, args=(number,)) for number in range(6)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert sorted(won) == list(range(8))
+    assert not Objects(remote.where).replace("race/none", b"old", b"new")
+    assert remote.store.objects.read("race/none") is None
+
+
+def test_who_replaces_what_was_replaced_meanwhile_removes_that(remote, monkeypatch):
+    """Two redo one artifact: the files of neither the first nor the second stay under the record of the third."""
+    commit_artifact(remote.store, truth="hidden")
+    send = Objects.send
+
+    def beaten(*call: object) -> None:
+        send(*call)
+        monkeypatch.setattr(Objects, "send", send)
+        commit_artifact(remote.elsewhere(), "second", redo=True)
+
+    monkeypatch.setattr(Objects, "send", beaten)
+    commit_artifact(remote.store, "third", redo=True)
+    assert remote.leftovers() == []
+    assert (remote.elsewhere().find_artifact(KEY).folder / "sub" / "weights.bin").read_text() == "third"
 
 
 def test_the_first_commit_wins(remote):
