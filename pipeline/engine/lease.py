@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pipeline.engine.machine import host, process_start
 from pipeline.engine.objects import Objects
@@ -46,8 +46,9 @@ class Lease:
         finally:
             self._ended.set()
             renewer.join()
-            if self.is_ours():
-                self._objects.remove(self._name)
+            with suppress(OSError):  # then it runs out by itself
+                if self.is_ours():
+                    self._objects.remove(self._name)
 
     def is_ours(self) -> bool:
         """Whether nobody has taken it over."""

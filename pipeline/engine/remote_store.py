@@ -229,11 +229,12 @@ class RemoteStore(Store):
         self._snapshots.restore(key)
         return super().workdir(key)
 
-    def keep_work(self, key: str, *, now: bool = False) -> None:
+    def keep_work(self, key: str, *, now: bool = False) -> str:
         """Copy the checkpoints now and then, if it is this process that has the job's lock, and has not lost it."""
         lease = self._leases.get(key)
-        if lease is not None and self._snapshots.is_due(key, now=now) and lease.is_ours():
-            self._snapshots.keep(key)
+        if lease is not None and self._snapshots.is_due(key, now=now):
+            self._snapshots.keep(key, lease.is_ours)
+        return self._snapshots.trouble(key)
 
     def forget_work(self, key: str) -> None:
         """Remove a job's checkpoints, here and there."""
