@@ -153,11 +153,16 @@ def test_a_copy_that_fails_ends_nothing(remote, monkeypatch):
 
 def test_a_server_that_is_gone_as_a_job_is_stopped_ends_nothing_else(remote, monkeypatch):
     """Whose the lease is cannot be asked: neither for a last copy nor to give it back."""
-    with pytest.raises(Stopped), remote.store.job_lock(KEY, lambda: None):
-        (remote.store.workdir(KEY) / "step").write_text("1")
-        monkeypatch.setattr(Lease, "is_ours", no_answer)
-        assert "no answer" in remote.store.keep_work(KEY, now=True)
-        raise Stopped
+
+    def stopped() -> None:
+        with remote.store.job_lock(KEY, lambda: None):
+            (remote.store.workdir(KEY) / "step").write_text("1")
+            monkeypatch.setattr(Lease, "is_ours", no_answer)
+            assert "no answer" in remote.store.keep_work(KEY, now=True)
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        stopped()
 
 
 def test_only_who_holds_the_job_copies_its_checkpoints(remote):
