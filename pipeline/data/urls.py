@@ -7,9 +7,10 @@ files of boto and fsspec. Nothing of it is ever part of a config of ours.
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from io import RawIOBase
 from itertools import takewhile
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 # A name or password before the server; keys of S3 may hold a slash, so what follows a colon and is no port is one too.
 _LOGIN = re.compile(r"(?<=://)(?:[^/\s]*@|[^/:\[\s]*:(?!\d+(?:/|$))\S*@)")
+# By the names that the file systems of fsspec give it; the first that is told counts.
+_VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified", "last_modified", "updated", "mtime", "created")
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
 DENIED, BEYOND = "AccessDenied", "InvalidRange"  # as S3 calls them
 # Their errors are neither OSErrors nor have they a base of their own.
@@ -185,7 +188,7 @@ class UrlFile(RawIOBase):
             raise Unreachable(str(error)) from error
 
 
-def info_of(place: UrlPath) -> str:
+def info_of(place: UrlPath) -> dict[str, object]:
     """What the server says of a file besides its bytes: size, time, ETag; BadInput if there is none."""
     fs, path = file_system(place)
     try:
@@ -197,7 +200,19 @@ def info_of(place: UrlPath) -> str:
         raise Unreachable(str(error)) from error
     if found["type"] != "file":
         raise BadInput(f"expected a file, found a {found['type']}")
-    return str(sorted((key, str(value)) for key, value in found.items()))
+    return dict(found)
+
+
+def version_of(info: Mapping[str, object]) -> str | None:
+    """What of a server's words on a file is another text once it was written again; None if it tells nothing such.
+
+    The same of a listing as of the file alone.
+    """
+    for name in _VERSIONS:
+        if (told := info.get(name)) is not None:
+            told = told.timestamp() if isinstance(told, datetime) else told
+            return f"{name} {told} size {info.get('size')}"
+    return None
 
 
 def is_folder(place: UrlPath) -> bool:
