@@ -28,7 +28,7 @@ _LOGIN = re.compile(r"(?<=://)(?:[^/\s]*@|[^/:\[\s]*:(?!\d+(?:/|$))\S*@)")
 # By the names that the file systems of fsspec give it; the first that is told counts.
 _VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified", "last_modified", "updated", "mtime", "created")
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
-DENIED, BEYOND = "AccessDenied", "InvalidRange"  # as S3 calls them
+DENIED, BEYOND, NO_BUCKET = "AccessDenied", "InvalidRange", "NoSuchBucket"  # as S3 calls them
 # Their errors are neither OSErrors nor have they a base of their own.
 _CLIENTS = frozenset({"botocore", "aiobotocore", "aiohttp", "asyncio", "concurrent"})
 
@@ -88,7 +88,7 @@ class UrlPath:
 
 
 class Unreachable(OSError):
-    """A server that does not answer, or does not know us: no fault of the file that was asked for."""
+    """A server that does not answer, does not know us or lacks the bucket: no fault of the file that was asked for."""
 
 
 def codes(error: BaseException | None) -> set[str]:
@@ -101,13 +101,19 @@ def codes(error: BaseException | None) -> set[str]:
     return found
 
 
+def lacks_bucket(error: BaseException) -> bool:
+    """Whether that is why, and not that a file is missing, as S3 says it too."""
+    return NO_BUCKET in codes(error)
+
+
 @contextmanager
 def in_words(url: str) -> Iterator[None]:
     """Whatever goes wrong there as an OSError that names the URL, of the same kind if it has one."""
     try:
         yield
-    except (FileNotFoundError, FileExistsError, IsADirectoryError):
-        raise
+    except (FileNotFoundError, FileExistsError, IsADirectoryError) as error:
+        kind = Unreachable if lacks_bucket(error) else type(error)
+        raise kind(f"{url}: {_plain(error)}") from error
     except PermissionError as error:
         raise PermissionError(f"{url}: no rights to do this, or none were given: {_plain(error)}") from error
     except OSError as error:
@@ -221,8 +227,10 @@ def is_folder(place: UrlPath) -> bool:
     try:
         with in_words(place.url):
             return bool(fs.info(path)["type"] == "directory")
-    except FileNotFoundError:
-        return False
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or lacks_bucket(error):
+            return False
+        raise
 
 
 def names_below(place: UrlPath) -> Iterator[str]:

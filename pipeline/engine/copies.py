@@ -70,6 +70,7 @@ class Copies:
         found = unpack(content, key)
         if found is None:
             return False
+        self._folder.make_folders()
         note, body = found
         noted = json.dumps({**note, VERSION: version}).encode()
         path = self._folder.unit_path(key)
@@ -83,6 +84,7 @@ class Copies:
         content, made = record
         if made is None:
             return False
+        self._folder.make_folders()
         with self._folder.job_lock(key, _no_matter):  # of several processes here one fetches
             for part in parts:
                 digests = made.truth if part == TRUTH else made.files

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.data.errors import BadInput
-from pipeline.data.urls import UrlPath, codes, file_system, in_words
+from pipeline.data.urls import UrlPath, codes, file_system, in_words, lacks_bucket
 from pipeline.engine import files
 from pipeline.engine.faults import BadPlan
 
@@ -60,10 +60,12 @@ class Objects:
             third = not self.in_memory and self._put(name, b"3", IfMatch='"2"')
             self.read(name)
             self.remove(name)
-        except FileNotFoundError as error:
-            raise BadPlan((f"{self.url}: nothing can be kept here: {error}",)) from error
-        except PermissionError as error:
-            raise BadPlan((str(error),)) from error
+        except OSError as error:
+            if lacks_bucket(error):
+                raise BadPlan((f"{self.url}: nothing can be kept here: {error}",)) from error
+            if isinstance(error, PermissionError):
+                raise BadPlan((str(error),)) from error
+            raise
         if not first or second or third:
             header = "If-None-Match: *" if second else "If-Match"
             raise BadPlan(

@@ -49,7 +49,8 @@ def open_store(where: str | Path, *, look_only: bool = False, known: bool = Fals
     if not is_url(where):
         return Store(Path(where), look_only=look_only)
     objects = Objects(where)
-    store = RemoteStore(files.cache_folder() / "stores" / _short(objects.url), objects=objects)
+    folder = files.cache_folder() / "stores" / _short(objects.url)
+    store = RemoteStore(folder, look_only=look_only, objects=objects)
     if not look_only and not known:
         objects.prove()
         attempts.sweep(objects)
@@ -74,7 +75,9 @@ class RemoteStore(Store):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        folder = Store(self.root)
+        folder = Store(
+            self.root, look_only=True
+        )  # its folders are made already, or as soon as they are needed
         self._copies = Copies(self.objects, folder)
         self._snapshots = Snapshots(self.objects, folder)
         self._leases: dict[str, Lease] = {}

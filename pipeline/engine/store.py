@@ -57,9 +57,13 @@ class Store:
         self.root = self.root.resolve()
         if self.look_only:
             return
+        self.make_folders()
+        files.clean_leftovers(self.root / "tmp")
+
+    def make_folders(self) -> None:
+        """Make the folders that every store has, as far as they are not there."""
         for name in ("units", "artifacts", TRUTH, "work", "locks", "tmp"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
-        files.clean_leftovers(self.root / "tmp")
 
     @property
     def shared(self) -> bool:

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from pipeline.data.errors import BadInput
 from pipeline.data.paths import Place
-from pipeline.data.urls import UrlPath, file_system, in_words, info_of, version_of
+from pipeline.data.urls import Unreachable, UrlPath, file_system, in_words, info_of, lacks_bucket, version_of
 from pipeline.engine import files
 
 FILES, NOTE = "files", ".note"
@@ -26,6 +26,10 @@ def fetched(place: Place) -> Path:
         version = version_of(info_of(place))
     except BadInput as error:
         raise BadInput(f"{place}: {error}") from None
+    except Unreachable as error:
+        if lacks_bucket(error):
+            raise BadInput(str(error)) from error
+        raise
     copy = _copy_of(place)
     note = copy.with_name(copy.name + NOTE)
     if version is None or _noted(note) != {"version": version, "sha256": _digest_of(copy)}:

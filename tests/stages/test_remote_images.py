@@ -187,6 +187,16 @@ def test_there_must_be_a_folder(place):
     assert problems == [f"{place}/train.json: expected a file, found nothing"]
 
 
+def test_a_bucket_that_is_not_there_is_told_before_any_work(bucket):
+    gone = UrlPath(f"{bucket}-gone/x")
+    (problem,) = input_problems(settings(gone), Path())
+    assert problem == f"{gone}/train.json: The specified bucket does not exist"
+    with pytest.raises(BadInput, match="expected a folder of images, found none"):
+        check_folder(gone)
+    with pytest.raises(Unreachable, match="bucket does not exist"):
+        read_bytes(gone / "1.png")
+
+
 @pytest.mark.parametrize(
     ("field", "url", "problem"),
     [
