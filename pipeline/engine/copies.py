@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from pipeline.engine.objects import Objects
 from pipeline.engine.plan import TRUTH
 from pipeline.engine.store import Store, Timing
 
-UNUSED_SECONDS = 30 * 24 * 3600.0
 VERSION = "version"  # in the note of a unit's copy: which object it was made of
 
 
@@ -90,7 +88,7 @@ class Copies:
                 digests = made.truth if part == TRUTH else made.files
                 target = self._folder.root / part / key
                 same = part == TRUTH or _content(target / MANIFEST) == content
-                if not digests:
+                if part == TRUTH and not digests:
                     continue
                 if same and holds(target, digests):
                     os.utime(target)
@@ -112,16 +110,16 @@ class Copies:
             self._folder.move_in(folder, self._folder.artifact_folder(key))
 
     def clean(self) -> None:
-        """Remove the copies that were not used for long."""
-        root, old = self._folder.root, time.time() - UNUSED_SECONDS
+        """Remove the copies that were not used for long, and checkpoints of jobs that nobody here went on with."""
+        root = self._folder.root
         for note in root.glob("units/*/*.json"):
-            if note.stat().st_mtime < old:
+            if files.is_unused(note):
                 note.with_suffix(".parquet").unlink(missing_ok=True)
                 note.unlink(missing_ok=True)
-        for part in attempts.PARTS:
-            for folder in (root / part).iterdir():
-                if folder.stat().st_mtime < old:
-                    files.remove(folder)
+        for part in (*attempts.PARTS, "work"):
+            for path in (root / part).iterdir():
+                if files.is_unused(path):
+                    files.remove(path)
 
 
 def _note(unit: Path) -> dict[str, JsonValue]:

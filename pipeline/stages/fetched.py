@@ -1,6 +1,7 @@
 """COCO files by URL, copied to this machine: they are read again and again, and from many places."""
 
 import json
+import os
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
@@ -40,10 +41,21 @@ def fetched(place: Place) -> Path:
             fs.get_file(remote, str(temp))
             digests.append(files.file_digest(temp))
 
+        files.clean_leftovers(copy.parent)
         with in_words(place.url):
             files.commit_file(copy, get)
         files.commit_text(note, json.dumps({"version": version, "sha256": digests[0]}))
+    os.utime(note)
+    _clean()
     return copy
+
+
+def _clean() -> None:
+    """Remove the copies that were not used for long."""
+    for note in (files.cache_folder() / FILES).rglob(f"*{NOTE}"):
+        if files.is_unused(note):
+            note.with_name(note.name.removesuffix(NOTE)).unlink(missing_ok=True)
+            note.unlink(missing_ok=True)
 
 
 def _noted(note: Path) -> JsonValue:

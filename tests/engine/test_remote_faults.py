@@ -5,10 +5,10 @@ import threading
 
 import pytest
 from engine_fakes import make_record
-from store_fakes import KEY, Side, commit_artifact, written_by
+from store_fakes import KEY, OTHER, Side, commit_artifact, written_by
 
 from pipeline.data.arrow import to_table
-from pipeline.engine import attempts, copies, files
+from pipeline.engine import attempts, files
 from pipeline.engine.objects import Objects
 from pipeline.engine.remote_store import open_store
 from pipeline.engine.store import Timing
@@ -105,16 +105,25 @@ def test_what_is_removed_over_there_is_missing_here(remote):
 
 
 def test_copies_that_nobody_uses_are_removed(remote, monkeypatch):
+    """And checkpoints of a job that was finished elsewhere."""
     commit_unit(remote.store)
     made = commit_artifact(remote.store, truth="hidden")
+    with remote.store.job_lock(OTHER, lambda: None):
+        (remote.store.workdir(OTHER) / "scratch").mkdir()
+        (remote.store.workdir(OTHER) / "scratch" / "features").write_text("large")
+        (remote.store.workdir(OTHER) / "step").write_text("1")
+        remote.store.keep_work(OTHER, now=True)
     remote.store.forget_unused()
     assert made.folder.exists()
-    monkeypatch.setattr(copies, "UNUSED_SECONDS", -10.0)
+    assert (remote.store.root / "work" / OTHER / "scratch" / "features").exists()
+    monkeypatch.setattr(files, "UNUSED_SECONDS", -10.0)
     remote.store.forget_unused()
     assert not [
         path for path in remote.store.root.rglob("*") if path.is_file() and path.parent.name != "locks"
     ]
-    assert open_store(remote.where, known=True).find_artifact(KEY) is not None
+    store = open_store(remote.where, known=True)
+    assert store.find_artifact(KEY) is not None
+    assert (store.workdir(OTHER) / "step").read_text() == "1"
 
 
 def test_of_many_writers_one_wins(remote):

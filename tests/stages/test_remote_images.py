@@ -238,6 +238,17 @@ def test_a_damaged_copy_of_a_coco_file_is_fetched_anew(place):
     assert fetched(place / "train.json").read_text() == "[1, 2, 3]"
 
 
+def test_a_copy_of_a_coco_file_that_nobody_uses_is_removed(place, tmp_path):
+    for name in ("one", "two"):
+        put(place, f"{name}.json", b"[]")
+        fetched(place / f"{name}.json")
+    left = sorted(path for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    assert len(left) == 4
+    os.utime(left[1], (1, 1))
+    assert fetched(place / "two.json").exists()
+    assert sorted(path for path in (tmp_path / "cache").rglob("*") if path.is_file()) == left[2:]
+
+
 @pytest.fixture(params=["Last-Modified", "ETag", None])
 def web(request, tmp_path, monkeypatch) -> Iterator[tuple[Path, UrlPath]]:
     """A folder and the server that serves it, which tells when a file has changed by that header, or not at all."""
