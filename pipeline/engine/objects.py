@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.data.errors import BadInput
-from pipeline.data.urls import UrlPath, codes, file_system, in_words, lacks_bucket
+from pipeline.data.urls import BEYOND, UrlPath, codes, file_system, in_words, lacks_bucket
 from pipeline.engine import files
 from pipeline.engine.faults import BadPlan
 
 MEMORY = "memory"
 EXCLUSIVE = ("s3", "s3a", MEMORY)  # whose put of a name that is taken fails, whatever else happens meanwhile
 THREADS = 8
+LINE_BYTES = 1 << 14  # asked for at first where a line is wanted
 TAKEN = frozenset(
     {"PreconditionFailed", "NoSuchKey"}
 )  # S3: another object has the name by now, or none any more
@@ -82,6 +83,23 @@ class Objects:
                 return bytes(self._fs.cat_file(self._path(name)))
         except FileNotFoundError:
             return None
+
+    def read_line(self, name: str) -> bytes | None:
+        """An object's first line, without what follows."""
+        size = LINE_BYTES
+        try:
+            while True:
+                with in_words(self.url_of(name)):
+                    start = bytes(self._fs.cat_file(self._path(name), start=0, end=size))
+                if b"\n" in start or len(start) < size:
+                    return start.partition(b"\n")[0]
+                size *= 8
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if BEYOND in codes(error):  # an empty one
+                return b""
+            raise
 
     def version(self, name: str) -> str | None:
         """A text that is another one when the object has been written again."""

@@ -1,6 +1,6 @@
 """A store on an object store: results under the same keys, committed by a conditional put, read through a local folder.
 
-units/<aa>/<key>                  a line of JSON (digest, time), then the unit's Parquet file
+units/<aa>/<key>                  a line of JSON (the note), then the unit's Parquet file
 artifacts/<key>/artifact.json     the commit record; it names the attempt whose files these are:
 artifacts/<key>/<attempt>/...     a job's files; truth/<key>/<attempt>/... its part `truth`
 work/<key>/, locks/<key>          checkpoints (snapshot.py) and who works on it now (lease.py)
@@ -33,12 +33,12 @@ from pipeline.engine.artifact import (
     write_manifest,
 )
 from pipeline.engine.context import Metrics
-from pipeline.engine.copies import Copies, pack, unit_name, unpack
+from pipeline.engine.copies import Copies, Note, pack, unit_name, unpack
 from pipeline.engine.lease import Lease
 from pipeline.engine.objects import THREADS, Objects
 from pipeline.engine.plan import TRUTH
 from pipeline.engine.snapshot import Snapshots
-from pipeline.engine.store import Store, Timing
+from pipeline.engine.store import Store, Timing, note_of
 
 
 def open_store(where: str | Path, *, look_only: bool = False, known: bool = False) -> Store:
@@ -122,7 +122,7 @@ class RemoteStore(Store):
 
     def unit_path(self, key: str) -> Path:
         """A local copy of a unit that is there; OSError if it is not, or damaged."""
-        path = super().unit_path(key)
+        path = self.unit_place(key)
         if key in self._checked and path.exists():
             return path
         if not self._copies.has_unit(key) and not self._copies.bring_unit(key):
@@ -145,16 +145,15 @@ class RemoteStore(Store):
 
     def commit_unit(self, key: str, table: pa.Table, timing: Timing, *, redo: bool = False) -> None:
         """Put a unit over there unless a sound one is; that one is taken then."""
-        content = pack(key, parquet.to_bytes(table, key=key), timing)
+        body = parquet.to_bytes(table, key=key)
+        content = pack(key, body, note_of(body, table, timing))
         held = self.objects.commit(
             unit_name(key), content, stays=lambda there: not redo and unpack(there, key) is not None
         )
         self._copies.keep_unit(key, held, self.objects.version(unit_name(key)))
 
-    def unit_timing(self, key: str) -> Timing:
-        """What the unit cost when it was made."""
-        self.unit_path(key)
-        return super().unit_timing(key)
+    def _note(self, key: str) -> Note:
+        return super()._note(key) or self._copies.bring_note(key)
 
     # Artifacts
 
