@@ -53,9 +53,9 @@ class Copies:
         os.utime(path.with_suffix(".json"))
         return True
 
-    def bring_unit(self, key: str) -> bool:
-        """Copy a unit; whether it is there and undamaged."""
-        version = self._objects.version(unit_name(key))
+    def bring_unit(self, key: str, version: str | None = None) -> bool:
+        """Copy a unit, of that version if it is known; whether it is there and undamaged."""
+        version = version or self._objects.version(unit_name(key))
         content = self._objects.read(unit_name(key))
         return content is not None and self.keep_unit(key, content, version)
 

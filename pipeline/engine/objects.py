@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.data.errors import BadInput
-from pipeline.data.urls import BEYOND, UrlPath, codes, file_system, in_words, lacks_bucket
+from pipeline.data.urls import BEYOND, UrlPath, codes, file_system, in_words, lacks_bucket, version_of
 from pipeline.engine import files
 from pipeline.engine.faults import BadPlan
 
@@ -50,6 +50,7 @@ class Objects:
         except (BadInput, ValueError) as error:
             raise BadPlan((str(error),)) from error
         self.in_memory = place.protocol == MEMORY
+        self._at_once = {} if self.in_memory else {"max_concurrency": 1}  # else s3fs asks for the size first
         self._guard: AbstractContextManager[object] = _IN_MEMORY if self.in_memory else nullcontext()
 
     def prove(self) -> None:
@@ -80,7 +81,7 @@ class Objects:
         """An object's bytes."""
         try:
             with in_words(self.url_of(name)):
-                return bytes(self._fs.cat_file(self._path(name)))
+                return bytes(self._fs.cat_file(self._path(name), **self._at_once))
         except FileNotFoundError:
             return None
 
@@ -103,11 +104,16 @@ class Objects:
 
     def version(self, name: str) -> str | None:
         """A text that is another one when the object has been written again."""
-        try:
-            with in_words(self.url_of(name)):
-                return str(self._fs.ukey(self._path(name)))
-        except FileNotFoundError:
-            return None
+        return version_of(self._info(name))
+
+    def versions(self, below: str) -> dict[str, str]:
+        """The `version` of each object below a name, a thousand a request."""
+        start = self._path("")
+        folder, _, last = below.rpartition("/")
+        with in_words(self.url_of(below)):  # by prefix, as s3fs asks once more for a folder that is not there
+            found = self._fs.find(self._path(folder), prefix=f"{last}/", detail=True)
+        listed = ((path.removeprefix(start), version_of(info)) for path, info in found.items())
+        return {name: version for name, version in listed if version and name.startswith(f"{below}/")}
 
     def age(self, name: str) -> float:
         """Seconds since the object was written, by the server's clock and ours; 0 if it is gone."""

@@ -12,7 +12,9 @@ instead replaces it.
 """
 
 import hashlib
+import math
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -40,6 +42,8 @@ from pipeline.engine.plan import TRUTH
 from pipeline.engine.snapshot import Snapshots
 from pipeline.engine.store import Store, Timing, note_of
 
+LISTED_SECONDS = 60.0  # a listing of units holds: planning asks for thousands of them in a row
+
 
 def open_store(where: str | Path, *, look_only: bool = False, known: bool = False) -> Store:
     """The store in a folder or at a URL. BadPlan if nothing can be kept there; not asked if it is `known`."""
@@ -66,12 +70,13 @@ def _short(url: str) -> str:
 @dataclass
 class RemoteStore(Store):
     """`root` is the local folder. `_checked`: the units, `_fetched`: the parts of artifacts that this process has found
-    there as they are over there.
+    there as they are over there. `_listed`: by folder, when its units were listed last, and their versions.
     """
 
     objects: Objects = field(kw_only=True)
     _checked: set[str] = field(default_factory=set)
     _fetched: set[tuple[str, str]] = field(default_factory=set)
+    _listed: dict[str, tuple[float, dict[str, str]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -134,14 +139,23 @@ class RemoteStore(Store):
 
     def has_unit(self, key: str) -> bool:
         """Whether the unit is over there, undamaged; it is here too then."""
-        version = self.objects.version(unit_name(key))
+        version = self._versions(key).get(unit_name(key))
         if version is None:
             return False
-        if not self._copies.has_unit(key, version) and not self._copies.bring_unit(key):
+        if not self._copies.has_unit(key, version) and not self._copies.bring_unit(key, version):
             self.damaged.append(self.objects.url_of(unit_name(key)))
             return False
         self._checked.add(key)
         return True
+
+    def _versions(self, key: str) -> dict[str, str]:
+        """The units that lie beside that of a key. A unit that is made while the listing holds is made twice."""
+        folder = unit_name(key).rpartition("/")[0]
+        at, listed = self._listed.get(folder, (-math.inf, {}))
+        if time.monotonic() - at > LISTED_SECONDS:
+            at, listed = time.monotonic(), self.objects.versions(folder)
+            self._listed[folder] = at, listed
+        return listed
 
     def commit_unit(self, key: str, table: pa.Table, timing: Timing, *, redo: bool = False) -> None:
         """Put a unit over there unless a sound one is; that one is taken then."""
@@ -151,6 +165,7 @@ class RemoteStore(Store):
             unit_name(key), content, stays=lambda there: not redo and unpack(there, key) is not None
         )
         self._copies.keep_unit(key, held, self.objects.version(unit_name(key)))
+        self._listed.pop(unit_name(key).rpartition("/")[0], None)
 
     def _note(self, key: str) -> Note:
         return super()._note(key) or self._copies.bring_note(key)

@@ -17,6 +17,7 @@ from store_fakes import KEY, Side, open_side
 from pipeline.data.arrow import to_table
 from pipeline.data.records import Ontology, Record
 from pipeline.data.urls import UrlPath, file_system
+from pipeline.engine import remote_store
 from pipeline.engine.chain import Chain, Link
 from pipeline.engine.stage import WorkerContext
 from pipeline.engine.store import Timing
@@ -122,3 +123,26 @@ def test_a_unit_is_given_to_a_worker_without_being_fetched(there, asked, tmp_pat
     for part in work.records(1).parts:
         assert part.path.exists()
     assert len(list(store.root.rglob("*.parquet"))) == len(work.records(1).parts) > 1
+
+
+def test_what_is_there_is_listed_and_not_asked_for_one_by_one(there, asked, monkeypatch):
+    keys = [f"{n:02x}".rjust(64, "f") for n in range(100)]
+    for key in keys[:2]:
+        commit(there.store, key, make_record(1))
+    asked.clear()
+    assert [there.store.has_unit(key) for key in keys] == [True] * 2 + [False] * 98
+    assert asked == ["list_objects_v2"]
+    store = there.elsewhere()
+    asked.clear()
+    assert [store.has_unit(key) for key in keys] == [True] * 2 + [False] * 98
+    assert asked == ["list_objects_v2", "get_object", "get_object"]
+    commit(store, keys[2], make_record(1))
+    assert store.has_unit(keys[2])
+    commit(there.store, keys[3], make_record(1))
+    monkeypatch.setattr(remote_store, "LISTED_SECONDS", 0.0)
+    assert store.has_unit(keys[3])
+
+
+def test_what_is_not_there_is_asked_for_once(there, asked):
+    assert there.store.objects.read("units/none") is None
+    assert asked == ["get_object"]
