@@ -191,6 +191,23 @@ def test_one_fault_gives_one_line(load: Load, change: Mapping[str, object], expe
     assert all(line.startswith(part) for line, part in zip(sorted(found), expected, strict=True)), found
 
 
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("s3://KEY:PASS@bucket/x", "s3://...@bucket/x"),
+        ("s3://PASS@bucket/x", "s3://...@bucket/x"),
+        ("s3://KEY:PA/SS@bucket/x", "s3://...@bucket/x"),
+        ("https://KEY:PA@SS@server:80/a@b", "https://...@server:80/a@b"),
+    ],
+)
+def test_a_password_is_not_told(load: Load, url: str, told: str) -> None:
+    data = {"source": "coco", "json": url, "images": "x"}
+    why = "expected a URL without a name or password: those come from the environment"
+    assert problems(load, {"data": data}) == [f"data.json: {why}, found {told!r}"]
+    (found,) = problems(load, {}, settings=(f"models.techer.json={url}",))
+    assert found.startswith(f"--set models.techer.json={told}: there is no model")
+
+
 def stage(name: str) -> dict[str, object]:
     return next(entry for entry in GOOD["stages"] if name in entry)  # type: ignore[attr-defined,no-any-return]
 

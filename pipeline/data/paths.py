@@ -4,6 +4,7 @@ A listed file that is not there is looked for under other spellings: names that 
 case alone look equal to a person (macOS writes NFD where a JSON file says NFC). It is told, not taken.
 """
 
+import hashlib
 import os
 import stat
 import unicodedata
@@ -14,7 +15,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from pipeline.data.errors import BadInput, printable
-from pipeline.data.urls import UrlFile, UrlPath, info_of, inside_url, is_folder, is_url
+from pipeline.data.urls import UrlFile, UrlPath, info_of, inside_url, is_folder, is_url, version_of
 
 Place = Path | UrlPath
 _URL_BUFFER = 8 << 20  # asked for at a time
@@ -62,11 +63,13 @@ def open_file(path: Place) -> BufferedReader:
 def stat_of(path: Place) -> str:
     """Size, time of change and inode of a plain file, or what a server says of one: other bytes seldom have the same.
 
-    BadInput if there is none.
+    Of a server that tells neither an ETag nor a time the digest of the bytes. BadInput if there is none.
     """
-    if isinstance(path, UrlPath):
-        return info_of(path)
+    if isinstance(path, UrlPath) and (version := version_of(info_of(path))) is not None:
+        return version
     with open_file(path) as file:
+        if isinstance(path, UrlPath):
+            return hashlib.file_digest(file, "sha256").hexdigest()
         found = os.fstat(file.fileno())
     return f"{found.st_size} {found.st_mtime_ns} {found.st_ino}"
 

@@ -7,9 +7,10 @@ files of boto and fsspec. Nothing of it is ever part of a config of ours.
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from io import RawIOBase
 from itertools import takewhile
@@ -22,8 +23,12 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+# A name or password before the server; keys of S3 may hold a slash, so what follows a colon and is no port is one too.
+_LOGIN = re.compile(r"(?<=://)(?:[^/\s]*@|[^/:\[\s]*:(?!\d+(?:/|$))\S*@)")
+# By the names that the file systems of fsspec give it; the first that is told counts.
+_VERSIONS = ("ETag", "etag", "LastModified", "Last-Modified", "last_modified", "updated", "mtime", "created")
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
-DENIED, BEYOND = "AccessDenied", "InvalidRange"  # as S3 calls them
+DENIED, BEYOND, NO_BUCKET = "AccessDenied", "InvalidRange", "NoSuchBucket"  # as S3 calls them
 # Their errors are neither OSErrors nor have they a base of their own.
 _CLIENTS = frozenset({"botocore", "aiobotocore", "aiohttp", "asyncio", "concurrent"})
 
@@ -31,6 +36,11 @@ _CLIENTS = frozenset({"botocore", "aiobotocore", "aiohttp", "asyncio", "concurre
 def is_url(text: str) -> bool:
     """Whether a text is a URL and not a path."""
     return _URL.fullmatch(text) is not None
+
+
+def without_login(text: str) -> str:
+    """A text with `...` for the names and passwords in its URLs."""
+    return _LOGIN.sub("...@", text)
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,7 @@ class UrlPath:
         match = _URL.fullmatch(self.url)
         if match is None:
             raise ValueError(f"expected a URL, found {self.url!r}")
-        if "@" in match[2].partition("/")[0]:
+        if _LOGIN.search(self.url):
             raise ValueError("expected a URL without a name or password: those come from the environment")
         if {".", ".."} & set(self.parts):
             raise ValueError(f"expected a URL without . or .. in it, found {self.url!r}")
@@ -78,7 +88,7 @@ class UrlPath:
 
 
 class Unreachable(OSError):
-    """A server that does not answer, or does not know us: no fault of the file that was asked for."""
+    """A server that does not answer, does not know us or lacks the bucket: no fault of the file that was asked for."""
 
 
 def codes(error: BaseException | None) -> set[str]:
@@ -91,13 +101,19 @@ def codes(error: BaseException | None) -> set[str]:
     return found
 
 
+def lacks_bucket(error: BaseException) -> bool:
+    """Whether that is why, and not that a file is missing, as S3 says it too."""
+    return NO_BUCKET in codes(error)
+
+
 @contextmanager
 def in_words(url: str) -> Iterator[None]:
     """Whatever goes wrong there as an OSError that names the URL, of the same kind if it has one."""
     try:
         yield
-    except (FileNotFoundError, FileExistsError, IsADirectoryError):
-        raise
+    except (FileNotFoundError, FileExistsError, IsADirectoryError) as error:
+        kind = Unreachable if lacks_bucket(error) else type(error)
+        raise kind(f"{url}: {_plain(error)}") from error
     except PermissionError as error:
         raise PermissionError(f"{url}: no rights to do this, or none were given: {_plain(error)}") from error
     except OSError as error:
@@ -178,7 +194,7 @@ class UrlFile(RawIOBase):
             raise Unreachable(str(error)) from error
 
 
-def info_of(place: UrlPath) -> str:
+def info_of(place: UrlPath) -> dict[str, object]:
     """What the server says of a file besides its bytes: size, time, ETag; BadInput if there is none."""
     fs, path = file_system(place)
     try:
@@ -190,7 +206,19 @@ def info_of(place: UrlPath) -> str:
         raise Unreachable(str(error)) from error
     if found["type"] != "file":
         raise BadInput(f"expected a file, found a {found['type']}")
-    return str(sorted((key, str(value)) for key, value in found.items()))
+    return dict(found)
+
+
+def version_of(info: Mapping[str, object]) -> str | None:
+    """What of a server's words on a file is another text once it was written again; None if it tells nothing such.
+
+    The same of a listing as of the file alone.
+    """
+    for name in _VERSIONS:
+        if (told := info.get(name)) is not None:
+            told = told.timestamp() if isinstance(told, datetime) else told
+            return f"{name} {told} size {info.get('size')}"
+    return None
 
 
 def is_folder(place: UrlPath) -> bool:
@@ -199,8 +227,10 @@ def is_folder(place: UrlPath) -> bool:
     try:
         with in_words(place.url):
             return bool(fs.info(path)["type"] == "directory")
-    except FileNotFoundError:
-        return False
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or lacks_bucket(error):
+            return False
+        raise
 
 
 def names_below(place: UrlPath) -> Iterator[str]:

@@ -53,22 +53,28 @@ def publish(
     assert made is not None
     mark = f"{TMP}/{made.attempt}"
     own = [folder_of(key, made.attempt, part) for part in folders]
-    replaced = _replaced(objects, key)
-    objects.write(mark, _listing([*own, *replaced]))
+    replaced: list[str] = []
+
+    def stays(there: bytes) -> bool:
+        if not redo and is_sound(there):
+            return True
+        replaced.extend(folder for folder in _named_by(objects, key, there) if folder not in own)
+        objects.write(mark, _listing([*own, *replaced]))  # before it is too late to find them
+        return False
+
+    objects.write(mark, _listing(own))
     for part, (folder, names) in folders.items():
         objects.send(folder, names, folder_of(key, made.attempt, part))
-    held = objects.commit(record_name(key), manifest, redo=redo, is_sound=is_sound)
+    held = objects.commit(record_name(key), manifest, stays=stays)
     _remove(objects, replaced if held == manifest else own)
     objects.remove(mark)
     return held
 
 
-def _replaced(objects: Objects, key: str) -> list[str]:
-    """The folders that nobody needs once there is another commit record."""
-    before = read_record(objects, key)
-    if before is None:
-        return []
-    attempts = {before[1].attempt} if before[1] is not None else _attempts(objects, key)
+def _named_by(objects: Objects, key: str, record: bytes) -> list[str]:
+    """The folders that nobody needs once there is a commit record in place of this one."""
+    made = parse_manifest(record, key)
+    attempts = {made.attempt} if made is not None else _attempts(objects, key)
     return [folder_of(key, attempt, part) for attempt in sorted(attempts) for part in PARTS]
 
 

@@ -137,7 +137,7 @@ class Chain:
         """What a complete stage has left."""
         link = self.links[number]
         parts = tuple(self._part(link, index) for index in sorted(link.kept))
-        return RecordSet(parts, self._source.rows)
+        return RecordSet(self._here(parts), self._source.rows)
 
     def dropped(self, number: int) -> Iterator[tuple[int, str]]:
         """Id and reason of every image that a complete stage, or one before it, has dropped."""
@@ -181,7 +181,7 @@ class Chain:
         if number and self.links[number - 1].bits == link.bits:  # all of one unit, which has been read before
             known = self._store.unit_summary(self.links[number - 1].kept[index])
             return UnitInput(link.unit(index), parts, known.rows, known.digest)
-        return plan_unit(parts, link.unit(index))
+        return plan_unit(self._here(parts), link.unit(index))
 
     def _parts(self, number: int, index: int) -> tuple[Part, ...]:
         link = self.links[number]
@@ -191,7 +191,12 @@ class Chain:
         return tuple(self._part(before, other) for other in _covering(link, index, before))
 
     def _part(self, link: Link, index: int) -> Part:
-        return Part(link.unit(index), self._store.unit_path(link.kept[index]))
+        return Part(link.unit(index), self._store.unit_place(link.kept[index]))
+
+    def _here(self, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+        """The parts, as files of this machine."""
+        self._store.here([self._store.name_of(part.path) for part in parts])
+        return parts
 
 
 def _covering(link: Link, index: int, other: Link | None) -> list[int]:

@@ -3,8 +3,7 @@
 import hashlib
 import json
 import os
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -13,9 +12,9 @@ from pipeline.engine import attempts, files
 from pipeline.engine.artifact import MANIFEST, holds
 from pipeline.engine.objects import Objects
 from pipeline.engine.plan import TRUTH
-from pipeline.engine.store import Store, Timing
+from pipeline.engine.store import Store
 
-UNUSED_SECONDS = 30 * 24 * 3600.0
+Note = dict[str, str | float]
 VERSION = "version"  # in the note of a unit's copy: which object it was made of
 
 
@@ -24,22 +23,17 @@ def unit_name(key: str) -> str:
     return f"units/{key[:2]}/{key}"
 
 
-def pack(key: str, body: bytes, timing: Timing) -> bytes:
+def pack(key: str, body: bytes, note: Mapping[str, JsonValue]) -> bytes:
     """A unit's object: its note and its file in one, so that both are committed at once."""
-    digest = hashlib.sha256(body).hexdigest()
-    note = {"key": key, "sha256": digest, "seconds": timing.seconds, "images": timing.images}
-    return json.dumps(note).encode() + b"\n" + body
+    return json.dumps({"key": key, **note}).encode() + b"\n" + body
 
 
-def unpack(content: bytes, key: str) -> tuple[dict[str, JsonValue], bytes] | None:
+def unpack(content: bytes, key: str) -> tuple[Note, bytes] | None:
     """A unit's note and file; None if it is damaged."""
     line, _, body = content.partition(b"\n")
-    try:
-        note = json.loads(line)
-    except ValueError:
-        return None
-    fits = isinstance(note, dict) and note.get("key") == key
-    return (note, body) if fits and note.get("sha256") == hashlib.sha256(body).hexdigest() else None
+    note = _parse(line)
+    fits = note.get("key") == key and note.get("sha256") == hashlib.sha256(body).hexdigest()
+    return (note, body) if fits else None
 
 
 class Copies:
@@ -50,7 +44,7 @@ class Copies:
 
     def has_unit(self, key: str, version: str | None = None) -> bool:
         """Whether there is a whole copy, of that version of the object."""
-        path = self._folder.unit_path(key)
+        path = self._folder.unit_place(key)
         note = _note(path)
         if not path.exists() or (version is not None and note.get(VERSION) != version):
             return False
@@ -59,9 +53,9 @@ class Copies:
         os.utime(path.with_suffix(".json"))
         return True
 
-    def bring_unit(self, key: str) -> bool:
-        """Copy a unit; whether it is there and undamaged."""
-        version = self._objects.version(unit_name(key))
+    def bring_unit(self, key: str, version: str | None = None) -> bool:
+        """Copy a unit, of that version if it is known; whether it is there and undamaged."""
+        version = version or self._objects.version(unit_name(key))
         content = self._objects.read(unit_name(key))
         return content is not None and self.keep_unit(key, content, version)
 
@@ -70,25 +64,33 @@ class Copies:
         found = unpack(content, key)
         if found is None:
             return False
+        self._folder.make_folders()
         note, body = found
-        noted = json.dumps({**note, VERSION: version}).encode()
-        path = self._folder.unit_path(key)
-        scratch = self._folder.root / "tmp"
-        files.commit_bytes(path.with_suffix(".json"), noted, scratch=scratch)
-        files.commit_bytes(path, body, scratch=scratch)
+        self._folder.keep_note(key, {**note, VERSION: version})
+        files.commit_bytes(self._folder.unit_place(key), body, scratch=self._folder.root / "tmp")
         return True
+
+    def bring_note(self, key: str) -> Note:
+        """Copy a unit's note alone; nothing if there is none, or a damaged one."""
+        note = _parse(self._objects.read_line(unit_name(key)) or b"")
+        if note.get("key") != key:
+            return {}
+        self._folder.make_folders()
+        self._folder.keep_note(key, {**note})
+        return note
 
     def bring_artifact(self, key: str, record: attempts.Record, parts: Sequence[str]) -> bool:
         """Copy parts of an artifact, as far as they are not here; whether all is there and undamaged."""
         content, made = record
         if made is None:
             return False
+        self._folder.make_folders()
         with self._folder.job_lock(key, _no_matter):  # of several processes here one fetches
             for part in parts:
                 digests = made.truth if part == TRUTH else made.files
                 target = self._folder.root / part / key
                 same = part == TRUTH or _content(target / MANIFEST) == content
-                if not digests:
+                if part == TRUTH and not digests:
                     continue
                 if same and holds(target, digests):
                     os.utime(target)
@@ -110,22 +112,26 @@ class Copies:
             self._folder.move_in(folder, self._folder.artifact_folder(key))
 
     def clean(self) -> None:
-        """Remove the copies that were not used for long."""
-        root, old = self._folder.root, time.time() - UNUSED_SECONDS
+        """Remove the copies that were not used for long, and checkpoints of jobs that nobody here went on with."""
+        root = self._folder.root
         for note in root.glob("units/*/*.json"):
-            if note.stat().st_mtime < old:
+            if files.is_unused(note):
                 note.with_suffix(".parquet").unlink(missing_ok=True)
                 note.unlink(missing_ok=True)
-        for part in attempts.PARTS:
-            for folder in (root / part).iterdir():
-                if folder.stat().st_mtime < old:
-                    files.remove(folder)
+        for part in (*attempts.PARTS, "work"):
+            for path in (root / part).iterdir():
+                if files.is_unused(path):
+                    files.remove(path)
 
 
-def _note(unit: Path) -> dict[str, JsonValue]:
+def _note(unit: Path) -> Note:
+    return _parse(_content(unit.with_suffix(".json")) or b"")
+
+
+def _parse(content: bytes) -> Note:
     try:
-        note = json.loads(unit.with_suffix(".json").read_text())
-    except (FileNotFoundError, ValueError):
+        note = json.loads(content)
+    except ValueError:
         return {}
     return note if isinstance(note, dict) else {}
 

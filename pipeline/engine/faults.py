@@ -2,6 +2,8 @@
 
 from typing import ClassVar
 
+from pipeline.data.urls import without_login
+
 
 class RunFault(Exception):
     """Base of the endings a user must tell apart; `exit_code` is what the process returns."""
@@ -14,13 +16,15 @@ class StageFailed(RunFault):
 
 
 class BadPlan(RunFault):
-    """Config or input that cannot be run; `problems` lists all that was found, before any work."""
+    """Config or input that cannot be run; `problems` lists all that was found, before any work; passwords
+    in it are blanked out.
+    """
 
     exit_code = 2
 
     def __init__(self, problems: tuple[str, ...]) -> None:
-        self.problems = problems
-        super().__init__("\n".join(problems))
+        self.problems = tuple(map(without_login, problems))
+        super().__init__("\n".join(self.problems))
 
 
 class TooManyBad(RunFault):

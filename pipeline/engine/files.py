@@ -16,6 +16,7 @@ from pipeline.engine.machine import machine, process_start
 TEMP = ".tmp-"
 OURS = re.compile(r"(?P<machine>[\w.]+)-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{8}")
 FOREIGN_TEMP_SECONDS = 24 * 3600.0
+UNUSED_SECONDS = 30 * 24 * 3600.0  # after which a copy of what lies elsewhere goes
 BLOCK = 1 << 20
 CACHE = "OMNIMASK_CACHE"
 
@@ -63,6 +64,14 @@ def cache_folder() -> Path:
     own = os.environ.get(CACHE)
     shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(own) if own else Path(shared) / "omnimask"
+
+
+def is_unused(path: Path) -> bool:
+    """Whether a copy in it was not used for long: neither it, nor anything in it, was touched."""
+    try:
+        return max(part.stat().st_mtime for part in (path, *path.rglob("*"))) < time.time() - UNUSED_SECONDS
+    except FileNotFoundError:  # somebody is at it
+        return False
 
 
 def own_folder(name: str, base: Path | None = None) -> Path:

@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pipeline.engine.machine import machine, process_start
 from pipeline.engine.objects import Objects
@@ -46,8 +46,9 @@ class Lease:
         finally:
             self._ended.set()
             renewer.join()
-            if self.is_ours():
-                self._objects.remove(self._name)
+            with suppress(OSError):  # then it runs out by itself
+                if self.is_ours():
+                    self._objects.remove(self._name)
 
     def is_ours(self) -> bool:
         """Whether nobody has taken it over."""
@@ -85,10 +86,11 @@ class Lease:
     def _renew(self) -> None:
         while not self._ended.wait(EXPIRES_SECONDS / RENEWALS):
             try:
-                if not self.is_ours():
+                there = self._objects.read(self._name) or b""
+                if _holder(there).get("id") != self._id:
                     return
                 self._beat += 1
-                self._objects.write(self._name, self._text())
+                self._objects.replace(self._name, there, self._text())
             except OSError:
                 continue  # the network may be back in time; if not, another takes over
 

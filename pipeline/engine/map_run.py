@@ -109,10 +109,11 @@ class MapRun:
             self._display.note(
                 f"{label}: images could not be read or ended the worker; the next run tries them again"
             )
+        if number + 1 == len(self._links):  # what lies between is read by nobody here
+            self._known.records = self._chain.records(number)
         timings = [self._store.unit_timing(key) for key in kept]
         log.seconds, log.images = sum(t.seconds for t in timings), sum(t.images for t in timings)
         self._known.timed[label] = digest_of(list(kept))
-        self._known.records = self._chain.records(number)
         log.quarantined = self._quarantine.count(label, self._images, self._chain.dropped(number))
         self._log.quarantined(self._quarantine.examples)
         self._quarantine.check()

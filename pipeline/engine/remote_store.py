@@ -1,6 +1,6 @@
 """A store on an object store: results under the same keys, committed by a conditional put, read through a local folder.
 
-units/<aa>/<key>                  a line of JSON (digest, time), then the unit's Parquet file
+units/<aa>/<key>                  a line of JSON (the note), then the unit's Parquet file
 artifacts/<key>/artifact.json     the commit record; it names the attempt whose files these are:
 artifacts/<key>/<attempt>/...     a job's files; truth/<key>/<attempt>/... its part `truth`
 work/<key>/, locks/<key>          checkpoints (snapshot.py) and who works on it now (lease.py)
@@ -12,7 +12,9 @@ instead replaces it.
 """
 
 import hashlib
+import math
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -33,12 +35,14 @@ from pipeline.engine.artifact import (
     write_manifest,
 )
 from pipeline.engine.context import Metrics
-from pipeline.engine.copies import Copies, pack, unit_name, unpack
+from pipeline.engine.copies import Copies, Note, pack, unit_name, unpack
 from pipeline.engine.lease import Lease
 from pipeline.engine.objects import THREADS, Objects
 from pipeline.engine.plan import TRUTH
 from pipeline.engine.snapshot import Snapshots
-from pipeline.engine.store import Store, Timing
+from pipeline.engine.store import Store, Timing, note_of
+
+LISTED_SECONDS = 60.0  # a listing of units holds: planning asks for thousands of them in a row
 
 
 def open_store(where: str | Path, *, look_only: bool = False, known: bool = False) -> Store:
@@ -49,7 +53,8 @@ def open_store(where: str | Path, *, look_only: bool = False, known: bool = Fals
     if not is_url(where):
         return Store(Path(where), look_only=look_only)
     objects = Objects(where)
-    store = RemoteStore(files.cache_folder() / "stores" / _short(objects.url), objects=objects)
+    folder = files.cache_folder() / "stores" / _short(objects.url)
+    store = RemoteStore(folder, look_only=look_only, objects=objects)
     if not look_only and not known:
         objects.prove()
         attempts.sweep(objects)
@@ -65,16 +70,19 @@ def _short(url: str) -> str:
 @dataclass
 class RemoteStore(Store):
     """`root` is the local folder. `_checked`: the units, `_fetched`: the parts of artifacts that this process has found
-    there as they are over there.
+    there as they are over there. `_listed`: by folder, when its units were listed last, and their versions.
     """
 
     objects: Objects = field(kw_only=True)
     _checked: set[str] = field(default_factory=set)
     _fetched: set[tuple[str, str]] = field(default_factory=set)
+    _listed: dict[str, tuple[float, dict[str, str]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        folder = Store(self.root)
+        folder = Store(
+            self.root, look_only=True
+        )  # its folders are made already, or as soon as they are needed
         self._copies = Copies(self.objects, folder)
         self._snapshots = Snapshots(self.objects, folder)
         self._leases: dict[str, Lease] = {}
@@ -123,7 +131,7 @@ class RemoteStore(Store):
 
     def unit_path(self, key: str) -> Path:
         """A local copy of a unit that is there; OSError if it is not, or damaged."""
-        path = super().unit_path(key)
+        path = self.unit_place(key)
         if key in self._checked and path.exists():
             return path
         if not self._copies.has_unit(key) and not self._copies.bring_unit(key):
@@ -135,27 +143,36 @@ class RemoteStore(Store):
 
     def has_unit(self, key: str) -> bool:
         """Whether the unit is over there, undamaged; it is here too then."""
-        version = self.objects.version(unit_name(key))
+        version = self._versions(key).get(unit_name(key))
         if version is None:
             return False
-        if not self._copies.has_unit(key, version) and not self._copies.bring_unit(key):
+        if not self._copies.has_unit(key, version) and not self._copies.bring_unit(key, version):
             self.damaged.append(self.objects.url_of(unit_name(key)))
             return False
         self._checked.add(key)
         return True
 
+    def _versions(self, key: str) -> dict[str, str]:
+        """The units that lie beside that of a key. A unit that is made while the listing holds is made twice."""
+        folder = unit_name(key).rpartition("/")[0]
+        at, listed = self._listed.get(folder, (-math.inf, {}))
+        if time.monotonic() - at > LISTED_SECONDS:
+            at, listed = time.monotonic(), self.objects.versions(folder)
+            self._listed[folder] = at, listed
+        return listed
+
     def commit_unit(self, key: str, table: pa.Table, timing: Timing, *, redo: bool = False) -> None:
         """Put a unit over there unless a sound one is; that one is taken then."""
-        content = pack(key, parquet.to_bytes(table, key=key), timing)
+        body = parquet.to_bytes(table, key=key)
+        content = pack(key, body, note_of(body, table, timing))
         held = self.objects.commit(
-            unit_name(key), content, redo=redo, is_sound=lambda there: unpack(there, key) is not None
+            unit_name(key), content, stays=lambda there: not redo and unpack(there, key) is not None
         )
         self._copies.keep_unit(key, held, self.objects.version(unit_name(key)))
+        self._listed.pop(unit_name(key).rpartition("/")[0], None)
 
-    def unit_timing(self, key: str) -> Timing:
-        """What the unit cost when it was made."""
-        self.unit_path(key)
-        return super().unit_timing(key)
+    def _note(self, key: str) -> Note:
+        return super()._note(key) or self._copies.bring_note(key)
 
     # Artifacts
 
@@ -233,11 +250,12 @@ class RemoteStore(Store):
         self._snapshots.restore(key)
         return super().workdir(key)
 
-    def keep_work(self, key: str, *, now: bool = False) -> None:
+    def keep_work(self, key: str, *, now: bool = False) -> str:
         """Copy the checkpoints now and then, if it is this process that has the job's lock, and has not lost it."""
         lease = self._leases.get(key)
-        if lease is not None and self._snapshots.is_due(key, now=now) and lease.is_ours():
-            self._snapshots.keep(key)
+        if lease is not None and self._snapshots.is_due(key, now=now):
+            self._snapshots.keep(key, lease.is_ours)
+        return self._snapshots.trouble(key)
 
     def forget_work(self, key: str) -> None:
         """Remove a job's checkpoints, here and there."""

@@ -54,7 +54,8 @@ def run_job(stage: JobStage, task: JobTask, around: Surroundings, team: Team = A
         try:
             metrics = stage.run(task.records, _context(task, around, out, team=team, tick=spent.tick))
         except Stopped:
-            store.keep_work(key, now=True)
+            if trouble := store.keep_work(key, now=True):
+                around.progress(Progress(0, 0, trouble))
             raise
         task.stage.check_artifacts()
         team.wait()  # nobody reads the checkpoints any more
@@ -154,9 +155,8 @@ def _context(
 ) -> TrainContext:
     def progress(done: int, total: int, note: str) -> None:
         tick()
-        if team.leads:
-            around.store.keep_work(task.key)
-        around.progress(Progress(done, total, note))
+        trouble = around.store.keep_work(task.key) if team.leads else ""
+        around.progress(Progress(done, total, "; ".join(text for text in (note, trouble) if text)))
 
     lent = task.stage.context
     return TrainContext(

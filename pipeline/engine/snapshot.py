@@ -7,7 +7,7 @@ what was copied from it; it is given up only for a snapshot that somebody else h
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +26,15 @@ State = Mapping[str, tuple[int, int]]  # size and time of change by path
 
 @dataclass
 class _Copied:
-    """What was last copied of a job: when, how long that took, in what state its files were, with which digests."""
+    """What was last copied of a job: when, how long that took, in what state its files were, with which digests; or
+    what went wrong.
+    """
 
     at: float
     took: float = 0.0
     state: State | None = None
     digests: Mapping[str, str] | None = None
+    trouble: str = ""
 
 
 class Snapshots:
@@ -74,16 +77,28 @@ class Snapshots:
         copied = self._copied.setdefault(key, _Copied(time.monotonic()))
         return now or time.monotonic() - copied.at >= max(EVERY_SECONDS, SHARE * copied.took)
 
-    def keep(self, key: str) -> None:
-        """Copy the folder, if it has changed."""
+    def keep(self, key: str, is_ours: Callable[[], bool]) -> None:
+        """Copy the folder, if it has changed and is still ours to copy.
+
+        What goes wrong is noted, not raised: the job has its own files here, and the next copy is due soon.
+        """
         copied = self._copied[key]
         began = time.monotonic()
-        state = _state(self._root / key)
-        if state and state != copied.state:
-            copied.digests = self._copy(key, state, copied.digests)
-            copied.state = state
+        try:
+            state = _state(self._root / key)
+            if is_ours() and state and state != copied.state:
+                copied.digests = self._copy(key, state, copied.digests)
+                copied.state = state
+            copied.trouble = ""
+        except OSError as error:
+            copied.trouble = f"the checkpoints were not copied: {error}"
         copied.at = time.monotonic()
         copied.took = copied.at - began
+
+    def trouble(self, key: str) -> str:
+        """Why the last copy is not there; nothing if it is."""
+        copied = self._copied.get(key)
+        return copied.trouble if copied else ""
 
     def forget(self, key: str) -> None:
         """Remove a job's checkpoints here and there."""

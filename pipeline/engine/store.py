@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +42,19 @@ class Timing:
     images: int
 
 
+def note_of(content: bytes, table: pa.Table, timing: Timing) -> dict[str, JsonValue]:
+    """What is noted beside a unit's file of these bytes."""
+    summary = summarise(table)
+    body = json.dumps([summary.rows, summary.digest, list(summary.dropped.items())])
+    return {
+        "seconds": timing.seconds,
+        "images": timing.images,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "summary": body,
+        "summary_sha256": hashlib.sha256(body.encode()).hexdigest(),
+    }
+
+
 @dataclass
 class Store:
     """A folder of results; safe for concurrent runs. Construction makes the folders and clears leftovers.
@@ -57,9 +70,13 @@ class Store:
         self.root = self.root.resolve()
         if self.look_only:
             return
+        self.make_folders()
+        files.clean_leftovers(self.root / "tmp")
+
+    def make_folders(self) -> None:
+        """Make the folders that every store has, as far as they are not there."""
         for name in ("units", "artifacts", TRUTH, "work", "locks", "tmp"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
-        files.clean_leftovers(self.root / "tmp")
 
     @property
     def shared(self) -> bool:
@@ -101,9 +118,13 @@ class Store:
 
     # Units
 
-    def unit_path(self, key: str) -> Path:
+    def unit_place(self, key: str) -> Path:
         """Where the unit of that key is or will be."""
         return self.root / "units" / key[:2] / f"{key}.parquet"
+
+    def unit_path(self, key: str) -> Path:
+        """Where the unit of that key is, on this machine."""
+        return self.unit_place(key)
 
     def has_unit(self, key: str) -> bool:
         """Whether the unit is there and undamaged."""
@@ -122,25 +143,17 @@ class Store:
 
         `redo`: also in place of a sound one, where that is not done anyway.
         """
-        path = self.unit_path(key)
-        path.parent.mkdir(exist_ok=True)
-        scratch = self.root / "tmp"
         content = parquet.to_bytes(table, key=key)
-        summary = summarise(table)
-        body = json.dumps([summary.rows, summary.digest, list(summary.dropped.items())])
-        note = {
-            "seconds": timing.seconds,
-            "images": timing.images,
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "summary": body,
-            "summary_sha256": hashlib.sha256(body.encode()).hexdigest(),
-        }
-        temp = files.temp_name(scratch)
+        self.keep_note(key, note_of(content, table, timing))
+        files.commit_bytes(self.unit_place(key), content, scratch=self.root / "tmp")
+
+    def keep_note(self, key: str, note: Mapping[str, JsonValue]) -> None:
+        """Put the note beside a unit in place."""
+        path = self.unit_place(key).with_suffix(".json")
+        path.parent.mkdir(exist_ok=True)
+        temp = files.temp_name(self.root / "tmp")
         temp.write_text(json.dumps(note))
-        temp.replace(
-            path.with_suffix(".json")
-        )  # not synced: losing it loses a number in the bill and some time
-        files.commit_bytes(path, content, scratch=scratch)
+        temp.replace(path)  # not synced: losing it loses a number in the bill and some time
 
     def unit_timing(self, key: str) -> Timing:
         """What the unit cost when it was made; zeros if a power cut took that note."""
@@ -158,7 +171,7 @@ class Store:
 
     def _note(self, key: str) -> dict[str, str | float]:
         try:
-            note = json.loads(self.unit_path(key).with_suffix(".json").read_text())
+            note = json.loads(self.unit_place(key).with_suffix(".json").read_text())
         except (FileNotFoundError, ValueError):
             return {}
         return note if isinstance(note, dict) else {}
@@ -239,11 +252,12 @@ class Store:
         folder.mkdir(exist_ok=True)
         return folder
 
-    def keep_work(self, key: str, *, now: bool = False) -> None:
+    def keep_work(self, key: str, *, now: bool = False) -> str:  # noqa: ARG002
         """Called while no checkpoint is being written: where they are not safe yet, make them so now and then.
 
-        `now`: at once, as the job ends.
+        `now`: at once, as the job ends. What went wrong with that last, which is no reason to end; else nothing.
         """
+        return ""
 
     def forget_work(self, key: str) -> None:
         """Remove a job's checkpoints."""

@@ -4,13 +4,20 @@ import os
 import re
 import subprocess
 import sys
+import uuid
 
 import pytest
 import requests
+from engine_fakes import make_record
+from store_fakes import KEY, OTHER
 
-from pipeline.data.urls import UrlPath, file_system
+from pipeline.data.arrow import to_table
+from pipeline.data.urls import Unreachable, UrlPath, file_system
 from pipeline.engine.faults import BadPlan
+from pipeline.engine.files import CACHE
+from pipeline.engine.objects import Objects
 from pipeline.engine.remote_store import open_store
+from pipeline.engine.store import Timing
 
 
 @pytest.mark.parametrize(
@@ -19,6 +26,7 @@ from pipeline.engine.remote_store import open_store
         ("gs://bucket/x", "expected a store on s3://, s3a://, memory:// or in a folder, found gs://"),
         ("nonsense://bucket/x", "found nonsense://"),
         ("s3://key:secret@bucket/x", "without a name or password"),
+        ("s3://key:sec/ret@bucket/x", "without a name or password"),
         ("s3://no-such-bucket-here/x", "nothing can be kept here: .*bucket does not exist"),
     ],
 )
@@ -28,12 +36,52 @@ def test_a_store_that_cannot_be_is_refused(url, problem):
         open_store(url)
 
 
-def test_a_store_without_conditional_put_is_refused(bucket, monkeypatch):
+@pytest.mark.parametrize(("ignored", "header"), [("mode", "If-None-Match"), ("IfMatch", "If-Match")])
+def test_a_store_without_conditional_put_is_refused(bucket, monkeypatch, ignored, header):
     fs, _ = file_system(UrlPath(bucket))
     put = fs.pipe_file
-    monkeypatch.setattr(fs, "pipe_file", lambda path, data, **_: put(path, data))
-    with pytest.raises(BadPlan, match="refuses to put an object twice"):
+
+    def ignore(path, data, **condition):
+        put(path, data, **{name: value for name, value in condition.items() if name != ignored})
+
+    monkeypatch.setattr(fs, "pipe_file", ignore)
+    with pytest.raises(BadPlan, match=rf"refuses to put an object twice \({header}"):
         open_store(bucket)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda there, _: there.read("a"),
+        lambda there, _: there.version("a"),
+        lambda there, _: there.create("a", b"1"),
+        lambda there, _: there.write("a", b"1"),
+        lambda there, _: there.replace("a", b"1", b"2"),
+        lambda there, _: there.names("a"),
+        lambda there, _: there.remove("a"),
+        lambda there, folder: there.write_file("a", folder / "file"),
+        lambda there, folder: there.read_file("a", folder / "copy"),
+    ],
+)
+def test_a_bucket_that_has_gone_is_not_taken_for_a_missing_object(bucket, tmp_path, act):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        Unreachable, match=re.escape(f"{bucket}-gone/x/a: The specified bucket does not exist")
+    ):
+        act(Objects(f"{bucket}-gone/x"), tmp_path)
+
+
+@pytest.mark.parametrize("base", ["memory://some", "s3"])
+def test_who_only_looks_makes_no_folder(base, request, tmp_path, monkeypatch):
+    where = f"{request.getfixturevalue('bucket') if base == 's3' else base}/{uuid.uuid4().hex}"
+    monkeypatch.setenv(CACHE, str(tmp_path / "one"))
+    open_store(where).commit_unit(KEY, to_table([make_record(1)]), Timing(1.0, 1))
+    monkeypatch.setenv(CACHE, str(tmp_path / "other"))
+    store = open_store(where, look_only=True)
+    assert not store.has_unit(OTHER)
+    assert store.find_artifact(KEY) is None
+    assert not (tmp_path / "other").exists()
+    assert store.has_unit(KEY)
 
 
 def test_missing_rights_are_named(bucket, s3_endpoint):

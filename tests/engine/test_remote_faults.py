@@ -5,10 +5,10 @@ import threading
 
 import pytest
 from engine_fakes import make_record
-from store_fakes import KEY, Side, commit_artifact, written_by
+from store_fakes import KEY, OTHER, Side, commit_artifact, written_by
 
 from pipeline.data.arrow import to_table
-from pipeline.engine import attempts, copies, files
+from pipeline.engine import attempts, files
 from pipeline.engine.objects import Objects
 from pipeline.engine.remote_store import open_store
 from pipeline.engine.store import Timing
@@ -105,16 +105,25 @@ def test_what_is_removed_over_there_is_missing_here(remote):
 
 
 def test_copies_that_nobody_uses_are_removed(remote, monkeypatch):
+    """And checkpoints of a job that was finished elsewhere."""
     commit_unit(remote.store)
     made = commit_artifact(remote.store, truth="hidden")
+    with remote.store.job_lock(OTHER, lambda: None):
+        (remote.store.workdir(OTHER) / "scratch").mkdir()
+        (remote.store.workdir(OTHER) / "scratch" / "features").write_text("large")
+        (remote.store.workdir(OTHER) / "step").write_text("1")
+        remote.store.keep_work(OTHER, now=True)
     remote.store.forget_unused()
     assert made.folder.exists()
-    monkeypatch.setattr(copies, "UNUSED_SECONDS", -10.0)
+    assert (remote.store.root / "work" / OTHER / "scratch" / "features").exists()
+    monkeypatch.setattr(files, "UNUSED_SECONDS", -10.0)
     remote.store.forget_unused()
     assert not [
         path for path in remote.store.root.rglob("*") if path.is_file() and path.parent.name != "locks"
     ]
-    assert open_store(remote.where, known=True).find_artifact(KEY) is not None
+    store = open_store(remote.where, known=True)
+    assert store.find_artifact(KEY) is not None
+    assert (store.workdir(OTHER) / "step").read_text() == "1"
 
 
 def test_of_many_writers_one_wins(remote):
@@ -128,7 +137,7 @@ def test_of_many_writers_one_wins(remote):
             everyone.wait()
             name, data = f"race/{turn}", f"{number}".encode()
             won.extend([turn] * own.create(name, data))
-            held.append((turn, own.commit(name, data, redo=False, is_sound=lambda _: True)))
+            held.append((turn, own.commit(name, data, stays=lambda _: True)))
 
     writers = [threading.Thread(target=write, args=(number,)) for number in range(6)]
     for writer in writers:
@@ -137,6 +146,43 @@ def test_of_many_writers_one_wins(remote):
         writer.join()
     assert sorted(won) == list(range(8))
     assert len(set(held)) == 8
+
+
+def test_of_many_who_replace_one_wins(remote):
+    everyone = threading.Barrier(6)
+    won = []
+
+    def replace(number: int) -> None:
+        own = Objects(remote.where)
+        for turn in range(8):
+            own.write(f"race/{turn}", b"old")
+            everyone.wait()
+            won.extend([turn] * own.replace(f"race/{turn}", b"old", f"{number}".encode()))
+
+    writers = [threading.Thread(target=replace, args=(number,)) for number in range(6)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert sorted(won) == list(range(8))
+    assert not Objects(remote.where).replace("race/none", b"old", b"new")
+    assert remote.store.objects.read("race/none") is None
+
+
+def test_who_replaces_what_was_replaced_meanwhile_removes_that(remote, monkeypatch):
+    """Two redo one artifact: the files of neither the first nor the second stay under the record of the third."""
+    commit_artifact(remote.store, truth="hidden")
+    send = Objects.send
+
+    def beaten(*call: object) -> None:
+        send(*call)
+        monkeypatch.setattr(Objects, "send", send)
+        commit_artifact(remote.elsewhere(), "second", redo=True)
+
+    monkeypatch.setattr(Objects, "send", beaten)
+    commit_artifact(remote.store, "third", redo=True)
+    assert remote.leftovers() == []
+    assert (remote.elsewhere().find_artifact(KEY).folder / "sub" / "weights.bin").read_text() == "third"
 
 
 def test_the_first_commit_wins(remote):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from store_fakes import KEY, Side, commit_artifact, written_by
 
 from pipeline.engine import files, lease, snapshot
+from pipeline.engine.context import Stopped
 from pipeline.engine.lease import Lease
 from pipeline.engine.objects import Objects
 from pipeline.engine.remote_store import open_store
@@ -20,6 +22,10 @@ def save(store, **content: str) -> None:
         for name, text in content.items():
             (store.workdir(KEY) / name).write_text(text)
         store.keep_work(KEY, now=True)
+
+
+def no_answer(*_: object) -> bool:
+    raise OSError("no answer")
 
 
 def objects(remote: Side) -> Objects:
@@ -120,6 +126,43 @@ def test_checkpoints_are_copied_when_they_have_changed_and_it_is_time(remote, mo
         "large/kept",
         "step",
     ]
+
+
+def test_a_copy_that_fails_ends_nothing(remote, monkeypatch):
+    """It is told, tried again when the next is due and not before, and forgotten once one is there."""
+    monkeypatch.setattr(snapshot, "EVERY_SECONDS", 0.5)
+    monkeypatch.setattr(snapshot, "SHARE", 0)
+    tried = []
+
+    def fail(self: Objects, name: str, source: Path) -> None:
+        tried.append(name)
+        raise OSError(f"{self.url_of(name)}: no answer from {source.name}")
+
+    with remote.store.job_lock(KEY, lambda: None):
+        (remote.store.workdir(KEY) / "step").write_text("1")
+        with monkeypatch.context() as patch:
+            patch.setattr(Objects, "write_file", fail)
+            told = remote.store.keep_work(KEY, now=True)
+            assert re.search("the checkpoints were not copied: .*no answer from step", told)
+            assert remote.store.keep_work(KEY) == told
+            assert len(tried) == 1
+        time.sleep(0.5)
+        assert remote.store.keep_work(KEY) == ""
+    assert (remote.elsewhere().workdir(KEY) / "step").read_text() == "1"
+
+
+def test_a_server_that_is_gone_as_a_job_is_stopped_ends_nothing_else(remote, monkeypatch):
+    """Whose the lease is cannot be asked: neither for a last copy nor to give it back."""
+
+    def stopped() -> None:
+        with remote.store.job_lock(KEY, lambda: None):
+            (remote.store.workdir(KEY) / "step").write_text("1")
+            monkeypatch.setattr(Lease, "is_ours", no_answer)
+            assert "no answer" in remote.store.keep_work(KEY, now=True)
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        stopped()
 
 
 def test_only_who_holds_the_job_copies_its_checkpoints(remote):

@@ -14,6 +14,7 @@ import pytest
 from engine_fakes import FakeTrainConfig, chain
 
 from pipeline.data.urls import UrlPath, file_system
+from pipeline.engine import snapshot
 from pipeline.engine.display import Silent
 from pipeline.engine.drive import Options, drive
 from pipeline.engine.faults import BadPlan
@@ -58,6 +59,26 @@ def test_a_run_in_memory_ends_in_the_same_bytes(tmp_path, expected):
     assert not drive(chain(), options, Silent())
     assert drive(chain(), Options(tmp_path / "second", where, workers=0), Silent())
     assert set(made(tmp_path / "second").values()) == {0}
+
+
+class Listening(Silent):
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def job(self, label: str, done: int, total: int, note: str) -> None:  # noqa: ARG002
+        self.heard.append(note)
+
+
+def test_a_checkpoint_that_cannot_be_copied_is_told_and_the_run_goes_on(tmp_path, expected, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError("no answer")
+
+    monkeypatch.setattr(snapshot, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(snapshot.Snapshots, "_copy", fail)
+    display = Listening()
+    assert drive(chain(), Options(tmp_path / "run", f"memory://{uuid.uuid4().hex}", workers=0), display)
+    assert exported(tmp_path / "run") == expected
+    assert any("the checkpoints were not copied: no answer" in note for note in display.heard)
 
 
 def test_memory_is_of_one_process(tmp_path):

@@ -9,7 +9,8 @@ from store_fakes import KEY, OTHER, Side, commit_artifact, open_side
 
 from pipeline.data.arrow import to_table
 from pipeline.engine import parquet
-from pipeline.engine.store import Timing
+from pipeline.engine.artifact import Artifact
+from pipeline.engine.store import Store, Timing
 
 
 @pytest.fixture(params=["folder", "memory", "s3"])
@@ -65,6 +66,26 @@ def test_an_artifact_is_found_everywhere(side):
     assert (found.digest, found.metrics, found.seconds) == (made.digest, {"loss": 0.5}, 1.5)
     assert set(found.part("sub").files) == {"weights.bin"}
     assert found.folder.is_dir()
+
+
+@pytest.mark.parametrize("truth", ["", "hidden"])
+def test_an_artifact_without_files_is_found_everywhere(side, truth):
+    def commit(store: Store) -> Artifact:
+        with store.scratch_folder() as folder:
+            if truth:
+                (folder / "truth").mkdir()
+                (folder / "truth" / "file").write_text(truth)
+            return store.commit_artifact(
+                KEY, folder, stage="fit", metrics={"loss": 0.5}, seconds=1.5, about={}
+            )
+
+    made = commit(side.store)
+    store = side.elsewhere()
+    (folder,) = store.here([side.store.name_of(made.folder)])
+    assert folder.is_dir()
+    assert store.find_artifact(KEY).digest == made.digest
+    assert store.find_artifact(KEY).metrics == {"loss": 0.5}
+    assert commit(side.elsewhere()).digest == made.digest
 
 
 def test_the_truth_lies_apart(side):

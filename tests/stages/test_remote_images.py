@@ -1,21 +1,28 @@
 """Images and COCO files by URL: taken in as from a folder, with the same checks, and read where they are."""
 
+import hashlib
 import json
+import os
 import uuid
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from stage_fakes import annotation, box_rle, context, png, write_coco
 
 from pipeline.data.errors import BadInput
 from pipeline.data.images import MAX_FILE_BYTES, read_bytes, read_listed
-from pipeline.data.paths import check_folder, is_there
+from pipeline.data.paths import check_folder, is_there, stat_of
 from pipeline.data.records import Record, Role
 from pipeline.data.urls import Unreachable, UrlPath, file_system
 from pipeline.engine.files import CACHE
 from pipeline.engine.streams import RecordStream
 from pipeline.engine.units import RecordSet
 from pipeline.inputs import input_problems
+from pipeline.stages.fetched import fetched
 from pipeline.stages.folders import find_photos
 from pipeline.stages.ingest import Ingest, IngestConfig
 from pipeline.stages.samples import read_sample
@@ -180,6 +187,16 @@ def test_there_must_be_a_folder(place):
     assert problems == [f"{place}/train.json: expected a file, found nothing"]
 
 
+def test_a_bucket_that_is_not_there_is_told_before_any_work(bucket):
+    gone = UrlPath(f"{bucket}-gone/x")
+    (problem,) = input_problems(settings(gone), Path())
+    assert problem == f"{gone}/train.json: The specified bucket does not exist"
+    with pytest.raises(BadInput, match="expected a folder of images, found none"):
+        check_folder(gone)
+    with pytest.raises(Unreachable, match="bucket does not exist"):
+        read_bytes(gone / "1.png")
+
+
 @pytest.mark.parametrize(
     ("field", "url", "problem"),
     [
@@ -210,3 +227,61 @@ def test_a_server_that_is_gone_is_no_fault_of_the_image(bucket, monkeypatch):
     monkeypatch.setattr(fs, "cat_file", fail)
     with pytest.raises(Unreachable, match=r"1\.png: no rights"):
         read_bytes(photo)
+
+
+def test_a_damaged_copy_of_a_coco_file_is_fetched_anew(place):
+    put(place, "train.json", b"[1, 2, 3]")
+    copy = fetched(place / "train.json")
+    copy.write_text("[1, 2]")
+    assert fetched(place / "train.json").read_text() == "[1, 2, 3]"
+    copy.with_name("train.json.note").write_text("[")
+    assert fetched(place / "train.json").read_text() == "[1, 2, 3]"
+
+
+def test_a_copy_of_a_coco_file_that_nobody_uses_is_removed(place, tmp_path):
+    for name in ("one", "two"):
+        put(place, f"{name}.json", b"[]")
+        fetched(place / f"{name}.json")
+    left = sorted(path for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    assert len(left) == 4
+    os.utime(left[1], (1, 1))
+    assert fetched(place / "two.json").exists()
+    assert sorted(path for path in (tmp_path / "cache").rglob("*") if path.is_file()) == left[2:]
+
+
+@pytest.fixture(params=["Last-Modified", "ETag", None])
+def web(request, tmp_path, monkeypatch) -> Iterator[tuple[Path, UrlPath]]:
+    """A folder and the server that serves it, which tells when a file has changed by that header, or not at all."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def send_header(self, keyword: str, value: str) -> None:
+            if keyword == "Last-Modified" and request.param == "ETag":
+                content = Path(self.translate_path(self.path)).read_bytes()
+                super().send_header("ETag", hashlib.sha256(content).hexdigest())
+            elif keyword in (request.param, "Content-Length", "Content-type"):
+                super().send_header(keyword, value)
+
+        def log_message(self, *_: object) -> None:
+            """Keeps quiet."""
+
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
+    (tmp_path / "web").mkdir()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path / "web"))
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield tmp_path / "web", UrlPath(f"http://127.0.0.1:{server.server_port}")
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_file_of_a_web_server_that_has_changed_is_seen(web):
+    folder, place = web
+    (folder / "a.json").write_text("[1]")
+    assert fetched(place / "a.json").read_text() == "[1]"
+    told = stat_of(place / "a.json")
+    assert stat_of(place / "a.json") == told
+    (folder / "a.json").write_text("[2]")
+    os.utime(folder / "a.json", (1, 1))  # a time that is told has whole seconds
+    assert fetched(place / "a.json").read_text() == "[2]"
+    assert stat_of(place / "a.json") != told
+    with pytest.raises(BadInput, match=r"none\.json: expected a file, found nothing"):
+        fetched(place / "none.json")
