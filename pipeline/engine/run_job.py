@@ -4,6 +4,7 @@ Of a team of processes the leading one holds the lock and commits; what the othe
 """
 
 import json
+import os
 import time
 from collections.abc import Callable
 from enum import IntEnum
@@ -114,13 +115,8 @@ class _Spent:
         try:
             found = json.loads(self._note.read_text())
             return float(found["seconds"]), int(found["world"])
-        except (
-            FileNotFoundError,
-            KeyError,
-            TypeError,
-            ValueError,
-        ):  # damaged: some time is left out of the bill
-            return 0.0, 1
+        except (FileNotFoundError, KeyError, TypeError, ValueError):
+            return 0.0, 1  # where it is damaged, some time is left out of the bill
 
     def seconds(self) -> float:
         return float(self._before + self._now * (time.perf_counter() - self._start))
@@ -136,10 +132,12 @@ class _Spent:
 
 
 class _Pulse:
-    """Asks whether to stop; that a job asks is a sign of life, also where it has no progress to tell."""
+    """Asks whether to stop; that a job asks is a sign of life, also where it has no progress to tell, and for the
+    other machines of a store, which remove what has been left in it for a day.
+    """
 
-    def __init__(self, around: Surroundings, team: Team) -> None:
-        self._around, self._team = around, team
+    def __init__(self, around: Surroundings, team: Team, out: Path) -> None:
+        self._around, self._team, self._out = around, team, out
         self._told = time.monotonic()
 
     def should_stop(self) -> bool:
@@ -147,6 +145,7 @@ class _Pulse:
         if now - self._told > ALIVE_EVERY_SECONDS:
             self._told = now
             self._around.progress(Alive())
+            os.utime(self._out)
         return self._team.any(self._around.should_stop())
 
 
@@ -168,7 +167,7 @@ def _context(
         workdir=around.store.workdir(task.key),
         out=out,
         progress=progress,
-        should_stop=_Pulse(around, team).should_stop,
+        should_stop=_Pulse(around, team, out).should_stop,
         key=task.key,
         data_root=task.data_root,
         timings=task.timings,

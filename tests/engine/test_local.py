@@ -131,8 +131,10 @@ def test_a_job_that_asks_whether_to_stop_is_alive(monkeypatch, tmp_path):
     monkeypatch.setattr(run_job, "ALIVE_EVERY_SECONDS", -1.0)
     told = []
     around = Surroundings(Store(tmp_path), Heartbeat(tmp_path / "beat"), told.append, lambda: False)
-    pulse = run_job._Pulse(around, ALONE)
+    os.utime(tmp_path, (0, 0))
+    pulse = run_job._Pulse(around, ALONE, tmp_path)
     assert [pulse.should_stop(), pulse.should_stop()] == [False, False]
+    assert time.time() - tmp_path.stat().st_mtime < PATIENCE
     assert told == [Alive(), Alive()]
 
 

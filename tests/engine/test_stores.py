@@ -177,4 +177,7 @@ def test_a_sign_is_seen_until_it_is_taken_back(side):
     sign = side.store.leave_sign()
     assert side.elsewhere().sees(sign)
     side.store.take_back(sign)
+    side.store.renew_sign(sign)  # somebody took it for a dead one's
+    assert side.elsewhere().sees(sign)
+    side.store.take_back(sign)
     assert not side.elsewhere().sees(sign)
