@@ -42,11 +42,10 @@ class Worker:
         """Whether it has nothing to do."""
         return self.task is None
 
-    @property
-    def is_silent(self) -> bool:
-        """Whether it has answered before, and does not any more."""
-        waits = self.asked is not None and self.pulse is not None
-        return waits and time.monotonic() - self.asked_at > SILENCE_SECONDS
+    def is_silent(self, start: float) -> bool:
+        """Whether it has answered before, and does not any more; or does not begin to within `start` seconds."""
+        limit = start if self.pulse is None else SILENCE_SECONDS
+        return self.asked is not None and time.monotonic() - self.asked_at > limit
 
     def send(self, task: Task) -> None:
         """Give it a task; its report comes from `Crew.collect`."""
@@ -62,12 +61,14 @@ class Worker:
 class Crew:
     """All workers of a run. `sign`: what the driver left in the store, by which a node shows that it sees it.
 
-    `left`: the tasks of lost workers.
+    `patience`: seconds that a new worker has for its first answer. `left`: the tasks of lost workers.
     """
 
-    def __init__(self, cluster: Cluster, store: str, sign: str, torch_threads: int) -> None:
+    def __init__(
+        self, cluster: Cluster, store: str, sign: str, *, torch_threads: int, patience: float
+    ) -> None:
         self._cluster, self._store, self._sign = cluster, store, sign
-        self._torch_threads = torch_threads
+        self._torch_threads, self._patience = torch_threads, patience
         self.workers: list[Worker] = []
         self.left: list[Task] = []
 
@@ -163,7 +164,7 @@ class Crew:
         try:
             if worker.asked in ready:
                 worker.pulse, worker.asked, worker.answered = ray.get(worker.asked), None, True
-            elif worker.is_silent:
+            elif worker.is_silent(self._patience):
                 self._lose(worker)
                 return []
             task = worker.task

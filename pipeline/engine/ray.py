@@ -49,7 +49,9 @@ class RayEngine:
         self._stages = {stage.label: stage for stage in stages}
         self._stall_timeout = stall_timeout
         self._store, self._sign = store, store.leave_sign()
-        self._crew = Crew(cluster, store.where, self._sign, torch_threads)
+        self._crew = Crew(
+            cluster, store.where, self._sign, torch_threads=torch_threads, patience=stall_timeout
+        )
         self._again: dict[str, deque[UnitTask]] = defaultdict(deque)
         self._losses: Counter[str] = Counter()
         self._shown: Counter[str] = Counter()  # images of units in hand that were shown, by key
