@@ -107,7 +107,7 @@ def raylet(trial: Trial) -> None:
     lost = 0
     with trial.watching() as watcher:
         run = trial.start()
-        run.until(lambda: bool(of_role(trial, victim)))
+        run.until(lambda: bool(of_role(trial, WORKER)))  # Ray has started: what it says before is its own
         if let_work(trial, run):
             lost = len(of_role(trial, WORKER))
             trial.kills += processes.kill(of_role(trial, victim)[0])

@@ -19,7 +19,6 @@ from pipeline.engine.tasks import JobTask, Report, UnitTask, WorkerFailed
 PULSE_SECONDS = 0.5
 CLOSE_SECONDS = 5.0
 SILENCE_SECONDS = 60.0  # without an answer, from a worker that has answered before: it or its machine is gone
-START_SECONDS = 120.0  # without the first answer: Ray finds no room for it; somebody else may have taken that
 TAKEN_SECONDS = 60.0  # before that room is tried again
 WORDS = 400  # letters of a loss's cause
 
@@ -54,10 +53,9 @@ class Worker:
         """Whether it is there and has nothing to do."""
         return self.is_idle and self.pulse is not None
 
-    @property
-    def is_late(self) -> bool:
-        """Whether it should have answered for the first time by now."""
-        return self.pulse is None and time.monotonic() - self.hired > START_SECONDS
+    def is_late(self, patience: float) -> bool:
+        """Whether it has not answered for the first time within `patience` seconds."""
+        return self.pulse is None and time.monotonic() - self.hired > patience
 
     @property
     def is_silent(self) -> bool:
@@ -82,12 +80,16 @@ class Worker:
 class Crew:
     """All workers of a run. `sign`: what the driver left in the store, by which a node shows that it sees it.
 
-    `left`: the tasks of lost workers, each with the cause. `last_loss`: that of the last worker, whatever it had to do.
+    `patience`: seconds that a new worker has for its first answer; then it hangs, or Ray finds no room for it, which
+    somebody else may have taken. `left`: the tasks of lost workers, each with the cause. `last_loss`: that of the last
+    worker, whatever it had to do.
     """
 
-    def __init__(self, cluster: Cluster, store: str, sign: str, torch_threads: int) -> None:
+    def __init__(
+        self, cluster: Cluster, store: str, sign: str, *, torch_threads: int, patience: float
+    ) -> None:
         self._cluster, self._store, self._sign = cluster, store, sign
-        self._torch_threads = torch_threads
+        self._torch_threads, self._patience = torch_threads, patience
         self.workers: list[Worker] = []
         self.left: list[tuple[Task, str]] = []
         self.last_loss = ""
@@ -203,9 +205,9 @@ class Crew:
             elif worker.is_silent:
                 self._lose(worker, f"no answer for {SILENCE_SECONDS:.0f} s")
                 return []
-            elif worker.is_late:
+            elif worker.is_late(self._patience):
                 self._taken.append((time.monotonic() + TAKEN_SECONDS, worker.node, worker.need))
-                self._lose(worker, f"{worker.need} were not to be had within {START_SECONDS:.0f} s")
+                self._lose(worker, f"{worker.need} were not to be had within {self._patience:.0f} s")
                 return []
             task = worker.task
             if task is None or worker.report not in ready:

@@ -31,6 +31,7 @@ from pipeline.engine.tasks import JobDone, JobTask, Progress, Report, UnitDone, 
 WAIT_SECONDS = 0.2
 LOOK_SECONDS = 1.0
 STOP_SECONDS = 10.0  # without an answer, and nobody waits for a worker when the run is to stop
+START_SECONDS = 120.0  # for the first answer of a worker
 SIGN_SECONDS = 3600.0  # what is a day old in a store counts as left by the dead
 LOSSES = 5  # a task whose worker is lost so often is at fault itself
 
@@ -53,7 +54,13 @@ class RayEngine:
         self._stages = {stage.label: stage for stage in stages}
         self._stall_timeout = stall_timeout
         self._store, self._sign = store, store.leave_sign()
-        self._crew = Crew(cluster, store.where, self._sign, torch_threads)
+        self._crew = Crew(
+            cluster,
+            store.where,
+            self._sign,
+            torch_threads=torch_threads,
+            patience=min(START_SECONDS, stall_timeout / 2),
+        )
         self._again: dict[str, deque[UnitTask]] = defaultdict(deque)
         self._losses: Counter[str] = Counter()
         self._shown: Counter[str] = Counter()  # images of units in hand that were shown, by key

@@ -10,8 +10,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from engine_fakes import FakeIngestConfig, FakeMapConfig, FakeTrainConfig, chain
 from team_fakes import Shared, SharedConfig
 
-from pipeline.engine import crew
 from pipeline.engine import drive as drive_module
+from pipeline.engine import ray
 from pipeline.engine.display import Silent
 from pipeline.engine.drive import Options, drive
 from pipeline.engine.faults import Interrupted, RunFault
@@ -20,15 +20,15 @@ from pipeline.engine.stage import MapStage, Resources
 
 def occupy(cpus: float, start_seconds: float) -> None:
     """Have others take CPUs of the cluster, once it is there."""
-    crew.START_SECONDS = start_seconds
+    ray.START_SECONDS = start_seconds
     connect, held = drive_module.connect, []
 
     def connect_and_occupy(*given):
         cluster = connect(*given)
-        import ray  # only now: `connect` sets what it reads
+        from ray import get, remote  # only now: `connect` sets what it reads
 
-        held.append(ray.remote(Holder).options(num_cpus=cpus).remote())
-        ray.get(held[0].there.remote())
+        held.append(remote(Holder).options(num_cpus=cpus).remote())
+        get(held[0].there.remote())
         return cluster
 
     drive_module.connect = connect_and_occupy

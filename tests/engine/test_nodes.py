@@ -107,7 +107,7 @@ class Hands(Crew):
     """A crew whose workers are there at once."""
 
     def __init__(self, *free):
-        super().__init__(Machines(*free), "", "", 1)
+        super().__init__(Machines(*free), "", "", torch_threads=1, patience=60)
         self.dismissed = []
 
     def _start(self, label, need, node, *, ranks):  # noqa: ARG002
@@ -191,7 +191,7 @@ def test_room_that_others_have_taken_is_left_alone_for_a_while():
     assert crew.hire("first", need())
     late = crew.workers[0]
     late.pulse, late.hired, late.asked = None, -1e9, None
-    assert late.is_late
+    assert late.is_late(60)
     crew._kill = crew.workers.remove
     assert crew._take(late, set()) == []
     assert "1 CPUs were not to be had within" in crew.last_loss

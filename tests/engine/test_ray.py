@@ -136,6 +136,16 @@ def test_a_frozen_worker_is_replaced(tmp_path, whole):
     assert_same(tmp_path, whole)
 
 
+def test_a_worker_that_is_frozen_before_it_has_answered(tmp_path, whole):
+    process = start(tmp_path, stall_timeout=15.0)
+    wait_for(lambda: len(below(process, "ray::RayWorker")) > 1)
+    newest = max(below(process, "ray::RayWorker"), key=psutil.Process.create_time)
+    os.kill(newest.pid, signal.SIGSTOP)
+    _, told = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, told
+    assert_same(tmp_path, whole)
+
+
 def test_a_standstill_is_told_not_waited_for(tmp_path):
     process = start(tmp_path, propose={"delay": 600, "unit_size": 64}, image_timeout=0.2, stall_timeout=8.0)
     _, told = process.communicate(timeout=PATIENCE)
