@@ -13,7 +13,7 @@ from benchmarks.torture.watch import heartbeats, images_in_hand
 RAY_SLOWER = 1.6  # a run on Ray takes so many times as long, its start included
 STALLED = 5  # exit code
 SILENT = (
-    "no sign of life from any of"  # what the run says of it if whoever watches over the work is not there
+    "no sign of life from any worker"  # what the run says of it if whoever watches over the work is not there
 )
 IN_TIME = 10.0  # seconds from a signal to the end, or one image
 AT_ONCE = 5.0  # seconds from a second signal to the end
