@@ -132,6 +132,8 @@ def raylets(trial: Trial) -> None:
         cluster.stdin.close()
     trial.no_strays()
     shutil.rmtree(trial.left.temp / "ray")  # the cluster's, not the run's
+    for path in (path for pid in node for path in trial.left.temp.glob(f"omworker-{pid}-*")):
+        shutil.rmtree(path)  # a machine that is gone cannot; the next worker on it would
     trial.redone = watcher.redone
     trial.failures += watcher.wrong(lost)
     trial.judge()
