@@ -50,10 +50,10 @@ class TrainContext(WorkerContext):
     `workdir` survives a kill of the same job and is removed after its commit: checkpoints go there. `out` is
     the artifact's folder, empty at the start of every attempt. `progress(done, total, note)` feeds the
     display and the heartbeat. Once `should_stop()` is true: save a checkpoint, then raise `Stopped`.
-    `key` is the job's own. `data_root` is the folder that relative paths of the user's files start from; only
-    the stage that makes the data set is lent it. `timings` maps the label of every stage before this one to the
-    machine seconds its results took when they were made; for a stage with `reads_timings`, else empty. `run`: what
-    the run is; for a stage with `reads_run`, else None.
+    `key` is the job's own. `data_root` is the folder that relative paths of the user's files start from; only the stage
+    that makes the data set is lent it, and the `identity` that its key holds. `timings` maps the label of every stage
+    before this one to the machine seconds its results took when they were made; for a stage with `reads_timings`, else
+    empty. `run`: what the run is; for a stage with `reads_run`, else None.
     """
 
     seed: int
@@ -63,6 +63,7 @@ class TrainContext(WorkerContext):
     should_stop: Callable[[], bool]
     key: str = ""
     data_root: Path = Path()
+    identity: str = ""
     timings: Mapping[str, float] = field(default_factory=dict)
     run: RunFacts | None = None
     team: Team = ALONE

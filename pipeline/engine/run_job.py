@@ -159,6 +159,7 @@ def _context(
         should_stop=_Pulse(around, team).should_stop,
         key=task.key,
         data_root=task.data_root,
+        identity=task.identity,
         timings=task.timings,
         run=task.run,
         team=team,

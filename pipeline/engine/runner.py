@@ -119,7 +119,7 @@ class Runner:
         self._display.begin(planned.label, units=1, reused=int(artifact is not None), images=count)
         if artifact is None:
             stream = RecordStream(self._known.records, stage.roles, count)
-            task = self._job_task(planned, stage, key, stream)
+            task = self._job_task(planned, stage, key, stream, identity=identity)
             made = self._engine.run_job(task, partial(self._tell_job, planned.label))
             artifact = self._store.received(made)
             self._display.advance(planned.label, units=1)
@@ -138,13 +138,17 @@ class Runner:
             self._quarantine.check()
         self._end(number, began)
 
-    def _job_task(self, planned: PlannedStage, stage: JobStage, key: str, stream: RecordStream) -> JobTask:
+    def _job_task(
+        self, planned: PlannedStage, stage: JobStage, key: str, stream: RecordStream, *, identity: str
+    ) -> JobTask:
+        makes_dataset = DATASET in stage.parts
         task = JobTask(
             stage=self._task(planned, stage),
             key=key,
             records=stream,
             seed=self._plan.seed,
-            data_root=self._plan.data_root if DATASET in stage.parts else Path(),
+            data_root=self._plan.data_root if makes_dataset else Path(),
+            identity=identity if makes_dataset else "",
             timings=dict(self._known.timings) if stage.reads_timings else {},
             run=self._facts() if stage.reads_run else None,
             redo=self._fresh,

@@ -89,7 +89,8 @@ class UnitTask:
 class JobTask:
     """One job to do. `redo`: even if the store has its artifact, and without the checkpoints of earlier runs.
 
-    `attempt`: 0, and more after deaths of the worker in this run, whose checkpoints stay good.
+    `identity`: of what it reads from outside the store. `attempt`: 0, and more after deaths of the worker in this run,
+    whose checkpoints stay good.
     """
 
     stage: StageTask
@@ -98,6 +99,7 @@ class JobTask:
     seed: int
     data_root: Path
     timings: Mapping[str, float]
+    identity: str = ""
     run: RunFacts | None = None
     redo: bool = False
     attempt: int = 0

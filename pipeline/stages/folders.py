@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 from pipeline.data.errors import BadInput, printable
 from pipeline.data.image_kinds import HEAD, is_picture
 from pipeline.data.images import read_header, read_listed
-from pipeline.data.paths import Place, check_folder, open_file, place_of
-from pipeline.data.urls import Unreachable, names_below
-from pipeline.stages.sources import THREADS, FolderData, Split, Verify, add_images
+from pipeline.data.paths import Place, check_folder, open_file, place_of, reading
+from pipeline.data.urls import names_below
+from pipeline.stages.sources import NONE_KNOWN, THREADS, Digests, FolderData, Split, Verify, add_images
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 
@@ -59,11 +59,9 @@ def _refuse(error: OSError) -> None:
 
 def _is_picture(path: Place) -> bool:
     try:
-        with open_file(path) as file:
+        with reading(path), open_file(path) as file:
             return is_picture(file.read(HEAD))
-    except Unreachable:
-        raise
-    except (BadInput, OSError):
+    except BadInput:
         return False  # nothing says that it is one
 
 
@@ -105,8 +103,8 @@ def _upright_size(folder: Place, name: str) -> tuple[int, int]:
         return (1, 1)
 
 
-def folder_digest(folder: Place, verify: Verify = "bytes") -> str:
-    """sha256 over the names of a folder's images and what `verify` says of them."""
+def folder_digest(folder: Place, verify: Verify = "bytes", known: Digests = NONE_KNOWN) -> str:
+    """sha256 over the names of a folder's images and what `verify` says of them; those in `known` are not read."""
     total = hashlib.sha256()
-    add_images(total, folder, find_photos(folder), verify)
+    add_images(total, folder, find_photos(folder), verify, known)
     return total.hexdigest()

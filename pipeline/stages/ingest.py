@@ -20,6 +20,7 @@ from pipeline.stages.folders import folder_digest, list_folder
 from pipeline.stages.intake import Intake, Setting
 from pipeline.stages.sources import (
     CocoData,
+    Digests,
     FolderData,
     Split,
     ToyworldData,
@@ -112,12 +113,21 @@ class Ingest(JobStage):
         """Digest of the user's JSON files and of every image's bytes (or what `verify` says); the toy world is all in
         the config.
         """
+        return self._identity(data_root, {})
+
+    def _identity(self, data_root: Path, known: Digests) -> str:
         data = self.config.data
         if isinstance(data, ToyworldData):
             return ""
         if isinstance(data, FolderData):
-            return folder_digest(place_of(data_root, data.images), self.config.verify)
-        return source_digest(coco_splits(data, data_root), self.config.verify)
+            return folder_digest(place_of(data_root, data.images), self.config.verify, known)
+        return source_digest(coco_splits(data, data_root), self.config.verify, known)
+
+    def _check_identity(self, context: TrainContext, intake: Intake) -> None:
+        """BadInput if what was read is not what the key says: somebody changes the files meanwhile."""
+        known = intake.digests if self.config.verify == "bytes" else {}
+        if context.identity and context.identity != self._identity(context.data_root, known):
+            raise BadInput("the images or their JSON files changed while they were read; run it again")
 
     def run(self, data: Records, context: TrainContext) -> Metrics:  # noqa: ARG002
         """Take everything in; BadInput for a file that is not usable or holds no label of the weak kind."""
@@ -130,6 +140,7 @@ class Ingest(JobStage):
             count = write_records(dataset / "records", _visible(intake, hidden, context))
             if not count:
                 raise BadInput(f"{splits[0].json_file}: expected at least one usable image, found none")
+            self._check_identity(context, intake)
             write_ontology(intake.ontology, dataset / "ontology.json")
             intake.quarantine().write(dataset / "quarantine.json")
             summary = self._summary(intake)

@@ -16,7 +16,7 @@ from pipeline.data.errors import BadInput, printable
 from pipeline.data.records import Ontology, Record, Role, Source, WeakKind
 from pipeline.data.weak import MaskShare, assign_roles, check_supports, simulate
 from pipeline.report.documents import Quarantined, QuarantineFile
-from pipeline.stages.photos import Photo, listed_twice, look_at, notes_on
+from pipeline.stages.photos import Photo, digest_and_look, listed_twice, notes_on
 from pipeline.stages.sources import THREADS, Split
 
 AHEAD = 256  # photos read between two looks at the wish to stop
@@ -40,7 +40,7 @@ class Setting:
 class Intake:
     """The records of all splits, and the tally of what was left out (complete after iterating).
 
-    `heed` is called between images and may end the work by an exception.
+    `heed` is called between images and may end the work by an exception. `digests` are of the bytes that were read.
     """
 
     splits: Sequence[Split]
@@ -52,6 +52,7 @@ class Intake:
     bad_images: dict[str, str] = field(default_factory=dict)
     bad_annotations: dict[str, str] = field(default_factory=dict)
     roles: dict[str, int] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._stack = ExitStack()
@@ -153,12 +154,13 @@ class Intake:
         found: dict[int, Photo] = {}
         remarks: dict[str, tuple[str, ...]] = {}
         twice = listed_twice(file.images)
-        look = partial(look_at, split, annotated=file.annotations > 0)
+        look = partial(digest_and_look, split, annotated=file.annotations > 0)
         with ThreadPoolExecutor(THREADS) as threads:
             for start in range(0, len(file.images), AHEAD):
                 self.heed()
                 images = file.images[start : start + AHEAD]
-                for image, photo in zip(images, threads.map(look, images), strict=True):
+                for image, (digest, photo) in zip(images, threads.map(look, images), strict=True):
+                    self.digests[str(split.images / image.file_name)] = digest
                     problem = photo if isinstance(photo, Finding) else twice.get(image.id)
                     if problem is not None:
                         self.bad_images[f"{split.name} image {image.id} ({printable(image.file_name)})"] = (

@@ -13,11 +13,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeIn
 
 from pipeline.data.coco import CocoFile
 from pipeline.data.errors import BadInput, printable
-from pipeline.data.paths import Place, inside, open_file, place_of, stat_of
-from pipeline.data.urls import Unreachable, UrlPath, is_url
+from pipeline.data.images import MAX_FILE_BYTES
+from pipeline.data.paths import Place, inside, open_file, place_of, reading, stat_of
+from pipeline.data.urls import UrlPath, is_url
 from pipeline.stages.fetched import fetched
 from pipeline.toyworld.dataset import write_dataset
 
+BLOCK = 1 << 20  # bytes of an image file in hand
 THREADS = 4  # readers of image files; hashing and decoding release the interpreter lock
 
 
@@ -34,6 +36,9 @@ def _writable(text: str) -> str:
 
 PathText = Annotated[str, AfterValidator(_writable)]
 Verify = Literal["bytes", "stat"]
+Digests = Mapping[str, str]  # of images' bytes, by their places as text
+NONE_KNOWN: Digests = {}
+UNUSABLE = "unusable"
 
 
 class ToyworldData(BaseModel):
@@ -150,41 +155,54 @@ def render_toyworld(
     return [Split(name, scratch / f"{name}.json", images) for name in sizes]
 
 
-def source_digest(splits: Sequence[Split], verify: Verify = "bytes") -> str:
-    """sha256 over the JSON files' bytes and what `verify` says of every listed image; a missing one counts as such."""
+def source_digest(splits: Sequence[Split], verify: Verify = "bytes", known: Digests = NONE_KNOWN) -> str:
+    """sha256 over the JSON files' bytes and what `verify` says of every listed image; a missing one counts as such.
+
+    Images in `known` are not read for it.
+    """
     total = hashlib.sha256()
     for split in splits:
         total.update(f"{split.name} {split.prefix}\n{_file_digest(split.json_file)}\n".encode())
         with CocoFile(split.json_file) as file:
-            add_images(total, split.images, [image.file_name for image in file.images], verify)
+            add_images(total, split.images, [image.file_name for image in file.images], verify, known)
     return total.hexdigest()
 
 
-def add_images(total: "hashlib._Hash", folder: Place, names: Sequence[str], verify: Verify) -> None:
+def add_images(
+    total: "hashlib._Hash", folder: Place, names: Sequence[str], verify: Verify, known: Digests
+) -> None:
     """Add a folder's images to a digest: their names and bytes, or with `stat` what `stat_of` tells of them.
 
     One that cannot be used counts as such.
     """
-    look = _file_digest if verify == "bytes" else stat_of
+    look = _image_digest if verify == "bytes" else stat_of
 
-    def known(file_name: str) -> str:
+    def identity(file_name: str) -> str:
         try:
-            return look(inside(folder, file_name))
+            place = inside(folder, file_name)
+            return known.get(str(place)) or look(place)
         except BadInput:
-            return "unusable"
+            return UNUSABLE
 
     with ThreadPoolExecutor(THREADS) as threads:
-        for name, identity in zip(names, threads.map(known, names), strict=True):
-            total.update(f"{name!r} {identity}\n".encode())
+        for name, found in zip(names, threads.map(identity, names), strict=True):
+            total.update(f"{name!r} {found}\n".encode())
 
 
 def _file_digest(path: Place) -> str:
     try:
-        with open_file(path) as handle:
+        with reading(path), open_file(path) as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
-    except Unreachable:
-        raise
-    except OSError as error:
-        raise BadInput(f"{printable(str(path))}: cannot be read: {error.strerror or error}") from error
     except BadInput as error:
         raise BadInput(f"{printable(str(path))}: {error}") from None
+
+
+def _image_digest(path: Place) -> str:
+    total, size = hashlib.sha256(), 0
+    with reading(path), open_file(path) as handle:
+        while block := handle.read(BLOCK):
+            total.update(block)
+            size += len(block)
+            if size > MAX_FILE_BYTES:
+                raise BadInput(f"expected at most {MAX_FILE_BYTES} bytes, found more")
+    return total.hexdigest()

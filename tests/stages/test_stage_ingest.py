@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from errno import EMFILE
 from pathlib import Path
 
 import pytest
@@ -238,6 +239,55 @@ def test_identity_changes_with_json_and_pixels_and_nothing_else(tmp_path: Path) 
     second = stage.identity(tmp_path)
     make_set(tmp_path, width=9)
     assert len({first, second, stage.identity(tmp_path)}) == 3
+
+
+@pytest.mark.parametrize("verify", ["bytes", "stat"])
+@pytest.mark.parametrize("change", [None, "3.png", "new.png", "train.json"])
+@pytest.mark.parametrize("source", ["coco", "folder"])
+def test_what_changes_while_it_is_read_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, change: str | None, verify: str
+) -> None:
+    make_set(tmp_path)
+    (tmp_path / "images" / "2.png").write_bytes(b"<html>")  # which does not matter
+    monkeypatch.setattr("pipeline.stages.sources.MAX_FILE_BYTES", 10_000)
+    monkeypatch.setattr("pipeline.data.images.MAX_FILE_BYTES", 10_000)
+    (tmp_path / "images" / "4.png").write_bytes(bytes(10_001))  # nor does this
+    folder = {"source": "folder", "images": "images", "classes": {"disc": 1}}
+    data = {"data": folder, "weak": "none", "masks": "0%"} if source == "folder" else {}
+    stage = Ingest(config(**data, verify=verify))
+    lent = context(tmp_path / "run", data_root=tmp_path, identity=stage.identity(tmp_path))
+    if change == "train.json":
+        make_set(tmp_path, width=9)
+    elif change is not None:
+        (tmp_path / "images" / change).write_bytes(png(77))
+    listed = {"coco": {"3.png", "train.json"}, "folder": {"3.png", "new.png"}}
+    if change in listed[source]:
+        with pytest.raises(BadInput, match="changed while they were read"):
+            stage.run([], lent)
+        return
+    if verify == "bytes":  # each photo is read once, but for those that are none
+        monkeypatch.setattr("pipeline.stages.sources._image_digest", None)
+    stage.run([], lent)
+
+
+@pytest.mark.parametrize("source", ["coco", "folder"])
+def test_an_error_of_the_disk_ends_ingest_and_names_the_photo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    make_set(tmp_path)
+    folder = {"source": "folder", "images": "images", "classes": {"disc": 1}}
+    data = {"data": folder, "weak": "none", "masks": "0%"} if source == "folder" else {}
+    whole = Path.open
+
+    def fail(path: Path, *given: str, **named: str) -> object:
+        if path.name == "3.png":
+            raise OSError(EMFILE, "Too many open files")
+        return whole(path, *given, **named)
+
+    monkeypatch.setattr(Path, "open", fail)
+    for work in (Ingest(config(**data)).identity, lambda folder: ingest(folder, config(**data))):
+        with pytest.raises(OSError, match=r"Too many open files: .*images/3\.png"):
+            work(tmp_path)
 
 
 @pytest.mark.parametrize("source", ["coco", "folder"])
