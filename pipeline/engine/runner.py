@@ -122,13 +122,16 @@ class Runner:
             task = self._job_task(planned, stage, key, stream, identity=identity)
             made = self._engine.run_job(task, partial(self._tell_job, planned.label))
             artifact = self._store.received(made)
+            if artifact.key != key:
+                self._log.planned(number, [artifact.key], units=1, missing=1)
+                self._display.note(f"{planned.label}: images ended the worker; the next run tries them again")
             self._display.advance(planned.label, units=1)
         if (world := artifact.metrics.get("world")) is not None:
             self._display.note(
                 f"{planned.label}: the work of {world} processes; another number ends in other bits"
             )
         log.seconds, log.images, log.metrics = artifact.seconds, count, dict(artifact.metrics)
-        self._known.timed[planned.label] = key
+        self._known.timed[planned.label] = artifact.key
         self._take_in(stage, artifact)
         self._log.published(self._folder.publish(artifact.folder, stage.publishes))
         if stage.parts:

@@ -8,10 +8,9 @@ import pickle
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-from pipeline.engine.machine import images_in_hand, memory_of_machine
+from pipeline.engine.machine import Name, images_in_hand, memory_of_machine
 from pipeline.engine.process import Died, WorkerProcess
 from pipeline.engine.stage import MapConfig
 from pipeline.engine.tasks import Alive, JobTask, Progress, Report, UnitTask, WorkerFailed
@@ -47,7 +46,7 @@ class Supervisor:
     def do(self, task: UnitTask | JobTask) -> Report:
         """`UnitDone`, `JobDone` or, if it cannot be done, `WorkerFailed`."""
         self._finished, self._longest, self._cut_off = time.monotonic(), 0.0, 0
-        return self._unit(task) if isinstance(task, UnitTask) else self._job(task)
+        return self._until_done(task)
 
     def close(self) -> None:
         """End the worker."""
@@ -55,21 +54,13 @@ class Supervisor:
             self._worker.kill()
             self._worker = None
 
-    def _job(self, task: JobTask) -> Report:
-        # It goes on from its checkpoints.
-        for attempt in range(DEATHS_WITHOUT_IMAGE):
-            outcome = self._attempt(replace(task, attempt=task.attempt + attempt))
-            if not isinstance(outcome, Died):
-                return outcome
-        return WorkerFailed("error", f"{outcome}, {DEATHS_WITHOUT_IMAGE} times")
-
-    def _unit(self, task: UnitTask) -> Report:
-        alone: Counter[int] = Counter()
+    def _until_done(self, task: UnitTask | JobTask) -> Report:
+        alone: Counter[Name] = Counter()
         silent = 0
         while isinstance(outcome := self._attempt(task), Died):
             if self._should_stop():
                 return WorkerFailed("stopped", str(outcome))
-            in_hand = images_in_hand(self._heartbeat)
+            in_hand, blamed = images_in_hand(self._heartbeat), dict[Name, str]()
             if not in_hand:
                 silent += 1
                 if silent == DEATHS_WITHOUT_IMAGE:
@@ -77,8 +68,7 @@ class Supervisor:
             elif len(in_hand) == 1 and in_hand <= task.suspects:
                 alone.update(in_hand)
                 blamed = {image: str(outcome) for image in in_hand if alone[image] >= DEATHS_ALONE}
-                task = replace(task, poison={**task.poison, **blamed})
-            task = replace(task, suspects=task.suspects | in_hand)
+            task = task.again(in_hand, blamed)
         return outcome
 
     def _attempt(self, task: UnitTask | JobTask) -> Report | Died:
@@ -115,13 +105,15 @@ class Supervisor:
         limits = task.stage.limits
         if self._worker.memory() > (limits.memory or SHARE * memory_of_machine()):
             return Died("too much memory (memory_gb)")
-        in_hand = images_in_hand(self._heartbeat) if isinstance(task, UnitTask) else frozenset()
+        in_hand = images_in_hand(self._heartbeat)
         if in_hand and pause > _call_seconds(task):
             self._cut_off += 1
             idle = time.monotonic() - self._finished
             if self._cut_off < CALLS_TO_BLAME or idle < limits.stall_seconds:
                 return Died("no image finished in time (image_timeout)")
-            return WorkerFailed("stalled", f"no image finished for {idle:.0f} s; in hand: {sorted(in_hand)}")
+            return WorkerFailed(
+                "stalled", f"no image finished for {idle:.0f} s; in hand: {sorted(in_hand, key=str)}"
+            )
         if not in_hand and pause > max(limits.stall_seconds, STALL_FACTOR * self._longest):
             return WorkerFailed("stalled", f"no sign of life for {pause:.0f} s; no image in hand")
         return None

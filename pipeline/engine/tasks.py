@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from pipeline.engine.artifact import Artifact
 from pipeline.engine.context import RunFacts, WorkerContext
+from pipeline.engine.machine import Name
 from pipeline.engine.stage import JobStage, MapStage, Stage
 from pipeline.engine.store import Store
 from pipeline.engine.streams import RecordStream
@@ -75,9 +76,13 @@ class UnitTask:
     stage: StageTask
     key: str
     source: UnitInput
-    suspects: frozenset[int] = frozenset()
-    poison: Mapping[int, str] = field(default_factory=dict)
+    suspects: frozenset[Name] = frozenset()
+    poison: Mapping[Name, str] = field(default_factory=dict)
     redo: bool = False
+
+    def again(self, in_hand: frozenset[Name], blamed: Mapping[Name, str]) -> "UnitTask":
+        """The same after the worker's death with these images in hand, some of which are to blame."""
+        return replace(self, suspects=self.suspects | in_hand, poison={**self.poison, **blamed})
 
     def moved(self, move: Move) -> "UnitTask":
         """With other paths for its own."""
@@ -90,7 +95,7 @@ class JobTask:
     """One job to do. `redo`: even if the store has its artifact, and without the checkpoints of earlier runs.
 
     `identity`: of what it reads from outside the store. `attempt`: 0, and more after deaths of the worker in this run,
-    whose checkpoints stay good.
+    whose checkpoints stay good. `suspects`, `poison`: as `InHand` has them.
     """
 
     stage: StageTask
@@ -103,6 +108,13 @@ class JobTask:
     run: RunFacts | None = None
     redo: bool = False
     attempt: int = 0
+    suspects: frozenset[Name] = frozenset()
+    poison: Mapping[Name, str] = field(default_factory=dict)
+
+    def again(self, in_hand: frozenset[Name], blamed: Mapping[Name, str]) -> "JobTask":
+        """As `UnitTask.again`; it goes on from its checkpoints."""
+        suspects, poison = self.suspects | in_hand, {**self.poison, **blamed}
+        return replace(self, suspects=suspects, poison=poison, attempt=self.attempt + 1)
 
     def moved(self, move: Move) -> "JobTask":
         """With other paths for those in the store."""

@@ -4,18 +4,21 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from pipeline.data.errors import BadInput, printable
 from pipeline.data.image_kinds import HEAD, is_picture
 from pipeline.data.images import read_header, read_listed
-from pipeline.data.paths import Place, check_folder, open_file, place_of, reading
+from pipeline.data.paths import Place, check_folder, open_file, reading
 from pipeline.data.urls import names_below
-from pipeline.stages.sources import NONE_KNOWN, THREADS, Digests, FolderData, Split, Verify, add_images
+from pipeline.stages.looking import Looking, Poison
+from pipeline.stages.photos import entry_of
+from pipeline.stages.sources import NONE_KNOWN, Digests, FolderData, Split, Verify, add_images
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
+NO_SIZE = (1, 1)
+TRAIN = "train"
 
 
 def find_photos(folder: Place) -> list[str]:
@@ -65,25 +68,22 @@ def _is_picture(path: Place) -> bool:
         return False  # nothing says that it is one
 
 
-def list_folder(data: FolderData, root: Path, *, scratch: Path) -> Split:
+def list_folder(data: FolderData, folder: Place, *, scratch: Path, looking: Looking) -> Split:
     """The folder's images, numbered from 1 by name, as a COCO file in `scratch` that says nothing else of them."""
-    folder = place_of(root, data.images)
-    names = find_photos(folder)
-    with ThreadPoolExecutor(THREADS) as threads:
-        sizes = list(threads.map(partial(_upright_size, folder), names))
-    refused = {name: why for name in names if (why := _unlistable(name)) is not None}
-    images = [
-        {"id": number, "file_name": name, "height": size[0], "width": size[1]}
-        for number, (name, size) in enumerate(zip(names, sizes, strict=True), start=1)
-        if name not in refused
-    ]
+    listed = list(enumerate(find_photos(folder), start=1))
+    refused = {name: why for _, name in listed if (why := _unlistable(name)) is not None}
+    images = []
+    for _, (number, name), size in looking.over(partial(_upright_size, folder), listed, _entry):
+        height, width = NO_SIZE if isinstance(size, Poison) else size
+        if name not in refused:
+            images.append({"id": number, "file_name": name, "height": height, "width": width})
     if not images:
         raise BadInput("\n".join(refused.values()))
     categories = [{"id": number, "name": name} for name, number in data.classes.items()]
     content = {"images": images, "categories": categories, "annotations": []}
     path = scratch / "folder.json"
     path.write_text(json.dumps(content), encoding="utf-8")
-    return Split("train", path, folder, refused=refused)
+    return Split(TRAIN, path, folder, refused=refused)
 
 
 def _unlistable(name: str) -> str | None:
@@ -95,12 +95,17 @@ def _unlistable(name: str) -> str | None:
     return None
 
 
-def _upright_size(folder: Place, name: str) -> tuple[int, int]:
-    """(height, width); (1, 1) for a file that is no image, whose own reason is told when it is decoded."""
+def _entry(listed: tuple[int, str]) -> str:
+    return entry_of(TRAIN, *listed)
+
+
+def _upright_size(folder: Place, listed: tuple[int, str]) -> tuple[int, int]:
+    """(height, width); NO_SIZE for a file that is no image, whose own reason is told when it is decoded."""
+    _, name = listed
     try:
         return read_header(read_listed(folder, name), name).upright_size
     except BadInput:
-        return (1, 1)
+        return NO_SIZE
 
 
 def folder_digest(folder: Place, verify: Verify = "bytes", known: Digests = NONE_KNOWN) -> str:

@@ -18,6 +18,7 @@ from pipeline.engine.streams import write_records
 from pipeline.report.documents import SummaryFile
 from pipeline.stages.folders import folder_digest, list_folder
 from pipeline.stages.intake import Intake, Setting
+from pipeline.stages.looking import Looking
 from pipeline.stages.sources import (
     CocoData,
     Digests,
@@ -126,7 +127,9 @@ class Ingest(JobStage):
     def _check_identity(self, context: TrainContext, intake: Intake) -> None:
         """BadInput if what was read is not what the key says: somebody changes the files meanwhile."""
         known = intake.digests if self.config.verify == "bytes" else {}
-        if context.identity and context.identity != self._identity(context.data_root, known):
+        if not context.identity or context.in_hand.poison:
+            return  # nothing is kept under that key
+        if context.identity != self._identity(context.data_root, known):
             raise BadInput("the images or their JSON files changed while they were read; run it again")
 
     def run(self, data: Records, context: TrainContext) -> Metrics:  # noqa: ARG002
@@ -134,7 +137,7 @@ class Ingest(JobStage):
         dataset, truth = context.out / "dataset", context.out / "truth"
         splits = self._splits(context, dataset)
         with (
-            Intake(splits, self.config.setting(), partial(_sign_of_life, context, "photos")) as intake,
+            Intake(splits, self.config.setting(), _looking(context)) as intake,
             TruthWriter(truth) as hidden,
         ):
             count = write_records(dataset / "records", _visible(intake, hidden, context))
@@ -157,7 +160,8 @@ class Ingest(JobStage):
         if isinstance(data, CocoData):
             return coco_splits(data, context.data_root)
         if isinstance(data, FolderData):
-            return [list_folder(data, context.data_root, scratch=context.scratch)]
+            place = place_of(context.data_root, data.images)
+            return [list_folder(data, place, scratch=context.scratch, looking=_looking(context))]
         return render_toyworld(
             data,
             scratch=context.scratch / "toyworld",
@@ -177,6 +181,10 @@ class Ingest(JobStage):
             semantic=self.config.setting().semantic,
             notes=intake.notes,
         )
+
+
+def _looking(context: TrainContext) -> Looking:
+    return Looking(partial(_sign_of_life, context, "photos"), context.in_hand)
 
 
 def _sign_of_life(context: TrainContext, what: str) -> None:

@@ -28,6 +28,11 @@ class Photo:
     remarks: tuple[str, ...] = ()
 
 
+def entry_of(split: str, image_id: int, file_name: str) -> str:
+    """How quarantine, and who has it in hand, name a listed image."""
+    return f"{split} image {image_id} ({printable(file_name)})"
+
+
 def look_at(split: Split, image: ImageEntry, *, annotated: bool) -> Photo | Finding:
     """The photo, read and decoded in full, or why it cannot be used; `annotated`: its file holds annotations."""
     return digest_and_look(split, image, annotated=annotated)[1]

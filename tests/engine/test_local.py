@@ -28,6 +28,7 @@ from pipeline.engine.machine import Heartbeat
 from pipeline.engine.run_unit import Surroundings
 from pipeline.engine.rundir import RunFolder
 from pipeline.engine.stage import StageConfig
+from pipeline.engine.status import find_results
 from pipeline.engine.store import Store
 from pipeline.engine.tasks import Alive
 from pipeline.engine.team import ALONE
@@ -88,6 +89,29 @@ def test_an_image_that_kills_the_worker_is_quarantined_alone(tmp_path, monkeypat
     assert log["quarantine"] == [
         {"stage": "propose", "image_id": 7, "reason": "worker died: killed by signal 9"}
     ]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ({"deadly": (7,)}, "worker died: killed by signal 11"),
+        ({"endless": (7,)}, "worker died: no image finished in time (image_timeout)"),
+    ],
+)
+def test_an_image_that_ends_ingest_is_quarantined_alone_and_tried_again(tmp_path, fault, reason):
+    plan = make_plan(
+        (FakeIngest, FakeIngestConfig(images=12, **fault)),
+        (FakePropose, FakeMapConfig()),
+        (FakeExport, StageConfig()),
+    )
+    plan = replace(plan, image_timeout=0.5, max_bad=0.1)
+    listed = [{"stage": "ingest", "entry": "image 7", "reason": reason}]
+    for _ in range(2):
+        log = run(plan, tmp_path)
+        assert log["quarantine"] == listed
+        assert log["stages"][0]["made"] == 1
+        assert find_results(tmp_path / "run", "ingest")
+    assert [stage["made"] for stage in log["stages"]] == [1, 0, 0]  # what comes after it is as it was
 
 
 def test_a_worker_killed_by_chance_costs_no_image(tmp_path):
