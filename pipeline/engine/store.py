@@ -11,6 +11,7 @@ it is remote_store.py's, and what is read of it lies in such a folder too. Betwe
 to the store.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -108,7 +109,7 @@ class Store:
             return False
         known = self._note(key).get("sha256")
         # The note may be lost; then the checksums of the file's own pages have to do.
-        if files.file_digest(path) == known if known else parquet.is_sound(path, key):
+        if files.is_whole(path, str(known)) if known else parquet.is_sound(path, key):
             return True
         self.damaged.append(path)
         return False
@@ -132,7 +133,8 @@ class Store:
             "summary_sha256": hashlib.sha256(body.encode()).hexdigest(),
         }
         temp = files.temp_name(scratch)
-        temp.write_text(json.dumps(note))
+        with files.named(temp):
+            temp.write_text(json.dumps(note))
         temp.replace(
             path.with_suffix(".json")
         )  # not synced: losing it loses a number in the bill and some time
@@ -155,7 +157,11 @@ class Store:
     def _note(self, key: str) -> dict[str, str | float]:
         try:
             note = json.loads(self.unit_path(key).with_suffix(".json").read_text())
-        except (FileNotFoundError, ValueError):
+        except ValueError:
+            return {}
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EIO):
+                raise
             return {}
         return note if isinstance(note, dict) else {}
 
