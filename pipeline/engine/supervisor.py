@@ -21,6 +21,7 @@ DEATHS_ALONE = 2  # an image that ends the worker this often, alone in hand, is 
 DEATHS_WITHOUT_IMAGE = 3  # a task that ends it this often with no image in hand fails
 STALL_FACTOR = 20  # a pause is no stall before it is this much longer than the longest so far
 SHARE = 0.8  # of the machine's memory, for a worker without a limit of its own
+REFUSALS_TO_FAIL = 8  # so often memory is refused, one time after the other, for no single image
 CALLS_TO_BLAME = 4  # so many calls cut off, one after the other, are no single image's fault
 
 
@@ -42,10 +43,12 @@ class Supervisor:
         self._finished = 0.0  # when the last image was
         self._longest = 0.0  # seconds between two signs of life in the task at hand
         self._cut_off = 0  # calls that took too long, since an image was last finished
+        self._refusals = 0  # of memory, since then
 
     def do(self, task: UnitTask | JobTask) -> Report:
         """`UnitDone`, `JobDone` or, if it cannot be done, `WorkerFailed`."""
         self._finished, self._longest, self._cut_off = time.monotonic(), 0.0, 0
+        self._refusals = 0
         return self._until_done(task)
 
     def close(self) -> None:
@@ -89,6 +92,7 @@ class Supervisor:
                 report = self._lost(task, pause)
             if report is None:
                 continue
+            report = self._refused(report)
             if isinstance(report, Died) or _is_stall(report):
                 self.close()
             if not isinstance(report, Progress | Alive):
@@ -96,8 +100,17 @@ class Supervisor:
             self._longest = self._longest if first else max(self._longest, pause)
             last, first = time.monotonic(), False
             if isinstance(report, Progress):
-                self._finished, self._cut_off = last, 0
+                self._finished, self._cut_off, self._refusals = last, 0, 0
                 self._tell(report)
+
+    def _refused(self, report: Report | Died) -> Report | Died:
+        """Memory that is refused with images in hand counts as a death, unless no image gets through any more."""
+        if not isinstance(report, WorkerFailed) or report.kind != "memory":
+            return report
+        self._refusals += 1
+        if self._refusals < REFUSALS_TO_FAIL and images_in_hand(self._heartbeat):
+            return Died("not enough memory")
+        return WorkerFailed("error", report.text)
 
     def _lost(self, task: UnitTask | JobTask, pause: float) -> Died | WorkerFailed | None:
         """What is wrong with a worker that gave no sign of life for `pause` seconds; None: nothing so far."""

@@ -166,7 +166,7 @@ class JobDone:
 class WorkerFailed:
     """The work raised an error or came to a standstill; `text` says to the user what happened.
 
-    `kind` is `bad_input`, `stopped`, `stalled` or `error`.
+    `kind` is `bad_input`, `stopped`, `stalled`, `memory` (it was refused) or `error`.
     """
 
     kind: str

@@ -108,6 +108,8 @@ class FakeMapConfig(MapConfig):
     slow_setup: float = 0.0
     endless: tuple[int, ...] = ()  # these never come to an end
     greedy: tuple[int, ...] = ()  # these take memory for ever
+    refused: tuple[int, ...] = ()  # these ask for more than there is when they are loaded
+    refusal: str = ""  # the model asks for more than there is, and says so in these words
     trap: str = ""  # a file: with it, a deadly image kills only while this exists, and removes it
     delay: float = 0.0
     fault: str = ""
@@ -140,6 +142,8 @@ class FakePropose(MapStage[tuple[Record, int]]):
             os.kill(os.getpid(), signal.SIGKILL)
         if record.image_id in self.config.unreadable or not (self.root / record.uri).exists():
             raise BadInput(f"image {self.root / record.uri}: cannot be read")
+        if record.image_id in self.config.refused:
+            raise MemoryError("out of memory")
         return record, int((self.root / record.uri).read_text())
 
     def blank(self, record: Record) -> tuple[Record, int]:
@@ -167,6 +171,8 @@ class FakePropose(MapStage[tuple[Record, int]]):
         return replace(record, proposals=(prompt,))
 
     def _misbehave(self, seen: Sequence[int]) -> None:
+        if self.config.refusal:
+            raise RuntimeError(self.config.refusal)
         if self.config.fault == "error":
             raise ArithmeticError("the model broke")
         if not {*seen}.isdisjoint(self.config.endless):

@@ -114,6 +114,23 @@ def test_an_image_that_ends_ingest_is_quarantined_alone_and_tried_again(tmp_path
     assert [stage["made"] for stage in log["stages"]] == [1, 0, 0]  # what comes after it is as it was
 
 
+def test_an_image_whose_memory_is_refused_is_quarantined_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "DEATHS_ALONE", 1)
+    log = run(short(propose=FakeMapConfig(unit_size=12, refused=(7,))), tmp_path)
+    assert log["quarantine"] == [
+        {"stage": "propose", "image_id": 7, "reason": "worker died: not enough memory"}
+    ]
+
+
+def test_memory_that_is_refused_for_every_image_is_no_images_fault(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "REFUSALS_TO_FAIL", 2)
+    words = (
+        "[enforce fail at alloc_cpu.cpp:116] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+    )
+    with pytest.raises(StageFailed, match="can't allocate memory"):
+        run(short(propose=FakeMapConfig(unit_size=12, refusal=words)), tmp_path)
+
+
 def test_a_worker_killed_by_chance_costs_no_image(tmp_path):
     trap = tmp_path / "trap"
     trap.touch()
