@@ -91,7 +91,11 @@ def stat_of(path: Place) -> str:
     if isinstance(path, UrlPath):
         return info_of(path)
     with open_file(path) as file:
-        found = os.fstat(file.fileno())
+        return stat_text(os.fstat(file.fileno()))
+
+
+def stat_text(found: os.stat_result) -> str:
+    """Size, time of change and inode."""
     return f"{found.st_size} {found.st_mtime_ns} {found.st_ino}"
 
 

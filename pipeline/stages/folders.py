@@ -5,16 +5,17 @@ import json
 import os
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pipeline.data.errors import BadInput, printable
 from pipeline.data.image_kinds import HEAD, is_picture
 from pipeline.data.images import read_header, read_listed
 from pipeline.data.paths import Place, check_folder, open_file, reading
 from pipeline.data.urls import names_below
+from pipeline.stages.identity import NONE_KNOWN, Digests, add_images
 from pipeline.stages.looking import Looking, Poison
 from pipeline.stages.photos import entry_of
-from pipeline.stages.sources import NONE_KNOWN, Digests, FolderData, Split, Verify, add_images
+from pipeline.stages.sources import FolderData, Split, Verify
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 NO_SIZE = (1, 1)
@@ -29,31 +30,38 @@ def find_photos(folder: Place) -> list[str]:
     be listed.
     """
     check_folder(folder)
-    found = sorted(_candidates(folder), key=lambda path: path.parts)
+    # By folders, then names: nothing sorts before NUL, and a path has none. Texts take a tenth of the memory of paths.
+    found = sorted(_candidates(folder), key=lambda name: name.replace("/", "\0"))
     if not found:
         raise BadInput(
             f"{printable(str(folder))}: expected images ({', '.join(sorted(SUFFIXES))}), found none"
         )
-    return [path.as_posix() for path in found]
+    return found
 
 
-def _candidates(folder: Place) -> Iterator[PurePosixPath]:
+def _candidates(folder: Place) -> Iterator[str]:
     if isinstance(folder, Path):
-        yield from (PurePosixPath(path.relative_to(folder)) for path in _local_candidates(folder))
+        yield from _local_candidates(folder)
         return
     for name in names_below(folder):
-        path = PurePosixPath(name)
-        if path.suffix.lower() in SUFFIXES or _is_picture(folder / name):
-            yield path
+        if _is_named_so(name) or _is_picture(folder / name):
+            yield name
 
 
-def _local_candidates(folder: Path) -> Iterator[Path]:
+def _local_candidates(folder: Path) -> Iterator[str]:
     for where, folders, files in os.walk(folder, onerror=_refuse):
-        for name in (*files, *folders):
-            path = Path(where, name)
-            linked = name in folders and path.is_symlink()
-            if linked or path.suffix.lower() in SUFFIXES or (name in files and _is_picture(path)):
-                yield path
+        below = Path(where).relative_to(folder).as_posix()
+        start = "" if below == "." else f"{below}/"
+        for name in files:
+            if _is_named_so(name) or _is_picture(Path(where, name)):
+                yield start + name
+        for name in folders:
+            if _is_named_so(name) or Path(where, name).is_symlink():
+                yield start + name
+
+
+def _is_named_so(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def _refuse(error: OSError) -> None:

@@ -17,18 +17,17 @@ from pipeline.engine.stage import JobStage, Metrics, Records, StageConfig, Train
 from pipeline.engine.streams import write_records
 from pipeline.report.documents import SummaryFile
 from pipeline.stages.folders import folder_digest, list_folder
+from pipeline.stages.identity import Digests, source_digest
 from pipeline.stages.intake import Intake, Setting
 from pipeline.stages.looking import Looking
 from pipeline.stages.sources import (
     CocoData,
-    Digests,
     FolderData,
     Split,
     ToyworldData,
     Verify,
     coco_splits,
     render_toyworld,
-    source_digest,
 )
 from pipeline.stages.stopping import heed_stop
 from pipeline.stages.truth import TruthWriter

@@ -15,6 +15,7 @@ from pipeline.data.errors import BadInput, printable
 from pipeline.data.records import Ontology, Record, Role, Source, WeakKind
 from pipeline.data.weak import MaskShare, assign_roles, check_supports, simulate
 from pipeline.report.documents import Quarantined, QuarantineFile
+from pipeline.stages.identity import listed_as
 from pipeline.stages.looking import Looking, Poison
 from pipeline.stages.photos import Photo, digest_and_look, entry_of, listed_twice, notes_on
 from pipeline.stages.sources import Split
@@ -106,15 +107,16 @@ class Intake:
         def read(image: ImageEntry) -> Record:
             return file.record(image, sha256="", split=split.name, role=Role.WEAK)[0]
 
-        candidates = set(file.mask_candidates(unread=True))
-        others = [image for image in file.images if image.id not in candidates]
+        asked = setting.share.count(len(file.images))
+        candidates = set(file.mask_candidates(unread=True)) if setting.masked_only or asked else set[int]()
+        others = (image for image in file.images if image.id not in candidates)
         if setting.masked_only:
             if not candidates and not any(is_masked(i, read(i)) for i in others):
                 raise BadInput(f"{split.json_file}: expected an image with masks, found none")
-        elif setting.share.count(len(file.images)) > len(candidates):
+        elif asked > len(candidates):
             machine = {image.id for image in others if _has_machine_masks(read(image))}
-            asked = {image.id for image in file.images} - machine - file.damaged
-            assign_roles(asked, setting.share, seed=setting.seed, maskable=candidates - file.damaged)
+            open_to = {image.id for image in file.images} - machine - file.damaged
+            assign_roles(open_to, setting.share, seed=setting.seed, maskable=candidates - file.damaged)
         check_supports(map(read, file.images), setting.kind, source=str(split.json_file))
 
     def quarantine(self) -> QuarantineFile:
@@ -158,7 +160,7 @@ class Intake:
                 self.bad_images[entry] = seen.reason
                 continue
             digest, photo = seen
-            self.digests[str(split.images / image.file_name)] = digest
+            self.digests[listed_as(split.images, image.file_name)] = digest
             problem = photo if isinstance(photo, Finding) else twice.get(image.id)
             if problem is not None:
                 self.bad_images[entry] = str(problem)

@@ -10,7 +10,8 @@ from pipeline.data.coco import Finding, ImageEntry
 from pipeline.data.errors import BadInput, printable
 from pipeline.data.images import Checked, Header, Upright, annotation_orientation, check_image, read_listed
 from pipeline.data.orient import UPRIGHT
-from pipeline.stages.sources import UNUSABLE, Split
+from pipeline.stages.identity import UNUSABLE
+from pipeline.stages.sources import Split
 
 SEVERAL = "several frames or pages, of which the first is read"
 FAINT = "16-bit gray in the lowest sixteenth of its range alone, which looks as dark"

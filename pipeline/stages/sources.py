@@ -1,25 +1,20 @@
 """Where images and human labels come from: `data:` of a run, checked before any work, and the COCO files behind it."""
 
-import hashlib
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, field_validator
 
-from pipeline.data.coco import CocoFile
-from pipeline.data.errors import BadInput, printable
-from pipeline.data.images import MAX_FILE_BYTES
-from pipeline.data.paths import Place, inside, open_file, place_of, reading, stat_of
+from pipeline.data.errors import BadInput
+from pipeline.data.paths import Place, place_of
 from pipeline.data.urls import UrlPath, is_url
 from pipeline.stages.fetched import fetched
 from pipeline.toyworld.dataset import write_dataset
 
-BLOCK = 1 << 20  # bytes of an image file in hand
 THREADS = 4  # readers of image files; hashing and decoding release the interpreter lock
 
 
@@ -36,9 +31,6 @@ def _writable(text: str) -> str:
 
 PathText = Annotated[str, AfterValidator(_writable)]
 Verify = Literal["bytes", "stat"]
-Digests = Mapping[str, str]  # of images' bytes, by their places as text
-NONE_KNOWN: Digests = {}
-UNUSABLE = "unusable"
 
 
 class ToyworldData(BaseModel):
@@ -153,56 +145,3 @@ def render_toyworld(
     images.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(scratch / "images", images)
     return [Split(name, scratch / f"{name}.json", images) for name in sizes]
-
-
-def source_digest(splits: Sequence[Split], verify: Verify = "bytes", known: Digests = NONE_KNOWN) -> str:
-    """sha256 over the JSON files' bytes and what `verify` says of every listed image; a missing one counts as such.
-
-    Images in `known` are not read for it.
-    """
-    total = hashlib.sha256()
-    for split in splits:
-        total.update(f"{split.name} {split.prefix}\n{_file_digest(split.json_file)}\n".encode())
-        with CocoFile(split.json_file) as file:
-            add_images(total, split.images, [image.file_name for image in file.images], verify, known)
-    return total.hexdigest()
-
-
-def add_images(
-    total: "hashlib._Hash", folder: Place, names: Sequence[str], verify: Verify, known: Digests
-) -> None:
-    """Add a folder's images to a digest: their names and bytes, or with `stat` what `stat_of` tells of them.
-
-    One that cannot be used counts as such.
-    """
-    look = _image_digest if verify == "bytes" else stat_of
-
-    def identity(file_name: str) -> str:
-        try:
-            place = inside(folder, file_name)
-            return known.get(str(place)) or look(place)
-        except BadInput:
-            return UNUSABLE
-
-    with ThreadPoolExecutor(THREADS) as threads:
-        for name, found in zip(names, threads.map(identity, names), strict=True):
-            total.update(f"{name!r} {found}\n".encode())
-
-
-def _file_digest(path: Place) -> str:
-    try:
-        with reading(path), open_file(path) as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
-    except BadInput as error:
-        raise BadInput(f"{printable(str(path))}: {error}") from None
-
-
-def _image_digest(path: Place) -> str:
-    total, size = hashlib.sha256(), 0
-    with reading(path), open_file(path) as handle:
-        while block := handle.read(BLOCK):
-            total.update(block)
-            size += len(block)
-            if size > MAX_FILE_BYTES:
-                raise BadInput(f"expected at most {MAX_FILE_BYTES} bytes, found more")
-    return total.hexdigest()

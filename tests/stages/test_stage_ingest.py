@@ -298,7 +298,7 @@ def test_what_changes_while_it_is_read_is_not_kept(
 ) -> None:
     make_set(tmp_path)
     (tmp_path / "images" / "2.png").write_bytes(b"<html>")  # which does not matter
-    monkeypatch.setattr("pipeline.stages.sources.MAX_FILE_BYTES", 10_000)
+    monkeypatch.setattr("pipeline.stages.identity.MAX_FILE_BYTES", 10_000)
     monkeypatch.setattr("pipeline.data.images.MAX_FILE_BYTES", 10_000)
     (tmp_path / "images" / "4.png").write_bytes(bytes(10_001))  # nor does this
     folder = {"source": "folder", "images": "images", "classes": {"disc": 1}}
@@ -315,7 +315,7 @@ def test_what_changes_while_it_is_read_is_not_kept(
             stage.run([], lent)
         return
     if verify == "bytes":  # each photo is read once, but for those that are none
-        monkeypatch.setattr("pipeline.stages.sources._image_digest", None)
+        monkeypatch.setattr("pipeline.stages.identity._plain_digest", None)
     stage.run([], lent)
 
 
@@ -333,7 +333,15 @@ def test_an_error_of_the_disk_ends_ingest_and_names_the_photo(
             raise OSError(EMFILE, "Too many open files")
         return whole(path, *given, **named)
 
+    plain = os.open
+
+    def fail_too(path: str, *given: int, **named: int) -> int:
+        if str(path).endswith("/3.png"):
+            raise OSError(EMFILE, "Too many open files")
+        return plain(path, *given, **named)
+
     monkeypatch.setattr(Path, "open", fail)
+    monkeypatch.setattr(os, "open", fail_too)
     for work in (Ingest(config(**data)).identity, lambda folder: ingest(folder, config(**data))):
         with pytest.raises(OSError, match=r"Too many open files: .*images/3\.png"):
             work(tmp_path)
