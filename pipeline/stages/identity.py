@@ -1,4 +1,4 @@
-"""What ingest's key holds of the user's files: a digest of JSON files and images, in memory that does not grow with them.
+"""What the key of ingest holds of the user's files: a digest of JSON files and images, a few of them in hand at a time.
 
 A plain file below the folder is asked with as few calls as can be; whatever else it is, `data/paths.py` says.
 """
