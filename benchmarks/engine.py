@@ -6,7 +6,8 @@
 A stage that sleeps 50 ms an image: its wall time from the first call to its end, over the sum of the sleeps shared by
 the workers, on the local engine and on Ray with 1 and 2 workers; the start-up before the first call stands apart.
 `commits` is the share of the workers' time that commits take, `between` that of all there is between two calls (commit,
-read, hand over). Then manifests of 1,000 images and more: seconds to plan and to resume, and the driver's peak memory.
+read, hand over). Then manifests of 1,000 images and more: seconds to plan and to resume, and the driver's peak memory;
+and the same of as many listed photos of one byte, which a driver checks and digests before ingest.
 Prints one JSON line; exits 1 unless the ratios are at most 1.03 and 1.08, commits at most 0.01, and every driver below
 500 MB and, up to a million images, 60 s.
 """
@@ -23,10 +24,11 @@ from pathlib import Path
 
 from benchmarks import timing
 from benchmarks.engine_stages import Manifest, ManifestConfig, Sleep, SleepConfig
+from pipeline.config import Request, load_plan
 from pipeline.engine.display import Silent
 from pipeline.engine.drive import Options, drive
 from pipeline.engine.plan import PlannedStage, RunPlan
-from pipeline.engine.stage import Resources
+from pipeline.engine.stage import JobStage, Resources
 
 DELAY = 0.05  # seconds an image
 IMAGES, UNIT, BATCH = 1600, 25, 5
@@ -112,13 +114,53 @@ def drive_manifest(folder: Path, images: int) -> None:
     clock, start = Clock(), time.time()
     plan = plan_of(ManifestConfig(images=images), SleepConfig(unit_size=64, batch_size=64))
     drive(plan, Options(folder / "run", folder / "store"), clock)
-    peak = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1000
     seconds = {
         "ingest_s": timing.round3(clock.ended["ingest"] - start),
         "plan_s": timing.round3(clock.began["sleep"] - clock.ended["ingest"]),
         "stage_s": timing.round3(clock.ended["sleep"] - clock.ended["ingest"]),
     }
-    print(json.dumps({**seconds, "driver_mb": round(peak)}))
+    print(json.dumps({**seconds, "driver_mb": peak_mb()}))
+
+
+def listed(images: int) -> dict[str, timing.Json]:
+    """A COCO file that lists so many photos of one byte, checked and digested as every run does, by each `verify`."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "images").mkdir()
+        with (folder / "train.json").open("w") as file:
+            file.write('{"categories": [{"id": 1, "name": "disc"}], "annotations": [], "images": [')
+            for number in range(images):
+                photo = {"id": number, "file_name": f"{number:07}.jpg", "width": 640, "height": 480}
+                (folder / "images" / f"{number:07}.jpg").write_bytes(b"x")
+                file.write(("," if number else "") + json.dumps(photo))
+            file.write("]}")
+        command = [sys.executable, "-m", __spec__.name, "--list", name]
+        return {
+            verify: json.loads(
+                subprocess.run([*command, verify], check=True, capture_output=True, text=True).stdout
+            )
+            for verify in ("bytes", "stat")
+        }
+
+
+def list_photos(folder: Path, verify: str) -> None:
+    """What a driver does before ingest: prints seconds to check the config with its files, to digest, and peak MB."""
+    data = {"source": "coco", "json": "train.json", "images": "images"}
+    config = {"name": "listed", "data": data, "weak": "none", "masks": "0%", "verify": verify}
+    (folder / "run.yaml").write_text(json.dumps({**config, "stages": [{"export": {}}]}))
+    start = time.time()
+    plan = load_plan(Request(folder / "run.yaml", data_root=folder))
+    checked = time.time()
+    ingest = plan.stages[0].build()
+    assert isinstance(ingest, JobStage)
+    ingest.identity(folder)
+    seconds = {"check_s": timing.round3(checked - start), "digest_s": timing.round3(time.time() - checked)}
+    print(json.dumps({**seconds, "driver_mb": peak_mb()}))
+
+
+def peak_mb() -> int:
+    """The most memory that this process had so far."""
+    return round(int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1000)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -128,12 +170,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--images", type=int, nargs="*", default=[1_000, 10_000], help="sizes of manifests")
     parser.add_argument("--drive", nargs=2, metavar=("FOLDER", "IMAGES"), help=argparse.SUPPRESS)
+    parser.add_argument("--list", nargs=2, metavar=("FOLDER", "VERIFY"), help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.drive:
         drive_manifest(Path(given.drive[0]), int(given.drive[1]))
         return 0
+    if given.list:
+        list_photos(Path(given.list[0]), given.list[1])
+        return 0
     runs = {f"{engine} {n}": measure(engine, n) for engine, n in (("local", 1), ("ray", 1), ("ray", 2))}
     sizes = {str(images): manifest(images) for images in given.images}
+    photos = {str(images): listed(images) for images in given.images}
     checks = {
         f"{name} at most {LIMITS[name.split()[0]]}": run["ratio"] <= LIMITS[name.split()[0]]
         for name, run in runs.items()
@@ -146,7 +193,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checks[f"{images} images: planned and resumed within {DRIVER_SECONDS:g} s"] = (
             both["made"]["plan_s"] + both["again"]["stage_s"] <= DRIVER_SECONDS
         )
-    return timing.finish("engine", {"images": IMAGES, "delay": DELAY, **runs, "manifests": sizes}, checks)
+    for images, ways in photos.items():
+        for verify, told in ways.items():
+            what = f"{images} photos, verify: {verify}"
+            checks[f"{what}: driver below {DRIVER_MB} MB"] = told["driver_mb"] < DRIVER_MB
+            checks[f"{what}: within {DRIVER_SECONDS:g} s"] = (
+                told["check_s"] + told["digest_s"] <= DRIVER_SECONDS
+            )
+    found = {"images": IMAGES, "delay": DELAY, **runs, "manifests": sizes, "photos": photos}
+    return timing.finish("engine", found, checks)
 
 
 if __name__ == "__main__":

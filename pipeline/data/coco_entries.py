@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 from pipeline.data import masks
@@ -91,8 +92,8 @@ def parse_image(value: object, *, index: int, offset: int, length: int) -> Image
         raise EntryError("file_name", f"expected a path, as nothing is fetched, found the URL {show(name)}")
     if path.is_absolute() or ".." in path.parts or "\0" in name:
         raise EntryError("file_name", f"expected a path inside the image folder, found {show(name)}")
-    width = integer(raw, "width", low=1, high=MAX_SIDE)
-    height = integer(raw, "height", low=1, high=MAX_SIDE)
+    width = _shared(integer(raw, "width", low=1, high=MAX_SIDE))
+    height = _shared(integer(raw, "height", low=1, high=MAX_SIDE))
     if width * height > MAX_PIXELS:
         raise EntryError("width", f"expected at most {MAX_PIXELS} pixels, found {width}x{height}")
     tags = raw.get("tags")
@@ -105,6 +106,12 @@ def parse_image(value: object, *, index: int, offset: int, length: int) -> Image
     extra = raw.get("pseudo")
     exported = isinstance(extra, dict) and "role" in extra
     return ImageEntry(index, image_id, name, width, height, known, tuple(lines), offset, length, exported)
+
+
+@lru_cache(maxsize=MAX_SIDE)
+def _shared(side: int) -> int:
+    """One object for equal sides: a million images have few."""
+    return side
 
 
 def is_crowd(raw: Raw) -> bool:

@@ -72,7 +72,7 @@ def read_index(path: Path, watcher: Watcher | None = None) -> Index:
     table = gathering.table()
     found.sort(key=lambda finding: (finding.section, finding.index or 0))
     return Index(
-        tuple(gathering.images[i] for i in sorted(gathering.images)),
+        tuple(sorted(gathering.images.values(), key=lambda image: image.id)),
         Ontology(tuple(gathering.categories.values())),
         table,
         frozenset(gathering.damaged),

@@ -35,7 +35,7 @@ _OPENERS = {
     "TIFF": TiffImagePlugin.TiffImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
 }
-# What Pillow's decoders raise on broken files; OSError covers truncation.
+# What Pillow's decoders raise on broken files; OSError covers truncation. A MemoryError is no fault of the file.
 BROKEN = (
     OSError,
     SyntaxError,
@@ -46,7 +46,6 @@ BROKEN = (
     EOFError,
     OverflowError,
     RuntimeError,
-    MemoryError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,

@@ -1,8 +1,8 @@
 """Photos in: judged by content, not name, size-checked from the header, upright 8-bit RGB out.
 
-Whatever is wrong with a file becomes a `BadInput` that names it; a file is read once, so a link swapped in between
-changes nothing. Of animations and pages the first is read. Orientation is EXIF's; XMP's is ignored, as browsers and
-annotation tools ignore it.
+Whatever is wrong with a file becomes a `BadInput` that names it; what is wrong with the machine (a disk's error, too
+little memory) stays what it is. A file is read once, so a link swapped in between changes nothing. Of animations and
+pages the first is read. Orientation is EXIF's; XMP's is ignored, as browsers and annotation tools ignore it.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,9 @@ from pipeline.data.damage import jpeg_damage
 from pipeline.data.errors import BadInput, printable
 from pipeline.data.image_open import BROKEN, opened
 from pipeline.data.orient import UPRIGHT, orient_array, upright_size, valid_orientation
-from pipeline.data.paths import Place, inside, open_file
+from pipeline.data.paths import Place, inside, open_file, reading
 from pipeline.data.pixels import Rgb, is_faint, to_rgb
 from pipeline.data.tiff import TiffPage
-from pipeline.data.urls import Unreachable
 
 MAX_FILE_BYTES = 1 << 30
 _ORIENTATION_TAG = 0x0112
@@ -66,7 +65,10 @@ def read_upright(path: Place) -> Upright:
 
 
 def read_bytes(path: Place) -> bytes:
-    """The content of a plain file; BadInput for a missing, unreadable, special or oversized one."""
+    """The content of a plain file; BadInput for a missing, unreadable, special or oversized one.
+
+    OSError, with the path, if the disk or the server is to blame.
+    """
     try:
         return _read(path)
     except BadInput as error:
@@ -82,13 +84,8 @@ def read_listed(folder: Place, file_name: str) -> bytes:
 
 
 def _read(path: Place) -> bytes:
-    try:
-        with open_file(path) as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except Unreachable:
-        raise
-    except OSError as error:
-        raise BadInput(f"cannot be read: {error.strerror or error}") from error
+    with reading(path), open_file(path) as file:
+        data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         raise BadInput(f"expected at most {MAX_FILE_BYTES} bytes, found more")
     return data

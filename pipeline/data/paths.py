@@ -8,17 +8,34 @@ import hashlib
 import os
 import stat
 import unicodedata
-from collections.abc import Mapping
-from errno import ELOOP, ENAMETOOLONG
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from errno import EACCES, EILSEQ, EINVAL, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPERM
 from functools import lru_cache
 from io import BufferedReader
 from pathlib import Path
 
 from pipeline.data.errors import BadInput, printable
-from pipeline.data.urls import UrlFile, UrlPath, info_of, inside_url, is_folder, is_url, version_of
+from pipeline.data.urls import (
+    Unreachable,
+    UrlFile,
+    UrlPath,
+    info_of,
+    inside_url,
+    is_folder,
+    is_url,
+    version_of,
+)
 
 Place = Path | UrlPath
 _URL_BUFFER = 8 << 20  # asked for at a time
+# What the file system says of the file itself; all else (EIO, EMFILE, ESTALE ...) may pass, and the file be good.
+_OF_THE_FILE = frozenset({ENOENT, ENOTDIR, EISDIR, ELOOP, ENAMETOOLONG, EACCES, EPERM, EILSEQ, EINVAL})
+_ABSENT = {
+    ENOTDIR: "nothing: a part of its path is no folder",
+    ELOOP: "a loop of links",
+    ENAMETOOLONG: "a name too long for the file system",
+}
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -34,6 +51,24 @@ def place_of(root: Path, text: str) -> Place:
     return UrlPath(text) if is_url(text) else root / text
 
 
+@contextmanager
+def reading(path: Place) -> Iterator[None]:
+    """While a file is opened and read: BadInput, without the path, for what is wrong with it.
+
+    An error that says nothing of the file (a broken disk, too few handles) stays an OSError, with its path.
+    """
+    try:
+        yield
+    except Unreachable:
+        raise
+    except OSError as error:
+        if error.errno in _OF_THE_FILE:
+            raise BadInput(f"cannot be read: {error.strerror}") from error
+        if error.errno is None:
+            raise OSError(f"{printable(str(path))}: {error}") from error
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def open_file(path: Place) -> BufferedReader:
     """A plain file opened for reading; BadInput says what is there instead, without naming the path.
 
@@ -42,22 +77,20 @@ def open_file(path: Place) -> BufferedReader:
     """
     if isinstance(path, UrlPath):
         return BufferedReader(UrlFile(path), _URL_BUFFER)
-    try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            link = "a link to " if path.is_symlink() else ""
-            kind = _KINDS.get(stat.S_IFMT(mode), "something else")
-            raise BadInput(f"expected a file, found {link}{kind}")
-        return path.open("rb")
-    except FileNotFoundError:
-        raise BadInput(f"expected a file, found {_absence(path)}") from None
-    except NotADirectoryError:
-        raise BadInput("expected a file, found nothing: a part of its path is no folder") from None
-    except OSError as error:
-        why = {ELOOP: "a loop of links", ENAMETOOLONG: "a name too long for the file system"}
-        if error.errno in why:
-            raise BadInput(f"expected a file, found {why[error.errno]}") from None
-        raise BadInput(f"cannot be read: {error.strerror or error}") from error
+    with reading(path):
+        try:
+            mode = path.stat().st_mode
+            if not stat.S_ISREG(mode):
+                link = "a link to " if path.is_symlink() else ""
+                kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+                raise BadInput(f"expected a file, found {link}{kind}")
+            return path.open("rb")
+        except FileNotFoundError:
+            raise BadInput(f"expected a file, found {_absence(path)}") from None
+        except OSError as error:
+            if error.errno in _ABSENT:
+                raise BadInput(f"expected a file, found {_ABSENT[error.errno]}") from None
+            raise
 
 
 def stat_of(path: Place) -> str:
@@ -70,7 +103,11 @@ def stat_of(path: Place) -> str:
     with open_file(path) as file:
         if isinstance(path, UrlPath):
             return hashlib.file_digest(file, "sha256").hexdigest()
-        found = os.fstat(file.fileno())
+        return stat_text(os.fstat(file.fileno()))
+
+
+def stat_text(found: os.stat_result) -> str:
+    """Size, time of change and inode."""
     return f"{found.st_size} {found.st_mtime_ns} {found.st_ino}"
 
 

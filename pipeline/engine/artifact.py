@@ -159,4 +159,4 @@ def holds(folder: Path, digests: Mapping[str, str]) -> bool:
     """Whether a folder holds files of these digests and no others but a manifest."""
     if _listing(folder) != sorted(digests):  # before any byte is read
         return False
-    return all(files.file_digest(folder / name) == digest for name, digest in digests.items())
+    return all(files.is_whole(folder / name, digest) for name, digest in digests.items())

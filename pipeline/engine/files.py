@@ -1,5 +1,6 @@
 """Files that are either whole or not there: temp name, fsync, rename, fsync of the folder."""
 
+import errno
 import hashlib
 import os
 import re
@@ -109,11 +110,23 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Errors of reading and writing, which name no file, name this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
 def sync(path: Path) -> None:
     """fsync a file or a folder."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with named(path):
+            os.fsync(handle)
     finally:
         os.close(handle)
 
@@ -125,7 +138,8 @@ def commit_file(target: Path, write: Callable[[Path], None], *, scratch: Path | 
     target.parent.mkdir(parents=True, exist_ok=True)
     temp = temp_name(scratch or target.parent)
     try:
-        write(temp)
+        with named(target):
+            write(temp)
         sync(temp)
         temp.replace(target)
     except BaseException:
@@ -158,10 +172,20 @@ def sync_tree(folder: Path) -> None:
 def file_digest(path: Path) -> str:
     """sha256 of a file's bytes, hex."""
     digest = hashlib.sha256()
-    with path.open("rb") as handle:
+    with named(path), path.open("rb") as handle:
         while block := handle.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def is_whole(path: Path, digest: str) -> bool:
+    """Whether a file has that digest; a disk that does not give its bytes back (EIO) has damaged it."""
+    try:
+        return file_digest(path) == digest
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return False
 
 
 def place(source: Path, target: Path) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
+from pipeline.engine.machine import Name
 from pipeline.engine.plan import PlannedStage
 
 KEY_FORMAT = 3  # bump when what a unit or artifact file looks like changes
@@ -77,8 +78,8 @@ def unit_key(stage: str, bucket: str, inputs: str) -> str:
     return digest_of({"kind": "unit", "stage": stage, "bucket": bucket, "inputs": inputs})
 
 
-def key_with_losses(unit: str, lost: Mapping[int, str]) -> str:
-    """Key of a unit from which the engine had to leave out images (id -> reason).
+def key_with_losses(unit: str, lost: Mapping[Name, str]) -> str:
+    """Key of a unit, or of ingest's artifact, from which the engine had to leave out images (name -> reason).
 
     An unreadable disk or a killed worker is no matter of content: under the unit's own key it would be kept for ever.
     """

@@ -116,6 +116,9 @@ def apply_threads(count: int) -> None:
         torch.set_num_threads(count)
 
 
+Name = int | str  # of an image in hand: its id, or at ingest, where it has none yet, its entry
+
+
 class Heartbeat:
     """A small file that names the images a worker has in hand, so that a crash can be traced to them.
 
@@ -125,7 +128,7 @@ class Heartbeat:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._ids: set[int] = set()
+        self._ids: set[Name] = set()
         self._about = ""
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,13 +141,13 @@ class Heartbeat:
             self._ids.clear()
             self._write()
 
-    def take(self, image_ids: Iterable[int]) -> None:
+    def take(self, image_ids: Iterable[Name]) -> None:
         """These images are in hand from now on."""
         with self._lock:
             self._ids.update(image_ids)
             self._write()
 
-    def drop(self, image_ids: Iterable[int]) -> None:
+    def drop(self, image_ids: Iterable[Name]) -> None:
         """These images are done with."""
         with self._lock:
             self._ids.difference_update(image_ids)
@@ -152,15 +155,15 @@ class Heartbeat:
 
     def _write(self) -> None:
         text = json.dumps(
-            {"pid": os.getpid(), "host": host(), "about": self._about, "ids": sorted(self._ids)}
+            {"pid": os.getpid(), "host": host(), "about": self._about, "ids": sorted(self._ids, key=str)}
         )
         temp = self.path.with_suffix(".new")
         temp.write_text(text)
         temp.replace(self.path)
 
 
-def images_in_hand(heartbeat: Path) -> frozenset[int]:
-    """The image ids a worker last wrote to its heartbeat file; empty if there is none."""
+def images_in_hand(heartbeat: Path) -> frozenset[Name]:
+    """The images a worker last wrote to its heartbeat file; empty if there is none."""
     if not heartbeat.exists():
         return frozenset()
     return frozenset(json.loads(heartbeat.read_text())["ids"])

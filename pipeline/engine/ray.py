@@ -224,6 +224,6 @@ class RayEngine:
             "pid": os.getpid(),
             "host": host(),
             "about": "; ".join(sorted({pulse.about for pulse in busy if pulse.about})),
-            "ids": sorted(image for pulse in busy for image in pulse.ids),
+            "ids": sorted((image for pulse in busy for image in pulse.ids), key=str),
         }
         files.commit_text(self._heartbeat, json.dumps(beat))

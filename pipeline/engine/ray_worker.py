@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline.engine.faults import BadPlan
 from pipeline.engine.files import own_folder
-from pipeline.engine.machine import host, versions
+from pipeline.engine.machine import Name, host, versions
 from pipeline.engine.ray_reaper import MARK
 from pipeline.engine.remote_store import open_store
 from pipeline.engine.supervisor import Supervisor
@@ -33,7 +33,7 @@ class Pulse:
     key: str
     progress: Progress
     about: str
-    ids: tuple[int, ...]
+    ids: tuple[Name, ...]
 
 
 class RayWorker:

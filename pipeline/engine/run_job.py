@@ -13,7 +13,8 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from pipeline.engine import files
-from pipeline.engine.context import Stopped, TrainContext
+from pipeline.engine.context import InHand, Stopped, TrainContext
+from pipeline.engine.keys import key_with_losses
 from pipeline.engine.machine import versions
 from pipeline.engine.run_unit import Surroundings
 from pipeline.engine.stage import JobStage
@@ -32,7 +33,11 @@ class Word(IntEnum):
 
 
 def run_job(stage: JobStage, task: JobTask, around: Surroundings, team: Team = ALONE) -> JobDone:
-    """Do a job, unless another process has committed it meanwhile. Checkpoints of a killed attempt are used."""
+    """Do a job, unless another process has committed it meanwhile. Checkpoints of a killed attempt are used.
+
+    An artifact that lacks images which ended the worker is committed under another key (`key_with_losses`), so that the
+    next run tries again.
+    """
     store, key = around.store, task.key
     around.heartbeat.begin(task.stage.label)
 
@@ -68,7 +73,7 @@ def run_job(stage: JobStage, task: JobTask, around: Surroundings, team: Team = A
         if spent.world > 1:
             metrics = {**metrics, "world": spent.world}
         artifact = store.commit_artifact(
-            key,
+            key_with_losses(key, task.poison) if task.poison else key,
             out,
             stage=stage.name,
             metrics=metrics,
@@ -170,7 +175,9 @@ def _context(
         should_stop=_Pulse(around, team, out).should_stop,
         key=task.key,
         data_root=task.data_root,
+        identity=task.identity,
         timings=task.timings,
         run=task.run,
         team=team,
+        in_hand=InHand(around.heartbeat.take, around.heartbeat.drop, task.suspects, task.poison),
     )

@@ -18,7 +18,7 @@ from pipeline.data.records import Record
 from pipeline.engine.context import Stopped
 from pipeline.engine.faults import StageFailed
 from pipeline.engine.keys import key_with_losses
-from pipeline.engine.machine import Heartbeat
+from pipeline.engine.machine import Heartbeat, Name
 from pipeline.engine.stage import MapConfig, MapStage
 from pipeline.engine.store import Store, Timing
 from pipeline.engine.tasks import Alive, Progress, UnitDone, UnitTask
@@ -67,7 +67,7 @@ def run_unit(stage: MapStage[object], task: UnitTask, around: Surroundings) -> U
     records = read_unit(task.source.parts, task.source.bucket)
     todo = [record for record in records if record.dropped is None and record.role in stage.roles]
     made: dict[int, Record] = {}
-    lost: dict[int, str] = {}
+    lost: dict[Name, str] = {}
     for call in _calls(stage, todo, task, around):
         if around.should_stop():
             raise Stopped(f"{task.stage.label}: stopped within unit {task.source.bucket.name}")

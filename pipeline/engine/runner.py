@@ -123,17 +123,19 @@ class Runner:
         self._display.begin(planned.label, units=1, reused=int(artifact is not None), images=count)
         if artifact is None:
             stream = RecordStream(self._known.records, stage.roles, count)
-            task = self._job_task(planned, stage, key, stream)
+            task = self._job_task(planned, stage, key, stream, identity=identity)
             made = self._engine.run_job(task, partial(self._tell_job, planned.label))
             artifact = self._store.received(made)
+            if artifact.key != key:
+                self._display.note(f"{planned.label}: images ended the worker; the next run tries them again")
             self._display.advance(planned.label, units=1)
-            self._folder.write_keys(number, [key])
+            self._folder.write_keys(number, [artifact.key])
         if (world := artifact.metrics.get("world")) is not None:
             self._display.note(
                 f"{planned.label}: the work of {world} processes; another number ends in other bits"
             )
         log.seconds, log.images, log.metrics = artifact.seconds, count, dict(artifact.metrics)
-        self._known.timed[planned.label] = key
+        self._known.timed[planned.label] = artifact.key
         self._take_in(stage, artifact)
         self._log.published(self._folder.publish(artifact.folder, stage.publishes))
         if stage.parts:
@@ -143,13 +145,17 @@ class Runner:
             self._quarantine.check()
         self._end(number, began)
 
-    def _job_task(self, planned: PlannedStage, stage: JobStage, key: str, stream: RecordStream) -> JobTask:
+    def _job_task(
+        self, planned: PlannedStage, stage: JobStage, key: str, stream: RecordStream, *, identity: str
+    ) -> JobTask:
+        makes_dataset = DATASET in stage.parts
         task = JobTask(
             stage=self._task(planned, stage),
             key=key,
             records=stream,
             seed=self._plan.seed,
-            data_root=self._plan.data_root if DATASET in stage.parts else Path(),
+            data_root=self._plan.data_root if makes_dataset else Path(),
+            identity=identity if makes_dataset else "",
             timings=dict(self._known.timings) if stage.reads_timings else {},
             run=self._facts() if stage.reads_run else None,
             redo=self._fresh,

@@ -40,4 +40,4 @@ def states(folder: Path, name: str) -> list[Path]:
 
 
 def _is_whole(path: Path) -> bool:
-    return files.file_digest(path) == path.stem.rpartition("-")[2]
+    return files.is_whole(path, path.stem.rpartition("-")[2])

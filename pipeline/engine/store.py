@@ -11,6 +11,7 @@ it is remote_store.py's, and what is read of it lies in such a folder too. Betwe
 to the store.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -133,7 +134,7 @@ class Store:
             return False
         known = self._note(key).get("sha256")
         # The note may be lost; then the checksums of the file's own pages have to do.
-        if files.file_digest(path) == known if known else parquet.is_sound(path, key):
+        if files.is_whole(path, str(known)) if known else parquet.is_sound(path, key):
             return True
         self.damaged.append(path)
         return False
@@ -152,7 +153,8 @@ class Store:
         path = self.unit_place(key).with_suffix(".json")
         path.parent.mkdir(exist_ok=True)
         temp = files.temp_name(self.root / "tmp")
-        temp.write_text(json.dumps(note))
+        with files.named(temp):
+            temp.write_text(json.dumps(note))
         temp.replace(path)  # not synced: losing it loses a number in the bill and some time
 
     def unit_timing(self, key: str) -> Timing:
@@ -172,7 +174,11 @@ class Store:
     def _note(self, key: str) -> dict[str, str | float]:
         try:
             note = json.loads(self.unit_place(key).with_suffix(".json").read_text())
-        except (FileNotFoundError, ValueError):
+        except ValueError:
+            return {}
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EIO):
+                raise
             return {}
         return note if isinstance(note, dict) else {}
 

@@ -9,10 +9,9 @@ import pickle
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-from pipeline.engine.machine import images_in_hand, memory_of_machine
+from pipeline.engine.machine import Name, images_in_hand, memory_of_machine
 from pipeline.engine.process import Died, WorkerProcess
 from pipeline.engine.stage import MapConfig
 from pipeline.engine.tasks import Alive, JobTask, Progress, Report, UnitTask, WorkerFailed
@@ -24,6 +23,7 @@ DEATHS_WITHOUT_IMAGE = 3  # a task that ends it this often with no image in hand
 STALL_FACTOR = 20  # a pause is no stall before it is this much longer than the longest so far
 SHARE = 0.8  # of the machine's memory, for a worker without a limit of its own
 BLAMED_IN_A_ROW = 2  # if after so many no image is finished in time, it is no image's fault
+REFUSALS_TO_FAIL = 8  # so often memory is refused, one time after the other, for no single image
 LATE, TOO_LARGE = "no image finished in time (image_timeout)", "too much memory (memory_gb)"
 STOP_SECONDS = 5.0  # so long a worker may take to see that it is to stop, with no image in hand
 
@@ -46,11 +46,13 @@ class Supervisor:
         self._finished = 0.0  # when the last image was
         self._longest = 0.0  # seconds between two signs of life in the task at hand
         self._blamed = 0  # images that took too long, since one was last finished
+        self._refusals = 0  # of memory, since then
 
     def do(self, task: UnitTask | JobTask) -> Report:
         """`UnitDone`, `JobDone` or, if it cannot be done, `WorkerFailed`."""
-        self._finished, self._longest, self._blamed = time.monotonic(), 0.0, 0
-        return self._unit(task) if isinstance(task, UnitTask) else self._job(task)
+        self._finished, self._longest = time.monotonic(), 0.0
+        self._blamed = self._refusals = 0
+        return self._until_done(task)
 
     def close(self) -> None:
         """End the worker."""
@@ -58,21 +60,13 @@ class Supervisor:
             self._worker.kill()
             self._worker = None
 
-    def _job(self, task: JobTask) -> Report:
-        # It goes on from its checkpoints.
-        for attempt in range(DEATHS_WITHOUT_IMAGE):
-            outcome = self._attempt(replace(task, attempt=task.attempt + attempt))
-            if not isinstance(outcome, Died):
-                return outcome
-        return WorkerFailed("error", f"{outcome}, {DEATHS_WITHOUT_IMAGE} times")
-
-    def _unit(self, task: UnitTask) -> Report:
-        alone: Counter[int] = Counter()
+    def _until_done(self, task: UnitTask | JobTask) -> Report:
+        alone: Counter[Name] = Counter()
         silent = 0
         while isinstance(outcome := self._attempt(task), Died):
             if self._should_stop():
                 return WorkerFailed("stopped", str(outcome))
-            in_hand = images_in_hand(self._heartbeat)
+            in_hand, blamed = images_in_hand(self._heartbeat), dict[Name, str]()
             if not in_hand:
                 silent += 1
                 if silent == DEATHS_WITHOUT_IMAGE:
@@ -81,8 +75,7 @@ class Supervisor:
                 alone.update(in_hand)
                 blamed = {image: str(outcome) for image in in_hand if alone[image] >= DEATHS_ALONE}
                 self._blamed += len(blamed) if outcome.cause == LATE else 0
-                task = replace(task, poison={**task.poison, **blamed})
-            task = replace(task, suspects=task.suspects | in_hand)
+            task = task.again(in_hand, blamed)
         return outcome
 
     def _attempt(self, task: UnitTask | JobTask) -> Report | Died:
@@ -105,6 +98,7 @@ class Supervisor:
                 report = self._lost(task, pause=0.0 if report else now - last, told=now - told) or report
             if report is None:
                 continue
+            report = self._refused(report)
             if isinstance(report, Died) or _is_lost(report):
                 self.close()
             if not isinstance(report, Progress | Alive):
@@ -112,8 +106,17 @@ class Supervisor:
             self._longest = self._longest if first else max(self._longest, now - last)
             last, first = now, False
             if isinstance(report, Progress):
-                self._finished, self._blamed = last, 0
+                self._finished, self._blamed, self._refusals = last, 0, 0
                 self._tell(report)
+
+    def _refused(self, report: Report | Died) -> Report | Died:
+        """Memory that is refused with images in hand counts as a death, unless no image gets through any more."""
+        if not isinstance(report, WorkerFailed) or report.kind != "memory":
+            return report
+        self._refusals += 1
+        if self._refusals < REFUSALS_TO_FAIL and images_in_hand(self._heartbeat):
+            return Died("not enough memory")
+        return WorkerFailed("error", report.text)
 
     def _lost(self, task: UnitTask | JobTask, *, pause: float, told: float) -> Died | WorkerFailed | None:
         """What is wrong with a worker that gave no sign of life for `pause` seconds and was told to stop `told` seconds
@@ -123,14 +126,15 @@ class Supervisor:
         limits = task.stage.limits
         if self._worker.memory() > (limits.memory or SHARE * memory_of_machine()):
             return Died(TOO_LARGE)
-        in_hand = images_in_hand(self._heartbeat) if isinstance(task, UnitTask) else frozenset()
+        in_hand = images_in_hand(self._heartbeat)
         if told > STOP_SECONDS and isinstance(task, UnitTask) and not in_hand:
             return WorkerFailed("stopped", "ended while it was being set up")
         if in_hand and pause > _call_seconds(task):
             idle = time.monotonic() - self._finished
             if self._blamed < BLAMED_IN_A_ROW or idle < limits.stall_seconds:
                 return Died(LATE)
-            return WorkerFailed("stalled", f"no image finished for {idle:.0f} s; in hand: {sorted(in_hand)}")
+            names = sorted(in_hand, key=str)
+            return WorkerFailed("stalled", f"no image finished for {idle:.0f} s; in hand: {names}")
         if not in_hand and pause > max(limits.stall_seconds, STALL_FACTOR * self._longest):
             return WorkerFailed("stalled", f"no sign of life for {pause:.0f} s; no image in hand")
         return None

@@ -9,6 +9,7 @@ from typing import TypeVar
 from pipeline.engine.artifact import Artifact, is_replaced
 from pipeline.engine.context import RunFacts, WorkerContext
 from pipeline.engine.faults import StageFailed
+from pipeline.engine.machine import Name
 from pipeline.engine.stage import JobStage, MapStage, Stage
 from pipeline.engine.store import Store
 from pipeline.engine.streams import RecordStream
@@ -88,9 +89,13 @@ class UnitTask:
     stage: StageTask
     key: str
     source: UnitInput
-    suspects: frozenset[int] = frozenset()
-    poison: Mapping[int, str] = field(default_factory=dict)
+    suspects: frozenset[Name] = frozenset()
+    poison: Mapping[Name, str] = field(default_factory=dict)
     redo: bool = False
+
+    def again(self, in_hand: frozenset[Name], blamed: Mapping[Name, str]) -> "UnitTask":
+        """The same after the worker's death with these images in hand, some of which are to blame."""
+        return replace(self, suspects=self.suspects | in_hand, poison={**self.poison, **blamed})
 
     def moved(self, move: Move) -> "UnitTask":
         """With other paths for its own."""
@@ -102,7 +107,8 @@ class UnitTask:
 class JobTask:
     """One job to do. `redo`: even if the store has its artifact, and without the checkpoints of earlier runs.
 
-    `attempt`: 0, and more after deaths of the worker in this run, whose checkpoints stay good.
+    `identity`: of what it reads from outside the store. `attempt`: 0, and more after deaths of the worker in this run,
+    whose checkpoints stay good. `suspects`, `poison`: as `InHand` has them.
     """
 
     stage: StageTask
@@ -111,9 +117,17 @@ class JobTask:
     seed: int
     data_root: Path
     timings: Mapping[str, float]
+    identity: str = ""
     run: RunFacts | None = None
     redo: bool = False
     attempt: int = 0
+    suspects: frozenset[Name] = frozenset()
+    poison: Mapping[Name, str] = field(default_factory=dict)
+
+    def again(self, in_hand: frozenset[Name], blamed: Mapping[Name, str]) -> "JobTask":
+        """As `UnitTask.again`; it goes on from its checkpoints."""
+        suspects, poison = self.suspects | in_hand, {**self.poison, **blamed}
+        return replace(self, suspects=suspects, poison=poison, attempt=self.attempt + 1)
 
     def moved(self, move: Move) -> "JobTask":
         """With other paths for those in the store."""
@@ -165,7 +179,7 @@ class JobDone:
 class WorkerFailed:
     """The work raised an error or came to a standstill; `text` says to the user what happened.
 
-    `kind` is `bad_input`, `stopped`, `stalled` or `error`.
+    `kind` is `bad_input`, `stopped`, `stalled`, `memory` (it was refused) or `error`.
     """
 
     kind: str

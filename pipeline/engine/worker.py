@@ -7,6 +7,7 @@ stop.
 import os
 import pickle
 import queue
+import re
 import signal
 import threading
 import traceback
@@ -26,6 +27,10 @@ from pipeline.engine.store import Store
 from pipeline.engine.tasks import Alive, JobTask, Progress, Report, StageTask, UnitTask, WorkerFailed, placed
 
 STOP = b"stop"
+# torch's names for it: a class of its own on GPUs, a RuntimeError on CPUs.
+_OUT_OF_MEMORY = re.compile(
+    r"^OutOfMemoryError: |^RuntimeError: .*(can't allocate|not enough) memory", re.DOTALL
+)
 ORPHANED = 75  # exit status when the driver is gone
 
 
@@ -76,6 +81,8 @@ def failure(error: Exception) -> WorkerFailed:
         return WorkerFailed("stopped", str(error))
     if isinstance(error, BadInput):
         return WorkerFailed("bad_input", str(error))
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
+        return WorkerFailed("memory", f"{type(error).__name__}: {error}")
     if isinstance(
         error, StageFailed | OSError
     ):  # a broken contract, a full disk: where in our code is of no help

@@ -17,7 +17,9 @@ from pipeline.engine.stage import JobStage, Metrics, Records, StageConfig, Train
 from pipeline.engine.streams import write_records
 from pipeline.report.documents import SummaryFile
 from pipeline.stages.folders import folder_digest, list_folder
+from pipeline.stages.identity import Digests, source_digest
 from pipeline.stages.intake import Intake, Setting
+from pipeline.stages.looking import Looking
 from pipeline.stages.sources import (
     CocoData,
     FolderData,
@@ -26,7 +28,6 @@ from pipeline.stages.sources import (
     Verify,
     coco_splits,
     render_toyworld,
-    source_digest,
 )
 from pipeline.stages.stopping import heed_stop
 from pipeline.stages.truth import TruthWriter
@@ -112,24 +113,36 @@ class Ingest(JobStage):
         """Digest of the user's JSON files and of every image's bytes (or what `verify` says); the toy world is all in
         the config.
         """
+        return self._identity(data_root, {})
+
+    def _identity(self, data_root: Path, known: Digests) -> str:
         data = self.config.data
         if isinstance(data, ToyworldData):
             return ""
         if isinstance(data, FolderData):
-            return folder_digest(place_of(data_root, data.images), self.config.verify)
-        return source_digest(coco_splits(data, data_root), self.config.verify)
+            return folder_digest(place_of(data_root, data.images), self.config.verify, known)
+        return source_digest(coco_splits(data, data_root), self.config.verify, known)
+
+    def _check_identity(self, context: TrainContext, intake: Intake) -> None:
+        """BadInput if what was read is not what the key says: somebody changes the files meanwhile."""
+        known = intake.digests if self.config.verify == "bytes" else {}
+        if not context.identity or context.in_hand.poison:
+            return  # nothing is kept under that key
+        if context.identity != self._identity(context.data_root, known):
+            raise BadInput("the images or their JSON files changed while they were read; run it again")
 
     def run(self, data: Records, context: TrainContext) -> Metrics:  # noqa: ARG002
         """Take everything in; BadInput for a file that is not usable or holds no label of the weak kind."""
         dataset, truth = context.out / "dataset", context.out / "truth"
         splits = self._splits(context, dataset)
         with (
-            Intake(splits, self.config.setting(), partial(_sign_of_life, context, "photos")) as intake,
+            Intake(splits, self.config.setting(), _looking(context)) as intake,
             TruthWriter(truth) as hidden,
         ):
             count = write_records(dataset / "records", _visible(intake, hidden, context))
             if not count:
                 raise BadInput(f"{splits[0].json_file}: expected at least one usable image, found none")
+            self._check_identity(context, intake)
             write_ontology(intake.ontology, dataset / "ontology.json")
             intake.quarantine().write(dataset / "quarantine.json")
             summary = self._summary(intake)
@@ -146,7 +159,8 @@ class Ingest(JobStage):
         if isinstance(data, CocoData):
             return coco_splits(data, context.data_root)
         if isinstance(data, FolderData):
-            return [list_folder(data, context.data_root, scratch=context.scratch)]
+            place = place_of(context.data_root, data.images)
+            return [list_folder(data, place, scratch=context.scratch, looking=_looking(context))]
         return render_toyworld(
             data,
             scratch=context.scratch / "toyworld",
@@ -166,6 +180,10 @@ class Ingest(JobStage):
             semantic=self.config.setting().semantic,
             notes=intake.notes,
         )
+
+
+def _looking(context: TrainContext) -> Looking:
+    return Looking(partial(_sign_of_life, context, "photos"), context.in_hand)
 
 
 def _sign_of_life(context: TrainContext, what: str) -> None:

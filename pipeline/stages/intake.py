@@ -3,8 +3,7 @@
 Everything unusable is quarantined with a reason and leaves its neighbours alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,10 +15,10 @@ from pipeline.data.errors import BadInput, printable
 from pipeline.data.records import Ontology, Record, Role, Source, WeakKind
 from pipeline.data.weak import MaskShare, assign_roles, check_supports, simulate
 from pipeline.report.documents import Quarantined, QuarantineFile
-from pipeline.stages.photos import Photo, listed_twice, look_at, notes_on
-from pipeline.stages.sources import THREADS, Split
-
-AHEAD = 256  # photos read between two looks at the wish to stop
+from pipeline.stages.identity import listed_as
+from pipeline.stages.looking import Looking, Poison
+from pipeline.stages.photos import Photo, digest_and_look, entry_of, listed_twice, notes_on
+from pipeline.stages.sources import Split
 
 
 @dataclass(frozen=True)
@@ -40,18 +39,19 @@ class Setting:
 class Intake:
     """The records of all splits, and the tally of what was left out (complete after iterating).
 
-    `heed` is called between images and may end the work by an exception.
+    `looking` is how the photos are read. `digests` are of the bytes that were read.
     """
 
     splits: Sequence[Split]
     setting: Setting
-    heed: Callable[[], None] = lambda: None
+    looking: Looking = field(default_factory=Looking)
     images: int = 0
     annotations: int = 0
     notes: list[str] = field(default_factory=list)
     bad_images: dict[str, str] = field(default_factory=dict)
     bad_annotations: dict[str, str] = field(default_factory=dict)
     roles: dict[str, int] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._stack = ExitStack()
@@ -107,15 +107,16 @@ class Intake:
         def read(image: ImageEntry) -> Record:
             return file.record(image, sha256="", split=split.name, role=Role.WEAK)[0]
 
-        candidates = set(file.mask_candidates(unread=True))
-        others = [image for image in file.images if image.id not in candidates]
+        asked = setting.share.count(len(file.images))
+        candidates = set(file.mask_candidates(unread=True)) if setting.masked_only or asked else set[int]()
+        others = (image for image in file.images if image.id not in candidates)
         if setting.masked_only:
             if not candidates and not any(is_masked(i, read(i)) for i in others):
                 raise BadInput(f"{split.json_file}: expected an image with masks, found none")
-        elif setting.share.count(len(file.images)) > len(candidates):
+        elif asked > len(candidates):
             machine = {image.id for image in others if _has_machine_masks(read(image))}
-            asked = {image.id for image in file.images} - machine - file.damaged
-            assign_roles(asked, setting.share, seed=setting.seed, maskable=candidates - file.damaged)
+            open_to = {image.id for image in file.images} - machine - file.damaged
+            assign_roles(open_to, setting.share, seed=setting.seed, maskable=candidates - file.damaged)
         check_supports(map(read, file.images), setting.kind, source=str(split.json_file))
 
     def quarantine(self) -> QuarantineFile:
@@ -153,20 +154,19 @@ class Intake:
         found: dict[int, Photo] = {}
         remarks: dict[str, tuple[str, ...]] = {}
         twice = listed_twice(file.images)
-        look = partial(look_at, split, annotated=file.annotations > 0)
-        with ThreadPoolExecutor(THREADS) as threads:
-            for start in range(0, len(file.images), AHEAD):
-                self.heed()
-                images = file.images[start : start + AHEAD]
-                for image, photo in zip(images, threads.map(look, images), strict=True):
-                    problem = photo if isinstance(photo, Finding) else twice.get(image.id)
-                    if problem is not None:
-                        self.bad_images[f"{split.name} image {image.id} ({printable(image.file_name)})"] = (
-                            str(problem)
-                        )
-                    elif isinstance(photo, Photo):
-                        found[image.id] = photo
-                        remarks[image.file_name] = photo.remarks
+        look = partial(digest_and_look, split, annotated=file.annotations > 0)
+        for entry, image, seen in self.looking.over(look, file.images, partial(_entry, split)):
+            if isinstance(seen, Poison):
+                self.bad_images[entry] = seen.reason
+                continue
+            digest, photo = seen
+            self.digests[listed_as(split.images, image.file_name)] = digest
+            problem = photo if isinstance(photo, Finding) else twice.get(image.id)
+            if problem is not None:
+                self.bad_images[entry] = str(problem)
+            elif isinstance(photo, Photo):
+                found[image.id] = photo
+                remarks[image.file_name] = photo.remarks
         self.notes += notes_on(remarks, what=f"{split.name} images")
         return found
 
@@ -252,6 +252,10 @@ class Intake:
             "val image ids overlap the train ids, which leave no room above: they were numbered anew"
         )
         return dict(zip(sorted(val), (n for n in count() if n not in taken), strict=False))
+
+
+def _entry(split: Split, image: ImageEntry) -> str:
+    return entry_of(split.name, image.id, image.file_name)
 
 
 def _has_machine_masks(record: Record) -> bool:

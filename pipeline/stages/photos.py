@@ -10,6 +10,7 @@ from pipeline.data.coco import Finding, ImageEntry
 from pipeline.data.errors import BadInput, printable
 from pipeline.data.images import Checked, Header, Upright, annotation_orientation, check_image, read_listed
 from pipeline.data.orient import UPRIGHT
+from pipeline.stages.identity import UNUSABLE
 from pipeline.stages.sources import Split
 
 SEVERAL = "several frames or pages, of which the first is read"
@@ -28,20 +29,42 @@ class Photo:
     remarks: tuple[str, ...] = ()
 
 
+def entry_of(split: str, image_id: int, file_name: str) -> str:
+    """How quarantine, and who has it in hand, name a listed image."""
+    return f"{split} image {image_id} ({printable(file_name)})"
+
+
 def look_at(split: Split, image: ImageEntry, *, annotated: bool) -> Photo | Finding:
     """The photo, read and decoded in full, or why it cannot be used; `annotated`: its file holds annotations."""
+    return digest_and_look(split, image, annotated=annotated)[1]
+
+
+def digest_and_look(split: Split, image: ImageEntry, *, annotated: bool) -> tuple[str, Photo | Finding]:
+    """The same, and before it the sha256 of the bytes, which are read once; UNUSABLE if they cannot be."""
+    try:
+        data = read_listed(split.images, image.file_name)
+    except BadInput as error:
+        return UNUSABLE, _refusal(image, "file_name", error)
+    digest = hashlib.sha256(data).hexdigest()
+    return digest, _judge(image, data, digest, annotated=annotated)
+
+
+def _judge(image: ImageEntry, data: bytes, digest: str, *, annotated: bool) -> Photo | Finding:
     field, name = "file_name", image.file_name
     try:
-        data = read_listed(split.images, name)
         photo = check_image(data, name)
         field = "width"
         annotation_orientation(photo.header, image.height, image.width, where=f"image {printable(name)}")
     except BadInput as error:
-        return _finding(image, field, str(error).removeprefix(f"image {printable(name)}: "))
+        return _refusal(image, field, error)
     header, remarks = photo.header, remarks_on(photo)
     if annotated and header.exif_orientation != UPRIGHT and header.stored_size == header.upright_size:
         remarks += (EITHER_WAY,)
-    return Photo(hashlib.sha256(data).hexdigest(), header, remarks)
+    return Photo(digest, header, remarks)
+
+
+def _refusal(image: ImageEntry, field: str, error: BadInput) -> Finding:
+    return _finding(image, field, str(error).removeprefix(f"image {printable(image.file_name)}: "))
 
 
 def _finding(image: ImageEntry, field: str, problem: str) -> Finding:

@@ -1,20 +1,17 @@
 """Where images and human labels come from: `data:` of a run, checked before any work, and the COCO files behind it."""
 
-import hashlib
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, field_validator
 
-from pipeline.data.coco import CocoFile
-from pipeline.data.errors import BadInput, printable
-from pipeline.data.paths import Place, inside, open_file, place_of, stat_of
-from pipeline.data.urls import Unreachable, UrlPath, is_url
+from pipeline.data.errors import BadInput
+from pipeline.data.paths import Place, place_of
+from pipeline.data.urls import UrlPath, is_url
 from pipeline.stages.fetched import fetched
 from pipeline.toyworld.dataset import write_dataset
 
@@ -148,43 +145,3 @@ def render_toyworld(
     images.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(scratch / "images", images)
     return [Split(name, scratch / f"{name}.json", images) for name in sizes]
-
-
-def source_digest(splits: Sequence[Split], verify: Verify = "bytes") -> str:
-    """sha256 over the JSON files' bytes and what `verify` says of every listed image; a missing one counts as such."""
-    total = hashlib.sha256()
-    for split in splits:
-        total.update(f"{split.name} {split.prefix}\n{_file_digest(split.json_file)}\n".encode())
-        with CocoFile(split.json_file) as file:
-            add_images(total, split.images, [image.file_name for image in file.images], verify)
-    return total.hexdigest()
-
-
-def add_images(total: "hashlib._Hash", folder: Place, names: Sequence[str], verify: Verify) -> None:
-    """Add a folder's images to a digest: their names and bytes, or with `stat` what `stat_of` tells of them.
-
-    One that cannot be used counts as such.
-    """
-    look = _file_digest if verify == "bytes" else stat_of
-
-    def known(file_name: str) -> str:
-        try:
-            return look(inside(folder, file_name))
-        except BadInput:
-            return "unusable"
-
-    with ThreadPoolExecutor(THREADS) as threads:
-        for name, identity in zip(names, threads.map(known, names), strict=True):
-            total.update(f"{name!r} {identity}\n".encode())
-
-
-def _file_digest(path: Place) -> str:
-    try:
-        with open_file(path) as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
-    except Unreachable:
-        raise
-    except OSError as error:
-        raise BadInput(f"{printable(str(path))}: cannot be read: {error.strerror or error}") from error
-    except BadInput as error:
-        raise BadInput(f"{printable(str(path))}: {error}") from None

@@ -2,15 +2,16 @@
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from odd_files import LONG, SHORT, encoded, ifd, png, tiff
-from PIL import Image
+from PIL import Image, ImageFile
 
 from pipeline.data.errors import BadInput
-from pipeline.data.images import decode_upright, read_header, read_upright
+from pipeline.data.images import check_image, decode_upright, read_header, read_upright
 
 SCENE = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 IMAGE, NEGATIVE = Image.fromarray(SCENE), Image.fromarray(255 - SCENE)
@@ -79,6 +80,19 @@ def test_sizes(form: str, size: tuple[int, int]) -> None:
     found = decode_upright(encoded(Image.new("RGB", size[::-1], (200, 200, 200)), form), "a").image
     assert found.shape == (*size, 3)
     assert np.abs(found.astype(int) - 200).max() <= 3
+
+
+@pytest.mark.parametrize("read", [check_image, decode_upright])
+def test_too_little_memory_is_no_fault_of_the_photo(
+    monkeypatch: pytest.MonkeyPatch, read: Callable[[bytes, str], object]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "load", refuse)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
+    with pytest.raises(MemoryError):
+        read(encoded(IMAGE, "PNG"), "a")
 
 
 def test_rows_are_not_mixed_up() -> None:

@@ -3,6 +3,7 @@
 import os
 import socket
 import unicodedata
+from errno import EIO, EMFILE, ENFILE, ENOMEM, ESTALE
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,28 @@ def test_no_right_to_read(without_rights: Path) -> None:
             read_upright(path)
         assert str(caught.value) == f"image {path}: cannot be read: Permission denied"
     closed.chmod(0o700)
+
+
+@pytest.mark.parametrize("code", [EIO, EMFILE, ENFILE, ENOMEM, ESTALE])
+def test_what_may_pass_is_no_fault_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(OSError, match=r"a\.png") as caught:
+        read_listed(tmp_path, "a.png")
+    assert caught.value.errno == code
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="asks for Linux's /proc")
+def test_a_read_that_fails_is_no_fault_of_the_file_either() -> None:
+    with pytest.raises(OSError, match="mem") as caught:
+        read_listed(Path("/proc/self"), "mem")  # nothing lies at its beginning
+    assert caught.value.errno == EIO
 
 
 def test_a_file_beyond_all_measure_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,8 @@ class FakeIngestConfig(StageConfig):
     extra: tuple[int, ...] = ()
     bad_annotations: int = 0
     bad_images: int = 0
+    deadly: tuple[int, ...] = ()  # these kill the worker when they are read
+    endless: tuple[int, ...] = ()  # these never come to an end
 
 
 class FakeIngest(JobStage):
@@ -59,6 +61,10 @@ class FakeIngest(JobStage):
 
     def run(self, data: Records, context: TrainContext) -> Metrics:  # noqa: ARG002
         ids = [*range(1, self.config.images + 1), *self.config.extra]
+        bad = [{"entry": str(name), "reason": why} for name, why in context.in_hand.poison.items()]
+        for image_id in ids:
+            self._read(image_id, f"image {image_id}", context)
+        ids = [image_id for image_id in ids if f"image {image_id}" not in context.in_hand.poison]
         dataset = context.out / "dataset"
         write_records(dataset / "records", map(make_record, ids), unit_size=8)
         categories = [{"id": 1, "name": "thing"}]
@@ -68,14 +74,30 @@ class FakeIngest(JobStage):
             (dataset / "images" / f"{image_id}.txt").write_text(str(image_id))
         (context.out / "truth").mkdir()
         (context.out / "truth" / "secret.txt").write_text("hidden")
-        bad, broken = self.config.bad_annotations, self.config.bad_images
-        listing = {
-            "images": [{"entry": f"image {i}", "reason": "cut short"} for i in range(broken)],
-            "annotations": [{"entry": f"annotations[{i}]", "reason": "no mask"} for i in range(bad)],
+        bad += [{"entry": f"image {i}", "reason": "cut short"} for i in range(self.config.bad_images)]
+        wrong = [
+            {"entry": f"annotations[{i}]", "reason": "no mask"} for i in range(self.config.bad_annotations)
+        ]
+        (dataset / "quarantine.json").write_text(json.dumps({"images": bad, "annotations": wrong}))
+        count = len(ids) + len(bad)
+        return {
+            "images": count,
+            "bad_images": len(bad),
+            "annotations": 100,
+            "bad_annotations": len(wrong),
         }
-        (dataset / "quarantine.json").write_text(json.dumps(listing))
-        count = len(ids) + broken
-        return {"images": count, "bad_images": broken, "annotations": 100, "bad_annotations": bad}
+
+    def _read(self, image_id: int, name: str, context: TrainContext) -> None:
+        """Takes also the image after it in hand, as threads would, unless it is suspected."""
+        if name in context.in_hand.poison:
+            return
+        beside = [] if name in context.in_hand.suspects else [f"image {image_id + 1}"]
+        context.in_hand.take([name, *beside])
+        if image_id in self.config.deadly:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if image_id in self.config.endless:
+            time.sleep(3600)
+        context.in_hand.drop([name, *beside])
 
 
 class FakeMapConfig(MapConfig):
@@ -88,6 +110,8 @@ class FakeMapConfig(MapConfig):
     slow_setup: float = 0.0
     endless: tuple[int, ...] = ()  # these never come to an end
     greedy: tuple[int, ...] = ()  # these take memory for ever
+    refused: tuple[int, ...] = ()  # these ask for more than there is when they are loaded
+    refusal: str = ""  # the model asks for more than there is, and says so in these words
     trap: str = ""  # a file: with it, a deadly image kills only while this exists, and removes it
     delay: float = 0.0
     fault: str = ""
@@ -120,6 +144,8 @@ class FakePropose(MapStage[tuple[Record, int]]):
             os.kill(os.getpid(), signal.SIGKILL)
         if record.image_id in self.config.unreadable or not (self.root / record.uri).exists():
             raise BadInput(f"image {self.root / record.uri}: cannot be read")
+        if record.image_id in self.config.refused:
+            raise MemoryError("out of memory")
         return record, int((self.root / record.uri).read_text())
 
     def blank(self, record: Record) -> tuple[Record, int]:
@@ -147,6 +173,8 @@ class FakePropose(MapStage[tuple[Record, int]]):
         return replace(record, proposals=(prompt,))
 
     def _misbehave(self, seen: Sequence[int]) -> None:
+        if self.config.refusal:
+            raise RuntimeError(self.config.refusal)
         if self.config.fault == "error":
             raise ArithmeticError("the model broke")
         if not {*seen}.isdisjoint(self.config.endless):

@@ -28,6 +28,7 @@ from pipeline.engine.machine import Heartbeat
 from pipeline.engine.run_unit import Surroundings
 from pipeline.engine.rundir import RunFolder
 from pipeline.engine.stage import StageConfig
+from pipeline.engine.status import find_results
 from pipeline.engine.store import Store
 from pipeline.engine.tasks import Alive, Progress, StageTask, UnitTask, WorkerFailed
 from pipeline.engine.team import ALONE
@@ -89,6 +90,46 @@ def test_an_image_that_kills_the_worker_is_quarantined_alone(tmp_path, monkeypat
     assert log["quarantine"] == [
         {"stage": "propose", "image_id": 7, "reason": "worker died: killed by signal 9"}
     ]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ({"deadly": (7,)}, "worker died: killed by signal 11"),
+        ({"endless": (7,)}, "worker died: no image finished in time (image_timeout)"),
+    ],
+)
+def test_an_image_that_ends_ingest_is_quarantined_alone_and_tried_again(tmp_path, fault, reason):
+    plan = make_plan(
+        (FakeIngest, FakeIngestConfig(images=12, **fault)),
+        (FakePropose, FakeMapConfig()),
+        (FakeExport, StageConfig()),
+    )
+    plan = replace(plan, image_timeout=0.5, max_bad=0.1)
+    listed = [{"stage": "ingest", "entry": "image 7", "reason": reason}]
+    for _ in range(2):
+        log = run(plan, tmp_path)
+        assert log["quarantine"] == listed
+        assert log["stages"][0]["made"] == 1
+        assert find_results(tmp_path / "run", "ingest")
+    assert [stage["made"] for stage in log["stages"]] == [1, 0, 0]  # what comes after it is as it was
+
+
+def test_an_image_whose_memory_is_refused_is_quarantined_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "DEATHS_ALONE", 1)
+    log = run(short(propose=FakeMapConfig(unit_size=12, refused=(7,))), tmp_path)
+    assert log["quarantine"] == [
+        {"stage": "propose", "image_id": 7, "reason": "worker died: not enough memory"}
+    ]
+
+
+def test_memory_that_is_refused_for_every_image_is_no_images_fault(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "REFUSALS_TO_FAIL", 2)
+    words = (
+        "[enforce fail at alloc_cpu.cpp:116] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+    )
+    with pytest.raises(StageFailed, match="can't allocate memory"):
+        run(short(propose=FakeMapConfig(unit_size=12, refusal=words)), tmp_path)
 
 
 def test_a_worker_killed_by_chance_costs_no_image(tmp_path):

@@ -1,3 +1,5 @@
+import errno
+import io
 import json
 import os
 import subprocess
@@ -43,6 +45,40 @@ def test_a_unit_is_found_with_its_timing(store):
     assert store.unit_timing(KEY) == Timing(2.0, 2)
     assert parquet.read(store.unit_path(KEY)).replace_schema_metadata(None).equals(table)
     assert not list((store.root / "tmp").iterdir())
+
+
+class Broken(io.BytesIO):
+    def read(self, *_):
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_what_the_disk_does_not_give_back_is_damaged(store, monkeypatch):
+    store.commit_unit(KEY, to_table([make_record(1)]), Timing(2.0, 1))
+    commit_artifact(store)
+    whole, broken = Path.open, {}
+
+    def read(path, *given, **named):
+        return Broken() if path.name in broken else whole(path, *given, **named)
+
+    monkeypatch.setattr(Path, "open", read)
+    for name, has in (
+        (f"{KEY}.parquet", lambda: store.has_unit(KEY)),
+        ("weights.bin", lambda: store.find_artifact(KEY) is not None),
+    ):
+        assert has()
+        broken = {name}
+        assert not has()
+        with pytest.raises(OSError, match=name):
+            files.file_digest(Path(name))
+    assert store.damaged == [store.unit_path(KEY), store.artifact_folder(KEY)]
+
+
+def test_a_full_disk_is_named(tmp_path):
+    def write(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"No space left on device: .*target"):
+        files.commit_file(tmp_path / "target", write)
 
 
 def test_equal_units_are_equal_bytes(store):

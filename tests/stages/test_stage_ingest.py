@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterable
+from errno import EMFILE
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ from stage_fakes import annotation, box_rle, context, png, write_coco
 from pipeline.data.coco_fields import MAX_ID
 from pipeline.data.errors import BadInput
 from pipeline.data.records import RLE, Record, Role, Source, WeakKind
+from pipeline.engine.context import InHand
+from pipeline.engine.machine import Heartbeat, Name, images_in_hand
 from pipeline.engine.stage import Stopped
 from pipeline.engine.streams import RecordStream
 from pipeline.engine.units import RecordSet
@@ -161,6 +165,52 @@ def test_a_bad_image_is_quarantined_and_stops_nobody(
     assert read(tmp_path, "summary.json")["bad_images"] == 1
 
 
+def test_photos_are_named_while_they_are_in_hand(tmp_path: Path) -> None:
+    make_set(tmp_path)
+    entries = [{"id": i, "file_name": f"v{i}.png"} for i in (1, 2)]
+    write_coco(tmp_path, "val", entries, [annotation(i, i, box_rle(0, 0, 4, 4)) for i in (1, 2)])
+    beat = Heartbeat(tmp_path / "beat.json")
+    taken: list[tuple[str, set[Name]]] = []
+
+    def take(names: Iterable[Name]) -> None:
+        beat.take(names)
+        taken.append((*map(str, names), set(images_in_hand(beat.path))))
+
+    poison = {"train image 3 (3.png)": "worker died", "val image 1 (v1.png)": "worker died"}
+    suspects = frozenset({"train image 5 (5.png)", "val image 2 (v2.png)", *poison})
+    hand = InHand(take, beat.drop, suspects, poison)
+    stage = Ingest(config(data=COCO | {"val_json": "val.json"}))
+    lent = context(tmp_path / "run", data_root=tmp_path, in_hand=hand, identity=stage.identity(tmp_path))
+    (tmp_path / "images" / "3.png").write_bytes(b"not looked at")
+    stage.run([], lent)
+    assert [(r.uri, r.role is Role.VAL) for r in all_records(tmp_path / "run" / "out")] == [
+        *((f"{i}.png", False) for i in (1, 2, 4, 5, 6)),
+        ("v2.png", True),
+    ]
+    listed = read(tmp_path, "quarantine.json")["images"]
+    assert {bad["entry"]: bad["reason"] for bad in listed} == poison
+    assert sorted(name for name, _ in taken) == [
+        *(f"train image {i} ({i}.png)" for i in (1, 2, 4, 5, 6)),
+        "val image 2 (v2.png)",
+    ]
+    assert taken[0] == ("train image 5 (5.png)", {"train image 5 (5.png)"})
+    assert taken[-1] == ("val image 2 (v2.png)", {"val image 2 (v2.png)"})
+    assert images_in_hand(beat.path) == frozenset()
+
+
+def test_a_folders_photos_are_named_while_their_headers_are_read(tmp_path: Path) -> None:
+    make_set(tmp_path, images=3)
+    folder = {"source": "folder", "images": "images", "classes": {"disc": 1}}
+    taken: list[Name] = []
+    hand = InHand(taken.extend, poison={"train image 2 (2.png)": "worker died"})
+    stage = Ingest(config(data=folder, weak="none", masks="0%"))
+    stage.run([], context(tmp_path / "run", data_root=tmp_path, in_hand=hand))
+    assert sorted(taken) == [f"train image {i} ({i}.png)" for i in (1, 1, 3, 3)]
+    assert read(tmp_path, "quarantine.json")["images"] == [
+        {"entry": "train image 2 (2.png)", "reason": "worker died"}
+    ]
+
+
 @pytest.mark.parametrize(
     ("listed", "expected"),
     [
@@ -238,6 +288,63 @@ def test_identity_changes_with_json_and_pixels_and_nothing_else(tmp_path: Path) 
     second = stage.identity(tmp_path)
     make_set(tmp_path, width=9)
     assert len({first, second, stage.identity(tmp_path)}) == 3
+
+
+@pytest.mark.parametrize("verify", ["bytes", "stat"])
+@pytest.mark.parametrize("change", [None, "3.png", "new.png", "train.json"])
+@pytest.mark.parametrize("source", ["coco", "folder"])
+def test_what_changes_while_it_is_read_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, change: str | None, verify: str
+) -> None:
+    make_set(tmp_path)
+    (tmp_path / "images" / "2.png").write_bytes(b"<html>")  # which does not matter
+    monkeypatch.setattr("pipeline.stages.identity.MAX_FILE_BYTES", 10_000)
+    monkeypatch.setattr("pipeline.data.images.MAX_FILE_BYTES", 10_000)
+    (tmp_path / "images" / "4.png").write_bytes(bytes(10_001))  # nor does this
+    folder = {"source": "folder", "images": "images", "classes": {"disc": 1}}
+    data = {"data": folder, "weak": "none", "masks": "0%"} if source == "folder" else {}
+    stage = Ingest(config(**data, verify=verify))
+    lent = context(tmp_path / "run", data_root=tmp_path, identity=stage.identity(tmp_path))
+    if change == "train.json":
+        make_set(tmp_path, width=9)
+    elif change is not None:
+        (tmp_path / "images" / change).write_bytes(png(77))
+    listed = {"coco": {"3.png", "train.json"}, "folder": {"3.png", "new.png"}}
+    if change in listed[source]:
+        with pytest.raises(BadInput, match="changed while they were read"):
+            stage.run([], lent)
+        return
+    if verify == "bytes":  # each photo is read once, but for those that are none
+        monkeypatch.setattr("pipeline.stages.identity._plain_digest", None)
+    stage.run([], lent)
+
+
+@pytest.mark.parametrize("source", ["coco", "folder"])
+def test_an_error_of_the_disk_ends_ingest_and_names_the_photo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    make_set(tmp_path)
+    folder = {"source": "folder", "images": "images", "classes": {"disc": 1}}
+    data = {"data": folder, "weak": "none", "masks": "0%"} if source == "folder" else {}
+    whole = Path.open
+
+    def fail(path: Path, *given: str, **named: str) -> object:
+        if path.name == "3.png":
+            raise OSError(EMFILE, "Too many open files")
+        return whole(path, *given, **named)
+
+    plain = os.open
+
+    def fail_too(path: str, *given: int, **named: int) -> int:
+        if str(path).endswith("/3.png"):
+            raise OSError(EMFILE, "Too many open files")
+        return plain(path, *given, **named)
+
+    monkeypatch.setattr(Path, "open", fail)
+    monkeypatch.setattr(os, "open", fail_too)
+    for work in (Ingest(config(**data)).identity, lambda folder: ingest(folder, config(**data))):
+        with pytest.raises(OSError, match=r"Too many open files: .*images/3\.png"):
+            work(tmp_path)
 
 
 @pytest.mark.parametrize("source", ["coco", "folder"])
@@ -386,7 +493,7 @@ def test_reading_photos_counts_as_a_sign_of_life(tmp_path: Path) -> None:
         tmp_path / "run", data_root=tmp_path, progress=lambda _done, _total, note: told.append(note)
     )
     Ingest(config()).run([], place)
-    assert told == ["photos"] + ["images"] * 6
+    assert told == ["photos"] * 6 + ["images"] * 6
 
 
 def test_ingest_stops_when_asked(tmp_path: Path) -> None:
