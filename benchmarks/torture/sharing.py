@@ -128,7 +128,11 @@ def raylets(trial: Trial) -> None:
             for pid in node:
                 kill(pid, signal.SIGCONT)
             time.sleep(LATE)
+            node = sorted({*node, *_node(trial, int(second))[0]})
         _remove_second(cluster.stdin, cluster.stdout)
+        for process in processes_of(trial.folder):
+            if process.pid in node and process.role not in (ACTOR, WORKER):
+                kill(process.pid)  # Ray's own, which may try for a minute to reach what is gone
         cluster.stdin.close()
     trial.no_strays()
     shutil.rmtree(trial.left.temp / "ray")  # the cluster's, not the run's
