@@ -197,18 +197,14 @@ class Crew:
         return Worker(actor, node, need, label)
 
     def _take(self, worker: Worker, ready: set[Any]) -> list[tuple[Worker, Task, Report]]:
+        if worker.asked not in ready and (why := self._given_up(worker)):
+            self._lose(worker, why)
+            return []
         import ray
 
         try:
             if worker.asked in ready:
                 worker.pulse, worker.asked, worker.answered = ray.get(worker.asked), None, True
-            elif worker.is_silent:
-                self._lose(worker, f"no answer for {SILENCE_SECONDS:.0f} s")
-                return []
-            elif worker.is_late(self._patience):
-                self._taken.append((time.monotonic() + TAKEN_SECONDS, worker.node, worker.need))
-                self._lose(worker, f"{worker.need} were not to be had within {self._patience:.0f} s")
-                return []
             task = worker.task
             if task is None or worker.report not in ready:
                 return []
@@ -218,6 +214,15 @@ class Crew:
             return []
         worker.task, worker.idle_since = None, time.monotonic()
         return [(worker, task, report)]
+
+    def _given_up(self, worker: Worker) -> str:
+        """Why nothing more is expected of a worker that has not answered; empty if it is."""
+        if worker.is_silent:
+            return f"no answer for {SILENCE_SECONDS:.0f} s"
+        if worker.is_late(self._patience):
+            self._taken.append((time.monotonic() + TAKEN_SECONDS, worker.node, worker.need))
+            return f"{worker.need} were not to be had within {self._patience:.0f} s"
+        return ""
 
     def _lose(self, worker: Worker, why: str) -> None:
         self._losses[worker.node] += 1
