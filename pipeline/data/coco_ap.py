@@ -123,15 +123,18 @@ def _as_they_are(batch: Sequence[object], sizes: Mapping[int, list[object]]) -> 
         return None
     if not all_canonical(counts, [height * width for height, width in shapes]):
         return None
-    return [
-        {
-            "image_id": image,
-            "category_id": class_id,
-            "segmentation": {"size": size, "counts": text},
-            "score": score,
-        }
-        for image, class_id, score, size, text in zip(images, classes, scores, shapes, counts, strict=True)
-    ]
+    return [row if len(row) == 4 and len(row["segmentation"]) == 2 else _bare(row) for row in rows]
+
+
+def _bare(row: Detection) -> Detection:
+    """Without what else it holds, of which scorers would take some for theirs."""
+    mask = row["segmentation"]
+    return {
+        "image_id": row["image_id"],
+        "category_id": row["category_id"],
+        "segmentation": {"size": mask["size"], "counts": mask["counts"]},
+        "score": row["score"],
+    }
 
 
 def _one_by_one(
