@@ -159,10 +159,10 @@ def test_run_status_export_and_run_again(cli, config, tmp_path):
     assert json.loads((run / "run.json").read_text())["data_root"] == str(tmp_path)
     status = cli("status", run)
     assert status.stdout.splitlines()[0] == "small: done"
-    assert [line.split()[:2] for line in status.stdout.splitlines()[1:]] == [
-        ["ingest", "1/1"],
-        ["filter", "1/1"],
-        ["export", "1/1"],
+    assert [line.split()[:3] for line in status.stdout.splitlines()[1:]] == [
+        ["ingest", "done", "1/1"],
+        ["filter", "done", "1/1"],
+        ["export", "done", "1/1"],
     ]
     copied = cli("export", run, "--out", "copy")
     assert (copied.stdout, copied.stderr) == ("copy: 4 images\n", "")
@@ -217,7 +217,7 @@ def test_check_looks_at_the_data(cli, config):
 def test_status_of_what_is_no_run(cli, tmp_path):
     result = cli("status", tmp_path)
     assert result.exit_code == 2
-    assert "expected a run folder with a run.json" in result.stderr
+    assert "expected a run folder with a sound run.json" in result.stderr
 
 
 @pytest.mark.parametrize(
