@@ -91,7 +91,9 @@ def worker(trial: Trial) -> None:
         trial.no_strays()
     trial.redone = watcher.redone
     trial.failures += watcher.wrong(trial.kills)
-    trial.failures += verdict.written_again(before, trial.left.store)
+    again = verdict.written_again(before, trial.left.store)
+    if len(again) > trial.kills:  # a worker may be killed between its commit and its word of it
+        trial.failures += again
     trial.judge()
 
 

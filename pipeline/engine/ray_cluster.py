@@ -7,7 +7,6 @@ import secrets
 import signal
 import socket
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ STORE_BYTES = 100_000_000  # of Ray's object store; only unit names and reports 
 LOOPBACK = "127.0.0.1"
 # The name is misleading: without this, 127.0.0.1 is replaced by the machine's own address.
 KEEP_LOOPBACK = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-SHORT = 20  # letters of a folder below which the paths of Ray's sockets stay within the 107 that a socket's may have
+SHORT = 43  # letters of a folder in which the paths of Ray's sockets (64 more) stay within the 107 that such may have
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
@@ -153,8 +152,10 @@ def _start() -> Cluster:
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
-    base = Path(tempfile.gettempdir())
-    folder = own_folder(FOLDER, base if len(str(base)) <= SHORT else Path("/tmp"))
+    folder = own_folder(FOLDER)
+    if len(str(folder)) > SHORT:
+        folder.rmdir()
+        folder = own_folder(FOLDER, Path("/tmp"))
     reaper = start_reaper(folder)
     with _our_signals():
         ray.init(

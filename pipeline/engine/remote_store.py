@@ -261,6 +261,10 @@ class RemoteStore(Store):
         """Remove a job's checkpoints, here and there."""
         self._snapshots.forget(key)
 
+    def has_work(self, key: str) -> bool:
+        """Whether there are any, here or there."""
+        return super().has_work(key) or bool(self.objects.names(f"work/{key}"))
+
     @contextmanager
     def job_lock(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
         """Hold the right to work on a job, by a lease."""

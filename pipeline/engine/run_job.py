@@ -52,6 +52,7 @@ def run_job(stage: JobStage, task: JobTask, around: Surroundings, team: Team = A
         found = None if task.redo else store.find_artifact(key)
         if found is not None:
             team.first(Word.DONE)
+            store.forget_work(key)  # a worker that was killed after its commit has left it
             return JobDone(found)
         if task.redo and task.attempt == 0:
             store.forget_work(key)

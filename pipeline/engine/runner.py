@@ -121,7 +121,9 @@ class Runner:
         there = [] if self._fresh else [key]  # what is to be made again does not count as there
         log = self._log.planned(number, there, units=1, missing=int(artifact is None))
         self._display.begin(planned.label, units=1, reused=int(artifact is not None), images=count)
-        if artifact is None:
+        if artifact is not None:
+            self._store.tidy_work(key)
+        else:
             stream = RecordStream(self._known.records, stage.roles, count)
             task = self._job_task(planned, stage, key, stream, identity=identity)
             made = self._engine.run_job(task, partial(self._tell_job, planned.label))

@@ -19,7 +19,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +33,10 @@ from pipeline.engine.plan import TRUTH
 from pipeline.engine.units import SUMMARISED, Summary, summarise
 
 LOCK_SECONDS = 0.2  # between two looks at a lock
+
+
+class Busy(Exception):
+    """Another process holds a lock that is not waited for."""
 
 
 @dataclass(frozen=True)
@@ -269,6 +273,18 @@ class Store:
         """Remove a job's checkpoints."""
         shutil.rmtree(self.root / "work" / key, ignore_errors=True)
 
+    def has_work(self, key: str) -> bool:
+        """Whether there are any."""
+        return (self.root / "work" / key).exists()
+
+    def tidy_work(self, key: str) -> None:
+        """Remove those of a job that is done, which one that was killed after its commit has left; not those of a
+        process that does the job once more.
+        """
+        if self.has_work(key):
+            with suppress(Busy), self.job_lock(key, _refuse_to_wait):
+                self.forget_work(key)
+
     @contextmanager
     def job_lock(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
         """Hold the right to work on a job; `waiting` is called again and again while another process holds it."""
@@ -282,3 +298,7 @@ class Store:
                     waiting()
                     time.sleep(LOCK_SECONDS)
             yield
+
+
+def _refuse_to_wait() -> None:
+    raise Busy

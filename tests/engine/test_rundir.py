@@ -4,6 +4,7 @@ import fcntl
 import json
 import shutil
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from engine_fakes import FakeLabel, FakeMapConfig, FakePropose, FakeTrain, chain
 from pipeline.engine.faults import BadPlan, FolderBusy, StageFailed
 from pipeline.engine.rundir import RunFolder
 from pipeline.engine.status import read_status
+from pipeline.engine.store import Store
 
 
 def test_a_busy_folder_names_its_holder(go, tmp_path):
@@ -160,3 +162,31 @@ def test_a_teacher_that_another_run_makes_anew_is_not_mixed_in(go, monkeypatch):
     with pytest.raises(StageFailed, match="another run has made teacher anew meanwhile"):
         go(chain())
     assert go(chain())[1]["pseudo_label"] == 0  # the other run has made them
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_checkpoints_that_a_killed_worker_left_after_its_commit_go(go, tmp_path, busy):
+    go(chain())
+    (key,) = RunFolder(tmp_path / "run").read_keys(1)
+    store = Store(tmp_path / "store")
+    (store.workdir(key) / "step").write_text("5")
+    with store.job_lock(key, lambda: None) if busy else nullcontext():
+        assert not go(chain())[0]
+    assert store.has_work(key) == busy  # another run with --fresh does it once more
+
+
+def test_a_job_that_somebody_else_has_done_meanwhile_leaves_no_checkpoints(go, tmp_path, monkeypatch):
+    go(chain())
+    (key,) = RunFolder(tmp_path / "run").read_keys(1)
+    find, found = Store.find_artifact, []
+
+    def not_at_first(store, asked):
+        found.append(asked)
+        return None if asked == key and found.count(key) == 1 else find(store, asked)
+
+    monkeypatch.setattr(Store, "find_artifact", not_at_first)
+    store = Store(tmp_path / "store")
+    (store.workdir(key) / "step").write_text("5")
+    go(chain())
+    assert found.count(key) == 2
+    assert not store.has_work(key)
