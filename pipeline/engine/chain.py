@@ -25,8 +25,8 @@ class Watch(Protocol):
         """The first unit is handed out."""
         ...
 
-    def reused(self, number: int, images: int) -> None:
-        """A unit of so many images is there already."""
+    def reused(self, number: int, images: int, key: str) -> None:
+        """The unit of a key, of so many images, is there already."""
         ...
 
     def complete(self, number: int) -> None:
@@ -158,7 +158,7 @@ class Chain:
         unit = self._input(number, index)
         key = link.keys[index] = unit_key(link.shared, unit.bucket.name, unit.digest)
         if not self._fresh and self._store.has_unit(key):
-            self._watch.reused(number, unit.rows)
+            self._watch.reused(number, unit.rows, key)
             self._there(number, index, key)
         else:
             link.ready.append((index, unit.rows, unit.digest))

@@ -220,7 +220,8 @@ class Crew:
         if worker.is_silent:
             return f"no answer for {SILENCE_SECONDS:.0f} s"
         if worker.is_late(self._patience):
-            self._taken.append((time.monotonic() + TAKEN_SECONDS, worker.node, worker.need))
+            until = time.monotonic() + min(TAKEN_SECONDS, self._patience / 2)
+            self._taken.append((until, worker.node, worker.need))
             return f"{worker.need} were not to be had within {self._patience:.0f} s"
         return ""
 

@@ -31,8 +31,8 @@ class Books:
 
 @dataclass
 class _Seen:
-    """What this run saw of one stage: when it began, units and images that were there already, images that the units
-    it made had lost.
+    """What this run saw of one stage: when it began, units and images that were there already, images that its units
+    lack.
     """
 
     began: float = 0.0
@@ -91,9 +91,10 @@ class MapRun:
         self._note(number)
         self._show(number)
 
-    def reused(self, number: int, images: int) -> None:
+    def reused(self, number: int, images: int, key: str) -> None:
         """A unit is there already."""
         seen = self._seen[number]
+        seen.lost.update(self._store.unit_summary(key).dropped)
         seen.reused, seen.images_reused = seen.reused + 1, seen.images_reused + images
         if seen.shown:
             self._display.advance(self._links[number].planned.label, units=1, images=images)
@@ -132,7 +133,7 @@ class MapRun:
         link = self._links[number]
         missing = link.total - self._seen[number].reused
         # A result of before that is to be made again does not count as there.
-        keys = [link.kept[index] for index in sorted(link.kept)] if self._fresh else link.known
+        keys = [link.keys[index] for index in sorted(link.kept)] if self._fresh else link.known
         before = set().union(*(seen.lost for seen in self._seen[:number]))
         self._log.stage(self._numbers[number]).quarantined = len(self._seen[number].lost - before)
         return self._log.planned(self._numbers[number], keys, units=link.total, missing=missing)

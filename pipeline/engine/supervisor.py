@@ -20,6 +20,9 @@ from pipeline.engine.worker import STOP
 POLL_SECONDS = 0.2
 DEATHS_ALONE = 2  # an image that ends the worker this often, alone in hand, is to blame
 DEATHS_WITHOUT_IMAGE = 3  # a task that ends it this often with no image in hand fails
+DEATHS_OF_A_JOB = (
+    8  # so often in a row it ends, and no image is to blame: the job, which begins anew each time, fails
+)
 STALL_FACTOR = 20  # a pause is no stall before it is this much longer than the longest so far
 SHARE = 0.8  # of the machine's memory, for a worker without a limit of its own
 BLAMED_IN_A_ROW = 2  # if after so many no image is finished in time, it is no image's fault
@@ -62,7 +65,7 @@ class Supervisor:
 
     def _until_done(self, task: UnitTask | JobTask) -> Report:
         alone: Counter[Name] = Counter()
-        silent = 0
+        silent = fruitless = 0
         while isinstance(outcome := self._attempt(task), Died):
             if self._should_stop():
                 return WorkerFailed("stopped", str(outcome))
@@ -75,6 +78,9 @@ class Supervisor:
                 alone.update(in_hand)
                 blamed = {image: str(outcome) for image in in_hand if alone[image] >= DEATHS_ALONE}
                 self._blamed += len(blamed) if outcome.cause == LATE else 0
+            fruitless = 0 if blamed else fruitless + 1
+            if isinstance(task, JobTask) and fruitless == DEATHS_OF_A_JOB:
+                return WorkerFailed("error", f"{outcome}, {fruitless} times in a row, by no single image")
             task = task.again(in_hand, blamed)
         return outcome
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from threading import Event
 
 from pipeline.data.coco_entries import parse_image
 from pipeline.data.coco_fields import EntryError
@@ -54,9 +55,12 @@ def add_images(
     look = _Look(folder, verify, known)
     waiting, chunks = iter(names), partial(_chunk, size=CHUNK)
     with ThreadPoolExecutor(THREADS) as threads:
-        while window := list(islice(waiting, CHUNK * CHUNKS)):
-            for lines in threads.map(look.lines, chunks(window)):
-                total.update(lines)
+        try:
+            while window := list(islice(waiting, CHUNK * CHUNKS)):
+                for lines in threads.map(look.lines, chunks(window)):
+                    total.update(lines)
+        finally:
+            look.ended.set()
 
 
 def _chunk(items: Sequence[str], *, size: int) -> Iterator[Sequence[str]]:
@@ -80,11 +84,13 @@ class _Look:
         self._folder, self._known = folder, known
         self._look: Callable[[Place], str] = _image_digest if verify == "bytes" else stat_of
         self._of_plain = _plain_digest if verify == "bytes" else _plain_stat
+        self.ended = Event()  # nobody waits for more: the threads leave off after the image in hand
         self._real: dict[str, bool] = {}  # by folder: whether it is below ours when links are followed
 
     def lines(self, names: Sequence[str]) -> bytes:
         """A line for each image."""
-        return "".join([f"{name!r} {self._identity(name)}\n" for name in names]).encode()
+        lines = (f"{name!r} {self._identity(name)}\n" for name in names if not self.ended.is_set())
+        return "".join(lines).encode()
 
     def _identity(self, name: str) -> str:
         text = listed_as(self._folder, name)

@@ -33,7 +33,7 @@ class Told:
     def begun(self, number):
         self.events.append(("begun", number))
 
-    def reused(self, number, images):
+    def reused(self, number, images, key):  # noqa: ARG002
         self.images += images
         self.events.append(("reused", number))
 

@@ -30,7 +30,7 @@ from pipeline.engine.rundir import RunFolder
 from pipeline.engine.stage import StageConfig
 from pipeline.engine.status import find_results
 from pipeline.engine.store import Store
-from pipeline.engine.tasks import Alive, Progress, StageTask, UnitTask, WorkerFailed
+from pipeline.engine.tasks import Alive, JobTask, Progress, StageTask, UnitTask, WorkerFailed
 from pipeline.engine.team import ALONE
 from pipeline.engine.units import Bucket, UnitInput
 
@@ -254,6 +254,24 @@ def test_memory_is_watched_also_while_images_are_finished(tmp_path, monkeypatch)
     task = UnitTask(stage, "key", UnitInput(Bucket(0, 0), (), 0, ""))
     text = "worker died: too much memory (memory_gb), 3 times with no image in hand"
     assert watched.do(task) == WorkerFailed("error", text)
+
+
+def test_a_job_that_ends_its_worker_again_and_again_by_no_image_fails(tmp_path, monkeypatch):
+    beat = tmp_path / "beat"
+    watched = supervisor.Supervisor("", beat, torch_threads=1, should_stop=lambda: False, tell=lambda _: None)
+    tries = []
+
+    def dies(task):
+        tries.append(task)
+        Heartbeat(beat).take([len(tries), -len(tries)])
+        return supervisor.Died("too much memory (memory_gb)")
+
+    monkeypatch.setattr(watched, "_attempt", dies)
+    stage = StageTask("ingest", FakeIngest, "{}", None, 1)
+    task = JobTask(stage, "key", None, 0, tmp_path, {})
+    text = "worker died: too much memory (memory_gb), 8 times in a row, by no single image"
+    assert watched.do(task) == WorkerFailed("error", text)
+    assert [task.attempt for task in tries] == list(range(8))
 
 
 def test_a_killed_driver_takes_its_worker_along_and_the_next_run_goes_on(tmp_path):

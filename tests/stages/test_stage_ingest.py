@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable
 from errno import EMFILE
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipeline.engine.stage import Stopped
 from pipeline.engine.streams import RecordStream
 from pipeline.engine.units import RecordSet
 from pipeline.problems import explain
+from pipeline.stages import identity
 from pipeline.stages.ingest import Ingest, IngestConfig
 from pipeline.stages.truth import read_truth
 
@@ -500,3 +502,26 @@ def test_ingest_stops_when_asked(tmp_path: Path) -> None:
     make_set(tmp_path)
     with pytest.raises(Stopped):
         Ingest(config()).run([], context(tmp_path / "run", data_root=tmp_path, should_stop=lambda: True))
+
+
+def test_who_looks_at_images_leaves_off_when_nobody_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{number}.png" for number in range(4 * identity.CHUNK)]
+    for name in names:
+        (tmp_path / name).touch()
+    looked = []
+
+    def slow(path: str, _: os.stat_result) -> str:
+        looked.append(path)
+        time.sleep(0.05 if int(Path(path).stem) >= identity.CHUNK else 0)
+        return "seen"
+
+    class Ended:
+        def update(self, _: bytes) -> None:
+            raise Stopped
+
+    monkeypatch.setattr(identity, "_plain_digest", slow)
+    with pytest.raises(Stopped):
+        identity.add_images(Ended(), tmp_path, names, "bytes", {})
+    assert len(looked) < 3 * identity.CHUNK
