@@ -144,10 +144,7 @@ class Store:
         return False
 
     def commit_unit(self, key: str, table: pa.Table, timing: Timing, *, redo: bool = False) -> None:  # noqa: ARG002
-        """Put a unit in place; the note beside it first, so that a committed unit has one.
-
-        `redo`: also in place of a sound one, where that is not done anyway.
-        """
+        """Put a unit in place, its note first; `redo`: also in place of a sound one, where that is not done anyway."""
         content = parquet.to_bytes(table, key=key)
         self.keep_note(key, note_of(content, table, timing))
         files.commit_bytes(self.unit_place(key), content, scratch=self.root / "tmp")
@@ -278,9 +275,7 @@ class Store:
         return (self.root / "work" / key).exists()
 
     def tidy_work(self, key: str) -> None:
-        """Remove those of a job that is done, which one that was killed after its commit has left; not those of a
-        process that does the job once more.
-        """
+        """Remove those that a worker left which was killed after its commit, unless a process does the job anew."""
         if self.has_work(key):
             with suppress(Busy), self.job_lock(key, _refuse_to_wait):
                 self.forget_work(key)
