@@ -14,7 +14,8 @@ from typing import ClassVar
 from pydantic import JsonValue
 
 from pipeline.data.errors import BadInput
-from pipeline.data.records import Instance, Origin, Prompt, Record, Role, Source
+from pipeline.data.records import Instance, Ontology, Origin, Prompt, Record, Role, Source
+from pipeline.engine.chain import Link
 from pipeline.engine.plan import PlannedStage, RunPlan, label_stages
 from pipeline.engine.stage import (
     JobStage,
@@ -30,6 +31,7 @@ from pipeline.engine.stage import (
     WorkerContext,
 )
 from pipeline.engine.streams import write_records
+from pipeline.engine.tasks import StageTask
 
 
 def make_record(image_id: int, **changes: object) -> Record:
@@ -379,3 +381,14 @@ def dead_temp_name() -> str:
     code = "from pathlib import Path; from pipeline.engine.files import temp_name; print(temp_name(Path()))"
     gone = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     return gone.stdout.strip()
+
+
+def make_links(folder: Path, *unit_sizes: int) -> list[Link]:
+    """propose and pseudo_label as the links of a chain, with these unit sizes."""
+    first, second = (FakeMapConfig(unit_size=size) for size in unit_sizes)
+    plan = make_plan((FakeIngest, FakeIngestConfig()), (FakePropose, first), (FakeLabel, second))
+    context = WorkerContext("cpu", Ontology(()), folder, {})
+    return [
+        Link(p, StageTask(p.label, p.stage, p.config.model_dump_json(), context, 1), p.label)
+        for p in plan.stages[1:]
+    ]

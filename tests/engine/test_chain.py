@@ -4,22 +4,15 @@ from dataclasses import dataclass, field
 
 import pytest
 from engine_fakes import (
-    FakeIngest,
-    FakeIngestConfig,
-    FakeLabel,
-    FakeMapConfig,
-    FakePropose,
-    make_plan,
+    make_links,
     make_record,
 )
 
 from pipeline.data.arrow import to_table
-from pipeline.data.records import Ontology
-from pipeline.engine.chain import Chain, Link
-from pipeline.engine.stage import WorkerContext
+from pipeline.engine.chain import Chain
 from pipeline.engine.store import Store, Timing
 from pipeline.engine.streams import write_records
-from pipeline.engine.tasks import StageTask, UnitDone, placed
+from pipeline.engine.tasks import UnitDone, placed
 from pipeline.engine.units import RecordSet, read_unit
 
 IDS = range(1, 41)
@@ -49,16 +42,7 @@ def chain(tmp_path):
     def make(first, second, *, ids=IDS, fresh=False):
         folder = tmp_path / f"records-{len(list(tmp_path.iterdir()))}"
         write_records(folder, map(make_record, ids), unit_size=8)
-        plan = make_plan(
-            (FakeIngest, FakeIngestConfig()),
-            (FakePropose, FakeMapConfig(unit_size=first)),
-            (FakeLabel, FakeMapConfig(unit_size=second)),
-        )
-        context = WorkerContext("cpu", Ontology(()), tmp_path, {})
-        links = [
-            Link(p, StageTask(p.label, p.stage, p.config.model_dump_json(), context, 1), p.label)
-            for p in plan.stages[1:]
-        ]
+        links = make_links(tmp_path, first, second)
         told = Told()
         return Chain(links, RecordSet.of_folder(folder), store, fresh=fresh, watch=told), told, store
 

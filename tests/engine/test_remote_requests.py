@@ -4,25 +4,19 @@ from unittest.mock import Mock
 
 import pytest
 from engine_fakes import (
-    FakeIngest,
-    FakeIngestConfig,
-    FakeLabel,
-    FakeMapConfig,
-    FakePropose,
-    make_plan,
+    make_links,
     make_record,
 )
 from store_fakes import KEY, Side, open_side
 
 from pipeline.data.arrow import to_table
-from pipeline.data.records import Ontology, Record
+from pipeline.data.records import Record
 from pipeline.data.urls import UrlPath, file_system
 from pipeline.engine import remote_store
-from pipeline.engine.chain import Chain, Link
-from pipeline.engine.stage import WorkerContext
+from pipeline.engine.chain import Chain
 from pipeline.engine.store import Timing
 from pipeline.engine.streams import write_records
-from pipeline.engine.tasks import StageTask, UnitDone, placed
+from pipeline.engine.tasks import UnitDone, placed
 from pipeline.engine.units import RecordSet, read_unit
 
 UNIT = f"units/ab/{KEY}"
@@ -101,16 +95,7 @@ def test_a_damaged_note_is_not_believed(there, old, new, lost):
 def test_a_unit_is_given_to_a_worker_without_being_fetched(there, asked, tmp_path):
     """Only what the last stage has made is read where the units are planned."""
     write_records(tmp_path / "records", [make_record(i) for i in range(8)], unit_size=2)
-    plan = make_plan(
-        (FakeIngest, FakeIngestConfig()),
-        (FakePropose, FakeMapConfig(unit_size=4)),
-        (FakeLabel, FakeMapConfig(unit_size=4)),
-    )
-    context = WorkerContext("cpu", Ontology(()), tmp_path, {})
-    links = [
-        Link(p, StageTask(p.label, p.stage, p.config.model_dump_json(), context, 1), p.label)
-        for p in plan.stages[1:]
-    ]
+    links = make_links(tmp_path, 4, 4)
     store, worker = there.elsewhere(), there.elsewhere()
     work = Chain(links, RecordSet.of_folder(tmp_path / "records"), store, fresh=False, watch=Mock())
     work.begin()
