@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_memory_is_eaten_until_there_is_none(monkeypatch: pytest.MonkeyPatch) ->
         if len(eaten) == 5:
             raise MemoryError
 
-    monkeypatch.setattr(time, "sleep", count)
+    monkeypatch.setattr(fake, "time", SimpleNamespace(sleep=count))
     with pytest.raises(MemoryError):
         fake.DEEDS["memory"]()
 
@@ -94,7 +95,7 @@ def test_not_addressed(settings: FakeSettings, deed: str) -> None:
 
 def test_time_follows_from_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(fake, "time", SimpleNamespace(sleep=slept.append))  # not of other threads
     teacher = fake.FakeTeacher(FakeSettings(delay=0.1))
     batch = [sample(seed) for seed in range(200)]
     teacher.label(batch)
