@@ -6,7 +6,7 @@ and `instructions` on images, an open `phrase` on annotations, crowd regions. A 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -32,13 +32,21 @@ class CocoFile:
     Close it (or use `with`) after reading. Reading records is safe from several threads.
     """
 
-    def __init__(self, path: Path, *, semantic: bool = False, watcher: Watcher | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        semantic: bool = False,
+        watcher: Watcher | None = None,
+        told: Callable[[], None] = lambda: None,
+    ) -> None:
         """Index `path`; `semantic` says that its masks are whole classes. BadInput for an unusable file.
 
-        A `watcher` is told of every entry, and of the findings that otherwise stand in `findings`.
+        A `watcher` is told of every entry, and of the findings that otherwise stand in `findings`. `told` is called now
+        and then while many entries are read, and may end that by an exception.
         """
-        self.path, self.semantic, self._watcher = path, semantic, watcher
-        index = read_index(path, watcher)
+        self.path, self.semantic, self._watcher, self._told = path, semantic, watcher, told
+        index = read_index(path, watcher, told)
         self.ontology, self.images, self.findings = index.ontology, index.images, index.findings
         self._classes = frozenset(index.ontology.ids)
         self._table, self._unindexed = index.table, index.damaged
@@ -142,6 +150,7 @@ class CocoFile:
         instances: list[Instance] = []
         crowd: list[Instance] = []
         findings: list[Finding] = []
+        self._told()
         for number, _, offset, length, index, what in self._rows(image.id).T.tolist():
             raw = self._raw(offset, length, f"annotations[{index}]")
             try:

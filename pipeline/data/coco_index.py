@@ -17,6 +17,7 @@ from pipeline.data.errors import BadInput, show
 from pipeline.data.records import Category, Instance, Ontology, Source
 
 SECTIONS = frozenset({"images", "categories", "annotations"})
+TOLD_EVERY = 1000  # entries
 MASKED, WEAK, CROWD = 0, 1, 2  # what an annotation seems to be before it is read in full
 
 Table = npt.NDArray[np.int64]
@@ -53,11 +54,13 @@ class Index:
     findings: tuple[Finding, ...]
 
 
-def read_index(path: Path, watcher: Watcher | None = None) -> Index:
-    """Index a file; BadInput for an unusable one. With a watcher, `findings` stays empty."""
+def read_index(path: Path, watcher: Watcher | None = None, told: Callable[[], None] = lambda: None) -> Index:
+    """Index a file; BadInput for an unusable one. With a watcher, `findings` stays empty. `told`: as in `CocoFile`."""
     found: list[Finding] = []
     gathering = _Gathering(found.append if watcher is None else watcher.error)
-    for entry in entries(path, SECTIONS, remarks=watcher is not None):
+    for number, entry in enumerate(entries(path, SECTIONS, remarks=watcher is not None)):
+        if number % TOLD_EVERY == 0:
+            told()
         if watcher is not None:
             watcher.entry(entry)
             if entry.section not in SECTIONS:

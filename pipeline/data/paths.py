@@ -94,7 +94,7 @@ def open_file(path: Place) -> BufferedReader:
 
 
 def stat_of(path: Place) -> str:
-    """Size, time of change and inode of a plain file, or what a server says of one: other bytes seldom have the same.
+    """Size and time of change of a plain file, or what a server says of one: other bytes seldom have the same.
 
     Of a server that tells neither an ETag nor a time the digest of the bytes. BadInput if there is none.
     """
@@ -107,8 +107,8 @@ def stat_of(path: Place) -> str:
 
 
 def stat_text(found: os.stat_result) -> str:
-    """Size, time of change and inode."""
-    return f"{found.st_size} {found.st_mtime_ns} {found.st_ino}"
+    """Size and time of change: these are the same wherever a folder is mounted, as inodes are not."""
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def is_there(folder: Place, file_name: str) -> bool:

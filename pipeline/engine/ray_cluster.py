@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.engine.faults import BadPlan
+from pipeline.engine.faults import BadPlan, StageFailed
 from pipeline.engine.files import own_folder
 from pipeline.engine.nodes import Node, placement_problems
 from pipeline.engine.plan import PlannedStage
@@ -128,6 +128,7 @@ REFUSED = (
     "--ray-address: something answers at {}, but it could not be joined: {} (a Ray of another version, or another "
     "token: RAY_AUTH_MODE, RAY_AUTH_TOKEN and ~/.ray/auth_token are to be those of the cluster)"
 )
+FAILED = "a Ray of the run's own could not be started on this machine; the same command tries again: {}"
 UNGUARDED = (
     "the Ray cluster at {} asks for no token: whoever reaches its ports can run code on it; set "
     "RAY_AUTH_MODE=token on all its nodes (docs/cluster.md)"
@@ -157,16 +158,20 @@ def _start() -> Cluster:
         folder.rmdir()
         folder = own_folder(FOLDER, Path("/tmp"))
     reaper = start_reaper(folder)
-    with _our_signals():
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.CRITICAL,
-            object_store_memory=STORE_BYTES,
-            _node_ip_address=LOOPBACK,
-            _temp_dir=str(folder),
-        )
+    try:
+        with _our_signals():
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                object_store_memory=STORE_BYTES,
+                _node_ip_address=LOOPBACK,
+                _temp_dir=str(folder),
+            )
+    except Exception as error:  # of no kind of its own: Ray raises that for a raylet that dies
+        reaper.communicate()
+        raise StageFailed(FAILED.format(" ".join(str(error).split()))) from error
     return Cluster(ray.get_runtime_context().gcs_address, reaper=reaper)
 
 

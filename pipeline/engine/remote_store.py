@@ -40,7 +40,8 @@ from pipeline.engine.lease import Lease
 from pipeline.engine.objects import THREADS, Objects
 from pipeline.engine.plan import TRUTH
 from pipeline.engine.snapshot import Snapshots
-from pipeline.engine.store import Store, Timing, note_of
+from pipeline.engine.store import Store
+from pipeline.engine.units import Timing, note_of
 
 LISTED_SECONDS = 60.0  # a listing of units holds: planning asks for thousands of them in a row
 

@@ -20,9 +20,9 @@ from pipeline.engine.faults import StageFailed
 from pipeline.engine.keys import key_with_losses
 from pipeline.engine.machine import Heartbeat, Name
 from pipeline.engine.stage import MapConfig, MapStage
-from pipeline.engine.store import Store, Timing
+from pipeline.engine.store import Store
 from pipeline.engine.tasks import Alive, Progress, UnitDone, UnitTask
-from pipeline.engine.units import read_unit
+from pipeline.engine.units import Timing, read_unit
 
 LOAD_THREADS = 2
 BATCHES_AHEAD = 2

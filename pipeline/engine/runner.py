@@ -107,8 +107,8 @@ class Runner:
         began = time.perf_counter()
         stage = planned.build()
         assert isinstance(stage, JobStage)
-        inputs, count = digest_records(self._known.records, stage.roles)
         with self._stop.interrupting():
+            inputs, count = digest_records(self._known.records, stage.roles)
             identity = stage.identity(self._plan.data_root)
         if stage.reads_run:
             identity = digest_of([identity, self._plan.name, config_text(self._plan.resolved)])
@@ -117,7 +117,8 @@ class Runner:
         key = job_key(shared, inputs=inputs, seed=self._plan.seed, identity=identity, timed=timed)
         if number == 0:
             self._log.start(digest_of([identity, config_content(planned)]))
-        artifact = None if self._fresh else self._store.find_artifact(key)
+        with self._stop.interrupting():
+            artifact = None if self._fresh else self._store.find_artifact(key)
         there = [] if self._fresh else [key]  # what is to be made again does not count as there
         log = self._log.planned(number, there, units=1, missing=int(artifact is None))
         self._display.begin(planned.label, units=1, reused=int(artifact is not None), images=count)
@@ -127,7 +128,8 @@ class Runner:
             stream = RecordStream(self._known.records, stage.roles, count)
             task = self._job_task(planned, stage, key, stream, identity=identity)
             made = self._engine.run_job(task, partial(self._tell_job, planned.label))
-            artifact = self._store.received(made)
+            with self._stop.interrupting():
+                artifact = self._store.received(made)
             if artifact.key != key:
                 self._display.note(f"{planned.label}: images ended the worker; the next run tries them again")
             self._display.advance(planned.label, units=1)

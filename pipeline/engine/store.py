@@ -30,34 +30,13 @@ from pipeline.engine import files, parquet
 from pipeline.engine.artifact import MANIFEST, Artifact, digests_of, read_artifact, write_manifest
 from pipeline.engine.context import Metrics
 from pipeline.engine.plan import TRUTH
-from pipeline.engine.units import SUMMARISED, Summary, summarise
+from pipeline.engine.units import SUMMARISED, Summary, Timing, note_of, summarise
 
 LOCK_SECONDS = 0.2  # between two looks at a lock
 
 
 class Busy(Exception):
     """Another process holds a lock that is not waited for."""
-
-
-@dataclass(frozen=True)
-class Timing:
-    """What a result cost when it was made: wall seconds and the images that were worked on."""
-
-    seconds: float
-    images: int
-
-
-def note_of(content: bytes, table: pa.Table, timing: Timing) -> dict[str, JsonValue]:
-    """What is noted beside a unit's file of these bytes."""
-    summary = summarise(table)
-    body = json.dumps([summary.rows, summary.digest, list(summary.dropped.items())])
-    return {
-        "seconds": timing.seconds,
-        "images": timing.images,
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "summary": body,
-        "summary_sha256": hashlib.sha256(body.encode()).hexdigest(),
-    }
 
 
 @dataclass
@@ -222,9 +201,14 @@ class Store:
         metrics: Metrics,
         seconds: float,
         about: dict[str, JsonValue],
-        redo: bool = False,  # noqa: ARG002
+        redo: bool = False,
     ) -> Artifact:
-        """Move a filled scratch folder in place of a missing or outdated artifact of that key; `redo` as for units."""
+        """Move a filled scratch folder in place of a missing or damaged artifact of that key; with `redo` of any.
+
+        A sound one stays where it is, as others may read it now, and is what comes back.
+        """
+        if not redo and (sound := self.find_artifact(key)) is not None:
+            return sound
         truth = folder / TRUTH
         about = {**about, TRUTH: dict(digests_of(truth))}
         if truth.is_dir():

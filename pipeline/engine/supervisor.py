@@ -29,6 +29,7 @@ BLAMED_IN_A_ROW = 2  # if after so many no image is finished in time, it is no i
 REFUSALS_TO_FAIL = 8  # so often memory is refused, one time after the other, for no single image
 LATE, TOO_LARGE = "no image finished in time (image_timeout)", "too much memory (memory_gb)"
 STOP_SECONDS = 5.0  # so long a worker may take to see that it is to stop, with no image in hand
+STOP_JOB_SECONDS = 60.0  # and a job, which may be saving what it has, without any sign of life
 
 
 class Supervisor:
@@ -135,6 +136,10 @@ class Supervisor:
         in_hand = images_in_hand(self._heartbeat)
         if told > STOP_SECONDS and isinstance(task, UnitTask) and not in_hand:
             return WorkerFailed("stopped", "ended while it was being set up")
+        if min(told, pause) > max(STOP_JOB_SECONDS, 2 * self._longest) and not in_hand:
+            return WorkerFailed(
+                "stopped", "ended without a sign of life; it goes on from its last checkpoint"
+            )
         if in_hand and pause > _call_seconds(task):
             idle = time.monotonic() - self._finished
             if self._blamed < BLAMED_IN_A_ROW or idle < limits.stall_seconds:

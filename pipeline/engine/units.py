@@ -6,6 +6,7 @@ count reads a part of a file, or several.
 """
 
 import hashlib
+import json
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import JsonValue
 
 from pipeline.data.arrow import SCHEMA, from_table
 from pipeline.data.records import Record, Role
@@ -203,3 +205,24 @@ def read_unit(parts: tuple[Part, ...], bucket: Bucket) -> list[Record]:
     ids = whole.column("image_id").to_numpy()
     inside = whole.filter(pa.array(bucket.holds(ids)))
     return from_table(inside.take(pc.sort_indices(inside, sort_keys=[("image_id", "ascending")])))
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a result cost when it was made: wall seconds and the images that were worked on."""
+
+    seconds: float
+    images: int
+
+
+def note_of(content: bytes, table: pa.Table, timing: Timing) -> dict[str, JsonValue]:
+    """What is noted beside a unit's file of these bytes."""
+    summary = summarise(table)
+    body = json.dumps([summary.rows, summary.digest, list(summary.dropped.items())])
+    return {
+        "seconds": timing.seconds,
+        "images": timing.images,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "summary": body,
+        "summary_sha256": hashlib.sha256(body.encode()).hexdigest(),
+    }

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -12,26 +12,26 @@ from pipeline.data.image_kinds import HEAD, is_picture
 from pipeline.data.images import read_header, read_listed
 from pipeline.data.paths import Place, check_folder, open_file, reading
 from pipeline.data.urls import names_below
-from pipeline.stages.identity import NONE_KNOWN, Digests, add_images
+from pipeline.stages.identity import Asked, add_images
 from pipeline.stages.looking import Looking, Poison
 from pipeline.stages.photos import entry_of
-from pipeline.stages.sources import FolderData, Split, Verify
+from pipeline.stages.sources import FolderData, Split
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 NO_SIZE = (1, 1)
 TRAIN = "train"
 
 
-def find_photos(folder: Place) -> list[str]:
+def find_photos(folder: Place, told: Callable[[], None] = lambda: None) -> list[str]:
     """The names, relative to it, of all that seems to be a photo in a folder and its subfolders, sorted.
 
     That is what is named like one or is a picture by its first bytes, and every link to a folder, as links are not
     followed: what cannot be read is to be told, not passed over. BadInput if there is none, or for a folder that cannot
-    be listed.
+    be listed. `told` is called after each, and may end the work by an exception.
     """
     check_folder(folder)
     # By folders, then names: nothing sorts before NUL, and a path has none. Texts take a tenth of the memory of paths.
-    found = sorted(_candidates(folder), key=lambda name: name.replace("/", "\0"))
+    found = sorted(_candidates(folder, told), key=lambda name: name.replace("/", "\0"))
     if not found:
         raise BadInput(
             f"{printable(str(folder))}: expected images ({', '.join(sorted(SUFFIXES))}), found none"
@@ -39,20 +39,22 @@ def find_photos(folder: Place) -> list[str]:
     return found
 
 
-def _candidates(folder: Place) -> Iterator[str]:
+def _candidates(folder: Place, told: Callable[[], None]) -> Iterator[str]:
     if isinstance(folder, Path):
-        yield from _local_candidates(folder)
+        yield from _local_candidates(folder, told)
         return
     for name in names_below(folder):
+        told()
         if _is_named_so(name) or _is_picture(folder / name):
             yield name
 
 
-def _local_candidates(folder: Path) -> Iterator[str]:
+def _local_candidates(folder: Path, told: Callable[[], None]) -> Iterator[str]:
     for where, folders, files in os.walk(folder, onerror=_refuse):
         below = Path(where).relative_to(folder).as_posix()
         start = "" if below == "." else f"{below}/"
         for name in files:
+            told()
             if _is_named_so(name) or _is_picture(Path(where, name)):
                 yield start + name
         for name in folders:
@@ -76,9 +78,14 @@ def _is_picture(path: Place) -> bool:
         return False  # nothing says that it is one
 
 
-def list_folder(data: FolderData, folder: Place, *, scratch: Path, looking: Looking) -> Split:
-    """The folder's images, numbered from 1 by name, as a COCO file in `scratch` that says nothing else of them."""
-    listed = list(enumerate(find_photos(folder), start=1))
+def list_folder(
+    data: FolderData, folder: Place, *, scratch: Path, looking: Looking, told: Callable[[], None]
+) -> Split:
+    """The folder's images, numbered from 1 by name, as a COCO file in `scratch` that says nothing else of them.
+
+    `told`: as for `find_photos`.
+    """
+    listed = list(enumerate(find_photos(folder, told), start=1))
     refused = {name: why for _, name in listed if (why := _unlistable(name)) is not None}
     images = []
     for _, (number, name), size in looking.over(partial(_upright_size, folder), listed, _entry):
@@ -116,8 +123,8 @@ def _upright_size(folder: Place, listed: tuple[int, str]) -> tuple[int, int]:
         return NO_SIZE
 
 
-def folder_digest(folder: Place, verify: Verify = "bytes", known: Digests = NONE_KNOWN) -> str:
-    """sha256 over the names of a folder's images and what `verify` says of them; those in `known` are not read."""
+def folder_digest(folder: Place, asked: Asked) -> str:
+    """sha256 over the names of a folder's images and what `asked` says of them."""
     total = hashlib.sha256()
-    add_images(total, folder, find_photos(folder), verify, known)
+    add_images(total, folder, find_photos(folder, asked.told), asked)
     return total.hexdigest()

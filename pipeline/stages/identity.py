@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -24,8 +25,19 @@ from pipeline.stages.sources import THREADS, Split, Verify
 BLOCK = 1 << 20  # bytes of an image file in hand
 CHUNK, CHUNKS = 64, 16  # images that a thread is given at once, and such gifts in its queue
 Digests = Mapping[str, str]  # of images' bytes, by `listed_as`
-NONE_KNOWN: Digests = {}
 UNUSABLE = "unusable"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be told of each image: `verify`. Those in `known` are not read for it.
+
+    `told` is called now and then, as a sign of life, and may end the work by an exception.
+    """
+
+    verify: Verify = "bytes"
+    known: Digests = field(default_factory=dict)
+    told: Callable[[], None] = lambda: None
 
 
 def listed_as(folder: Place, file_name: str) -> str:
@@ -33,32 +45,28 @@ def listed_as(folder: Place, file_name: str) -> str:
     return f"{folder}/{file_name}"
 
 
-def source_digest(splits: Sequence[Split], verify: Verify = "bytes", known: Digests = NONE_KNOWN) -> str:
-    """sha256 over the JSON files' bytes and what `verify` says of every listed image; a missing one counts as such.
-
-    Images in `known` are not read for it.
-    """
+def source_digest(splits: Sequence[Split], asked: Asked) -> str:
+    """sha256 over the JSON files' bytes and what `asked` says of every listed image; a missing one counts as such."""
     total = hashlib.sha256()
     for split in splits:
         total.update(f"{split.name} {split.prefix}\n{_file_digest(split.json_file)}\n".encode())
-        add_images(total, split.images, _names(split.json_file), verify, known)
+        add_images(total, split.images, _names(split.json_file), asked)
     return total.hexdigest()
 
 
-def add_images(
-    total: "hashlib._Hash", folder: Place, names: Iterable[str], verify: Verify, known: Digests
-) -> None:
+def add_images(total: "hashlib._Hash", folder: Place, names: Iterable[str], asked: Asked) -> None:
     """Add a folder's images to a digest: their names and bytes, or with `stat` what `stat_of` tells of them.
 
     One that cannot be used counts as such.
     """
-    look = _Look(folder, verify, known)
+    look = _Look(folder, asked)
     waiting, chunks = iter(names), partial(_chunk, size=CHUNK)
     with ThreadPoolExecutor(THREADS) as threads:
         try:
             while window := list(islice(waiting, CHUNK * CHUNKS)):
                 for lines in threads.map(look.lines, chunks(window)):
                     total.update(lines)
+                    asked.told()
         finally:
             look.ended.set()
 
@@ -80,10 +88,11 @@ def _names(path: Path) -> Iterator[str]:
 class _Look:
     """Looks at the images of one folder."""
 
-    def __init__(self, folder: Place, verify: Verify, known: Digests) -> None:
-        self._folder, self._known = folder, known
-        self._look: Callable[[Place], str] = _image_digest if verify == "bytes" else stat_of
-        self._of_plain = _plain_digest if verify == "bytes" else _plain_stat
+    def __init__(self, folder: Place, asked: Asked) -> None:
+        self._folder, self._known = folder, asked.known
+        by_bytes = asked.verify == "bytes"
+        self._look: Callable[[Place], str] = _image_digest if by_bytes else stat_of
+        self._of_plain = _plain_digest if by_bytes else _plain_stat
         self.ended = Event()  # nobody waits for more: the threads leave off after the image in hand
         self._real: dict[str, bool] = {}  # by folder: whether it is below ours when links are followed
 

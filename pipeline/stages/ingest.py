@@ -17,7 +17,7 @@ from pipeline.engine.stage import JobStage, Metrics, Records, StageConfig, Train
 from pipeline.engine.streams import write_records
 from pipeline.report.documents import SummaryFile
 from pipeline.stages.folders import folder_digest, list_folder
-from pipeline.stages.identity import Digests, source_digest
+from pipeline.stages.identity import Asked, source_digest
 from pipeline.stages.intake import Intake, Setting
 from pipeline.stages.looking import Looking
 from pipeline.stages.sources import (
@@ -40,7 +40,7 @@ class IngestConfig(StageConfig):
     """The run's own `data`, `weak`, `masks` or `shots`, `seed`, and `verify`.
 
     `masks: all` takes every image whose objects all have masks and leaves the others out: for training on masks alone.
-    `verify: stat` takes an image for unchanged by its size, time of change and inode, instead of its bytes.
+    `verify: stat` takes an image for unchanged by its size and time of change, instead of its bytes.
     """
 
     # The job's identity holds the digests of what lies there.
@@ -113,22 +113,23 @@ class Ingest(JobStage):
         """Digest of the user's JSON files and of every image's bytes (or what `verify` says); the toy world is all in
         the config.
         """
-        return self._identity(data_root, {})
+        return self._identity(data_root, Asked(self.config.verify))
 
-    def _identity(self, data_root: Path, known: Digests) -> str:
+    def _identity(self, data_root: Path, asked: Asked) -> str:
         data = self.config.data
         if isinstance(data, ToyworldData):
             return ""
         if isinstance(data, FolderData):
-            return folder_digest(place_of(data_root, data.images), self.config.verify, known)
-        return source_digest(coco_splits(data, data_root), self.config.verify, known)
+            return folder_digest(place_of(data_root, data.images), asked)
+        return source_digest(coco_splits(data, data_root), asked)
 
     def _check_identity(self, context: TrainContext, intake: Intake) -> None:
         """BadInput if what was read is not what the key says: somebody changes the files meanwhile."""
         known = intake.digests if self.config.verify == "bytes" else {}
         if not context.identity or context.in_hand.poison:
             return  # nothing is kept under that key
-        if context.identity != self._identity(context.data_root, known):
+        asked = Asked(self.config.verify, known, partial(heed_stop, context))
+        if context.identity != self._identity(context.data_root, asked):
             raise BadInput("the images or their JSON files changed while they were read; run it again")
 
     def run(self, data: Records, context: TrainContext) -> Metrics:  # noqa: ARG002
@@ -136,7 +137,7 @@ class Ingest(JobStage):
         dataset, truth = context.out / "dataset", context.out / "truth"
         splits = self._splits(context, dataset)
         with (
-            Intake(splits, self.config.setting(), _looking(context)) as intake,
+            Intake(splits, self.config.setting(), _looking(context), partial(heed_stop, context)) as intake,
             TruthWriter(truth) as hidden,
         ):
             count = write_records(dataset / "records", _visible(intake, hidden, context))
@@ -160,7 +161,8 @@ class Ingest(JobStage):
             return coco_splits(data, context.data_root)
         if isinstance(data, FolderData):
             place = place_of(context.data_root, data.images)
-            return [list_folder(data, place, scratch=context.scratch, looking=_looking(context))]
+            told = partial(heed_stop, context)
+            return [list_folder(data, place, scratch=context.scratch, looking=_looking(context), told=told)]
         return render_toyworld(
             data,
             scratch=context.scratch / "toyworld",

@@ -3,7 +3,7 @@
 Everything unusable is quarantined with a reason and leaves its neighbours alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -39,12 +39,14 @@ class Setting:
 class Intake:
     """The records of all splits, and the tally of what was left out (complete after iterating).
 
-    `looking` is how the photos are read. `digests` are of the bytes that were read.
+    `looking` is how the photos are read. `told` is called while the COCO files are, and may end that by an exception.
+    `digests` are of the bytes that were read.
     """
 
     splits: Sequence[Split]
     setting: Setting
     looking: Looking = field(default_factory=Looking)
+    told: Callable[[], None] = lambda: None
     images: int = 0
     annotations: int = 0
     notes: list[str] = field(default_factory=list)
@@ -61,7 +63,7 @@ class Intake:
         problems = []
         for split in self.splits:
             try:
-                file = CocoFile(split.json_file, semantic=self.setting.semantic)
+                file = CocoFile(split.json_file, semantic=self.setting.semantic, told=self.told)
                 self._files.append(self._stack.enter_context(file))
             except BadInput as error:
                 problems.append(str(error))

@@ -85,6 +85,26 @@ def test_the_ontology_is_as_given(tmp_path: Path) -> None:
         assert file.ontology.categories[1].supercategory == "animal"
 
 
+def test_who_reads_tells_that_it_goes_on_and_may_be_ended(tmp_path: Path) -> None:
+    things = [THING | {"id": number} for number in range(1, 2501)]
+    path, told = write(tmp_path, dataset(*things)), []
+
+    def tell() -> None:
+        told.append(0)
+        if len(told) == limit:
+            raise BadInput("ended")
+
+    limit = None
+    with CocoFile(path, told=tell) as file:
+        assert len(told) == 3  # in 2,500 entries and some
+        assert not file.damaged
+        assert len(told) == 3 + len(file.images)
+    for limit in (2, 4):  # noqa: B007 (`tell` looks at it)
+        told.clear()
+        with pytest.raises(BadInput, match="ended"), CocoFile(path, told=tell) as file:
+            assert not file.damaged
+
+
 def without(entry: Mapping[str, object], *fields: str, **more: object) -> dict[str, object]:
     return {k: v for k, v in entry.items() if k not in fields} | more
 

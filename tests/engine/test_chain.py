@@ -10,10 +10,10 @@ from engine_fakes import (
 
 from pipeline.data.arrow import to_table
 from pipeline.engine.chain import Chain
-from pipeline.engine.store import Store, Timing
+from pipeline.engine.store import Store
 from pipeline.engine.streams import write_records
 from pipeline.engine.tasks import UnitDone, placed
-from pipeline.engine.units import RecordSet, read_unit
+from pipeline.engine.units import RecordSet, Timing, read_unit
 
 IDS = range(1, 41)
 

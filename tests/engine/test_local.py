@@ -1,6 +1,5 @@
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,16 +13,16 @@ from engine_fakes import (
     FakeIngestConfig,
     FakeMapConfig,
     FakePropose,
-    FakeTrain,
     FakeTrainConfig,
     chain,
     make_plan,
 )
+from local_fakes import PATIENCE, alive, run, short, start, units, wait_for
 
 from pipeline.engine import local, run_job, supervisor
 from pipeline.engine.display import Silent
 from pipeline.engine.drive import Options, drive
-from pipeline.engine.faults import Interrupted, StageFailed, Stalled
+from pipeline.engine.faults import StageFailed, Stalled
 from pipeline.engine.machine import Heartbeat
 from pipeline.engine.run_unit import Surroundings
 from pipeline.engine.rundir import RunFolder
@@ -33,48 +32,6 @@ from pipeline.engine.store import Store
 from pipeline.engine.tasks import Alive, JobTask, Progress, StageTask, UnitTask, WorkerFailed
 from pipeline.engine.team import ALONE
 from pipeline.engine.units import Bucket, UnitInput
-
-DRIVER = Path(__file__).with_name("engine_driver.py")
-PATIENCE = 60.0
-
-
-def short(*, propose=None, train=None):
-    """A chain with few units: 12 images."""
-    return make_plan(
-        (FakeIngest, FakeIngestConfig(images=12)),
-        *([(FakeTrain, train)] if train else []),
-        *([(FakePropose, propose)] if propose else []),
-        (FakeExport, StageConfig()),
-    )
-
-
-def run(plan, tmp_path, name="run", **options):
-    drive(plan, Options(tmp_path / name, tmp_path / f"{name}-store", **options), Silent())
-    return json.loads((tmp_path / name / "run.json").read_text())
-
-
-def units(tmp_path, name):
-    found = sorted((tmp_path / f"{name}-store" / "units").rglob("*.parquet"))
-    return {path.name: path.read_bytes() for path in found}
-
-
-def start(tmp_path, name, store, **settings):
-    command = [sys.executable, str(DRIVER), str(tmp_path / name), str(tmp_path / store), json.dumps(settings)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(condition):
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.02)
-
-
-def alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_a_worker_makes_the_same_bytes_as_this_process(tmp_path):
@@ -162,7 +119,7 @@ assert "torch" not in sys.modules
 stages = (FakeIngest, FakeIngestConfig(images=1)), (Threads, StageConfig())
 drive(make_plan(*stages, torch_threads=3), Options(Path("run"), Path("store"), workers=0), Silent())
 """
-    paths = [str(DRIVER.parent), str(Path(local.__file__).parents[2])]
+    paths = [str(Path(__file__).parent), str(Path(local.__file__).parents[2])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
     assert json.loads((tmp_path / "run" / "threads.json").read_text()) == 3
@@ -306,75 +263,3 @@ def test_a_killed_job_goes_on_from_its_checkpoint(tmp_path):
     (folder / "step").write_text("38")  # as if it had got this far: redoing all steps would overwrite it
     assert start(tmp_path, "run", "store", train=settings).wait(PATIENCE) == 0
     assert not folder.exists()
-
-
-def test_a_signal_stops_after_the_image_in_hand(tmp_path):
-    process = start(tmp_path, "run", "store", propose={"delay": 0.2})
-    wait_for(lambda: list((tmp_path / "store").glob("units/*/*.parquet")))
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE) == 143
-    log = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert log["state"] == "ended: Interrupted"
-
-
-def test_a_signal_does_not_wait_for_a_set_up(tmp_path):
-    process = start(tmp_path, "run", "store", propose={"slow_setup": 600})
-    log = tmp_path / "run" / "run.json"
-    wait_for(lambda: log.exists() and json.loads(log.read_text())["stages"][2]["state"] == "running")
-    time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE) == 143
-
-
-@pytest.mark.parametrize("busy", ["identity", "has_unit"])
-def test_a_signal_ends_the_drivers_own_work(tmp_path, monkeypatch, busy):
-    owner = FakeIngest if busy == "identity" else Store
-    run(short(propose=FakeMapConfig()), tmp_path)
-
-    def slow(*_):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(PATIENCE)
-
-    monkeypatch.setattr(owner, busy, slow)
-    began = time.monotonic()
-    with pytest.raises(Interrupted):
-        run(short(propose=FakeMapConfig()), tmp_path)
-    assert time.monotonic() - began < PATIENCE / 2
-
-
-def test_a_second_signal_ends_at_once(tmp_path):
-    calls = tmp_path / "calls"
-    process = start(tmp_path, "run", "store", propose={"delay": 100, "calls": str(calls)})
-    wait_for(calls.exists)  # from now on the worker is busy for longer than this test
-    worker = json.loads(RunFolder(tmp_path / "run").heartbeat.read_text())["pid"]
-    process.send_signal(signal.SIGINT)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(5) == 130
-    wait_for(lambda: not alive(worker))
-
-
-def test_two_runs_share_a_store(tmp_path):
-    both = [start(tmp_path, name, "store", train={"steps": 10, "delay": 0.05}) for name in ("one", "two")]
-    assert [process.wait(PATIENCE) for process in both] == [0, 0]
-    exports = [(tmp_path / name / "export" / "coco" / "train.json").read_bytes() for name in ("one", "two")]
-    assert exports[0] == exports[1]
-    assert not list((tmp_path / "store" / "tmp").iterdir())
-    assert not list((tmp_path / "store" / "work").iterdir())
-
-
-def test_two_runs_in_one_folder_do_not_mix(tmp_path):
-    first = start(tmp_path, "run", "store", propose={"delay": 0.3})
-    wait_for((tmp_path / "run" / "run.json").exists)
-    second = start(tmp_path, "run", "store", propose={"delay": 0.3})
-    assert second.wait(PATIENCE) == 4
-    assert f"process {first.pid} on" in second.stderr.read()
-    assert first.wait(PATIENCE) == 0
-
-
-@pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
-def test_a_read_only_store_is_named(tmp_path):
-    (tmp_path / "run-store").mkdir(mode=0o500)
-    with pytest.raises(PermissionError, match="run-store"):
-        run(short(), tmp_path)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 
-from pipeline.engine.faults import BadPlan
+from pipeline.engine.faults import BadPlan, StageFailed
 from pipeline.engine.ray_cluster import connect
 
 DRIVER = Path(__file__).with_name("engine_driver.py")
@@ -174,6 +175,20 @@ def test_a_signal_while_ray_starts(tmp_path, number):
     _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number, told
     assert units(tmp_path) == {}
+
+
+def test_a_ray_that_does_not_start_is_told_and_cleared_away(monkeypatch):
+    def dies(**settings):
+        folders.append(Path(settings["_temp_dir"]))
+        raise Exception("The current node\ntimed out")
+
+    folders = []
+    monkeypatch.setattr(ray, "init", dies)
+    with pytest.raises(
+        StageFailed, match=r"could not be started on this machine; .*: The current node timed out"
+    ):
+        connect(None, ())
+    assert not folders[0].exists()
 
 
 def test_an_image_that_kills_its_worker_is_quarantined_alone(tmp_path):

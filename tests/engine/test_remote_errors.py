@@ -17,7 +17,7 @@ from pipeline.engine.faults import BadPlan
 from pipeline.engine.files import CACHE
 from pipeline.engine.objects import Objects
 from pipeline.engine.remote_store import open_store
-from pipeline.engine.store import Timing
+from pipeline.engine.units import Timing
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pipeline.data.arrow import to_table
 from pipeline.engine import attempts, files
 from pipeline.engine.objects import Objects
 from pipeline.engine.remote_store import open_store
-from pipeline.engine.store import Timing
+from pipeline.engine.units import Timing
 
 UNIT = f"units/ab/{KEY}"
 RECORD = f"artifacts/{KEY}/artifact.json"

@@ -14,10 +14,9 @@ from pipeline.data.records import Record
 from pipeline.data.urls import UrlPath, file_system
 from pipeline.engine import remote_store
 from pipeline.engine.chain import Chain
-from pipeline.engine.store import Timing
 from pipeline.engine.streams import write_records
 from pipeline.engine.tasks import UnitDone, placed
-from pipeline.engine.units import RecordSet, read_unit
+from pipeline.engine.units import RecordSet, Timing, read_unit
 
 UNIT = f"units/ab/{KEY}"
 

@@ -12,8 +12,8 @@ from engine_fakes import make_record
 from pipeline.data.arrow import to_table
 from pipeline.engine import files, parquet
 from pipeline.engine.machine import host, machine, process_start
-from pipeline.engine.store import Store, Timing
-from pipeline.engine.units import summarise
+from pipeline.engine.store import Store
+from pipeline.engine.units import Timing, summarise
 
 KEY = "ab" * 32
 
@@ -29,12 +29,14 @@ def flip(path, place):
     path.write_bytes(data)
 
 
-def commit_artifact(store, text="weights"):
+def commit_artifact(store, text="weights", *, redo=False):
     with store.scratch_folder() as folder:
         (folder / "sub").mkdir()
         (folder / "sub" / "weights.bin").write_text(text)
         (folder / "other.txt").write_text("other")
-        return store.commit_artifact(KEY, folder, stage="fit", metrics={"loss": 0.5}, seconds=1.5, about={})
+        return store.commit_artifact(
+            KEY, folder, stage="fit", metrics={"loss": 0.5}, seconds=1.5, about={}, redo=redo
+        )
 
 
 def test_a_unit_is_found_with_its_timing(store):
@@ -158,8 +160,18 @@ def test_truth_lies_apart_and_is_checked_with_the_rest(store):
 
 def test_an_artifact_digest_is_that_of_its_files(store):
     first = commit_artifact(store).digest
-    assert commit_artifact(store).digest == first
-    assert commit_artifact(store, "other weights").digest != first
+    assert commit_artifact(store, redo=True).digest == first
+    assert commit_artifact(store, "other weights", redo=True).digest != first
+
+
+def test_a_sound_artifact_stays_where_it_is(store):
+    first = commit_artifact(store)
+    inode = (first.folder / "other.txt").stat().st_ino
+    assert commit_artifact(store, "other weights") == first
+    assert (first.folder / "other.txt").stat().st_ino == inode
+    assert not list((store.root / "tmp").iterdir())
+    flip(first.folder / "sub" / "weights.bin", 0.5)
+    assert commit_artifact(store, "other weights").digest != first.digest
 
 
 def _flip_weights(folder):

@@ -10,7 +10,8 @@ from store_fakes import KEY, OTHER, Side, commit_artifact, open_side
 from pipeline.data.arrow import to_table
 from pipeline.engine import parquet
 from pipeline.engine.artifact import Artifact
-from pipeline.engine.store import Store, Timing
+from pipeline.engine.store import Store
+from pipeline.engine.units import Timing
 
 
 @pytest.fixture(params=["folder", "memory", "s3"])

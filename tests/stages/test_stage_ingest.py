@@ -359,6 +359,7 @@ def test_by_stat_an_image_is_the_same_until_size_or_time_change(tmp_path: Path, 
     times, content = image.stat(), image.read_bytes()
 
     def put(changed: bytes, time_ns: int) -> tuple[str, str]:
+        image.rename(tmp_path / "before")  # so that the next is another file, as on another machine's mount
         image.write_bytes(changed)
         os.utime(image, ns=(time_ns, time_ns))
         return by_stat.identity(tmp_path), by_bytes.identity(tmp_path)
@@ -523,5 +524,5 @@ def test_who_looks_at_images_leaves_off_when_nobody_waits(
 
     monkeypatch.setattr(identity, "_plain_digest", slow)
     with pytest.raises(Stopped):
-        identity.add_images(Ended(), tmp_path, names, "bytes", {})
+        identity.add_images(Ended(), tmp_path, names, identity.Asked())
     assert len(looked) < 3 * identity.CHUNK
