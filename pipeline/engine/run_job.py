@@ -36,9 +36,10 @@ def run_job(stage: JobStage, task: JobTask, around: Surroundings, team: Team = A
     """Do a job, unless another process has committed it meanwhile. Checkpoints of a killed attempt are used.
 
     An artifact that lacks images which ended the worker is committed under another key (`key_with_losses`), so that the
-    next run tries again.
+    next run tries them again; where they end it again, that artifact is what it finds.
     """
     store, key = around.store, task.key
+    made = key_with_losses(key, task.poison) if task.poison else key
     around.heartbeat.begin(task.stage.label)
 
     def tell_waiting() -> None:
@@ -49,7 +50,7 @@ def run_job(stage: JobStage, task: JobTask, around: Surroundings, team: Team = A
         around.progress(Progress(0, 0, "another run works on this; waiting for it"))
 
     with store.job_lock(key, tell_waiting), store.scratch_folder() as out:
-        found = None if task.redo else store.find_artifact(key)
+        found = None if task.redo else store.find_artifact(made)
         if found is not None:
             team.first(Word.DONE)
             store.forget_work(key)  # a worker that was killed after its commit has left it
@@ -66,7 +67,9 @@ def run_job(stage: JobStage, task: JobTask, around: Surroundings, team: Team = A
             raise
         task.stage.check_artifacts()
         team.wait()  # nobody reads the checkpoints any more
+        lost: list[JsonValue] = sorted(task.poison, key=str)
         about: dict[str, JsonValue] = {
+            "lost": lost,
             "versions": dict(versions()),
             "device": task.stage.context.device,
             "world": spent.world,
@@ -74,7 +77,7 @@ def run_job(stage: JobStage, task: JobTask, around: Surroundings, team: Team = A
         if spent.world > 1:
             metrics = {**metrics, "world": spent.world}
         artifact = store.commit_artifact(
-            key_with_losses(key, task.poison) if task.poison else key,
+            made,
             out,
             stage=stage.name,
             metrics=metrics,

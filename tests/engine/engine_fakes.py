@@ -47,6 +47,7 @@ class FakeIngestConfig(StageConfig):
     bad_images: int = 0
     deadly: tuple[int, ...] = ()  # these kill the worker when they are read
     endless: tuple[int, ...] = ()  # these never come to an end
+    trap: str = ""  # a file: with it, a deadly image kills only while this exists
 
 
 class FakeIngest(JobStage):
@@ -95,7 +96,7 @@ class FakeIngest(JobStage):
             return
         beside = [] if name in context.in_hand.suspects else [f"image {image_id + 1}"]
         context.in_hand.take([name, *beside])
-        if image_id in self.config.deadly:
+        if image_id in self.config.deadly and (not self.config.trap or os.path.exists(self.config.trap)):
             os.kill(os.getpid(), signal.SIGSEGV)
         if image_id in self.config.endless:
             time.sleep(3600)

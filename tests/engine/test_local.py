@@ -56,7 +56,14 @@ def test_an_image_that_kills_the_worker_is_quarantined_alone(tmp_path, monkeypat
         ({"endless": (7,)}, "worker died: no image finished in time (image_timeout)"),
     ],
 )
-def test_an_image_that_ends_ingest_is_quarantined_alone_and_tried_again(tmp_path, fault, reason):
+def test_an_image_that_ends_ingest_is_quarantined_alone_and_tried_again(tmp_path, monkeypatch, fault, reason):
+    tried, attempt = [], supervisor.Supervisor._attempt
+
+    def remember(self, task):
+        tried.append((task.stage.label, task.suspects, set(task.poison)))
+        return attempt(self, task)
+
+    monkeypatch.setattr(supervisor.Supervisor, "_attempt", remember)
     plan = make_plan(
         (FakeIngest, FakeIngestConfig(images=12, **fault)),
         (FakePropose, FakeMapConfig()),
@@ -64,12 +71,32 @@ def test_an_image_that_ends_ingest_is_quarantined_alone_and_tried_again(tmp_path
     )
     plan = replace(plan, image_timeout=0.5, max_bad=0.1)
     listed = [{"stage": "ingest", "entry": "image 7", "reason": reason}]
+    made = []
     for _ in range(2):
+        tried.clear()
         log = run(plan, tmp_path)
         assert log["quarantine"] == listed
         assert log["stages"][0]["made"] == 1
-        assert find_results(tmp_path / "run", "ingest")
+        (folder,) = find_results(tmp_path / "run", "ingest").values()
+        made.append((folder / "artifact.json").stat().st_ino)
     assert [stage["made"] for stage in log["stages"]] == [1, 0, 0]  # what comes after it is as it was
+    alone = ("ingest", {"image 7"}, set())  # from the first attempt of the second run on
+    assert tried == [alone, alone, ("ingest", {"image 7"}, {"image 7"})]
+    assert made[0] == made[1]  # nothing was taken in again for it
+
+
+def test_an_image_that_ended_ingest_once_is_taken_in_by_the_next_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "DEATHS_ALONE", 1)
+    trap = tmp_path / "trap"
+    stages = (FakePropose, FakeMapConfig()), (FakeExport, StageConfig())
+    plan = make_plan((FakeIngest, FakeIngestConfig(images=12, deadly=(7,), trap=str(trap))), *stages)
+    plan = replace(plan, max_bad=0.1)
+    trap.touch()
+    before = run(plan, tmp_path)
+    trap.unlink()
+    after = run(plan, tmp_path)
+    assert [len(log["quarantine"]) for log in (before, after)] == [1, 0]
+    assert after["stages"][1]["images"] == before["stages"][1]["images"] + 1
 
 
 def test_an_image_whose_memory_is_refused_is_quarantined_alone(tmp_path, monkeypatch):
