@@ -10,7 +10,6 @@ from pydantic import JsonValue
 from pipeline.engine import files
 from pipeline.engine.context import Metrics
 from pipeline.engine.keys import digest_of
-from pipeline.engine.machine import Name
 from pipeline.engine.plan import TRUTH
 
 MANIFEST = "artifact.json"
@@ -23,7 +22,6 @@ class Artifact:
     `digest` is that of its files (paths and bytes), not of how they came about; `files` maps each path inside
     `folder` to the sha256 of its bytes. `seconds`: of the work that made it, by all processes together. `truth`: its
     part of that name, which lies elsewhere, so that no path leads from the other parts to it; None if it has none.
-    `lost`: images that had to be left out, as each ended its worker.
     """
 
     key: str
@@ -33,7 +31,6 @@ class Artifact:
     metrics: Metrics
     seconds: float
     truth: "Artifact | None" = None
-    lost: frozenset[Name] = frozenset()
 
     def part(self, name: str) -> "Artifact":
         """The artifact that is the subfolder `name` of this one; FileNotFoundError if it is not there."""
@@ -77,10 +74,7 @@ def lend(folder: Path) -> Artifact:
 def write_manifest(
     folder: Path, key: str, *, stage: str, metrics: Metrics, seconds: float, about: dict[str, JsonValue]
 ) -> None:
-    """Write `artifact.json` for all that lies in `folder`.
-
-    `about`: device, versions, digests of the part `truth`, `lost` images.
-    """
+    """Write `artifact.json` for all that lies in `folder`; `about`: device, versions, digests of the part `truth`."""
     digests = digests_of(folder)
     body: dict[str, JsonValue] = {
         "key": key,
@@ -97,8 +91,8 @@ def write_manifest(
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an `artifact.json` says; `truth`: digests of the part of that name; `lost`: as in `Artifact`. `attempt`:
-    whose files they are, where attempts lie side by side.
+    """What an `artifact.json` says; `truth`: digests of the part of that name. `attempt`: whose files they are, where
+    attempts lie side by side.
     """
 
     content: str
@@ -106,7 +100,6 @@ class Manifest:
     truth: Mapping[str, str]
     metrics: Metrics
     seconds: float
-    lost: frozenset[Name]
     attempt: str
 
 
@@ -126,7 +119,6 @@ def parse_manifest(content: bytes, key: str | None) -> Manifest | None:
         body.get(TRUTH, {}),
         body["metrics"],
         body["seconds"],
-        frozenset(body.get("lost", ())),
         body.get("attempt", ""),
     )
 
@@ -146,7 +138,7 @@ def read_artifact(folder: Path, key: str, *, truth: Path) -> Artifact | None:
     part = (
         Artifact(key, truth, content_digest(hidden), hidden, made.metrics, made.seconds) if hidden else None
     )
-    return Artifact(key, folder, made.content, made.files, made.metrics, made.seconds, part, made.lost)
+    return Artifact(key, folder, made.content, made.files, made.metrics, made.seconds, part)
 
 
 def is_replaced(folder: Path, digest: str) -> bool:

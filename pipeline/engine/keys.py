@@ -83,7 +83,7 @@ def key_with_losses(unit: str, lost: Mapping[Name, str]) -> str:
 
     An unreadable disk or a killed worker is no matter of content: under the unit's own key it would be kept for ever.
     """
-    return digest_of({"kind": "unit with losses", "unit": unit, "lost": {str(i): r for i, r in lost.items()}})
+    return digest_of({"kind": "with losses", "unit": unit, "lost": {str(i): r for i, r in lost.items()}})
 
 
 def job_key(

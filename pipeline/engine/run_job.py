@@ -6,7 +6,7 @@ Of a team of processes the leading one holds the lock and commits; what the othe
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from pipeline.engine import files
 from pipeline.engine.context import InHand, Stopped, TrainContext
 from pipeline.engine.keys import key_with_losses
-from pipeline.engine.machine import versions
+from pipeline.engine.machine import Name, versions
 from pipeline.engine.run_unit import Surroundings
 from pipeline.engine.stage import JobStage
 from pipeline.engine.tasks import Alive, JobDone, JobTask, Progress
@@ -23,6 +23,7 @@ from pipeline.engine.team import ALONE, Team
 
 NOTE_EVERY_SECONDS = 10.0
 ALIVE_EVERY_SECONDS = 1.0
+LOST = "lost.json"  # beside them: the images that an artifact of this job lacks
 SPENT = "spent.json"  # beside the checkpoints: what earlier, killed attempts took
 
 
@@ -36,10 +37,10 @@ def run_job(stage: JobStage, task: JobTask, around: Surroundings, team: Team = A
     """Do a job, unless another process has committed it meanwhile. Checkpoints of a killed attempt are used.
 
     An artifact that lacks images which ended the worker is committed under another key (`key_with_losses`), so that the
-    next run tries them again; where they end it again, that artifact is what it finds.
+    next run tries them again, first and alone; where they end it again, that artifact is what it finds.
     """
     store, key = around.store, task.key
-    made = key_with_losses(key, task.poison) if task.poison else key
+    lossy = key_with_losses(key, task.poison) if task.poison else None
     around.heartbeat.begin(task.stage.label)
 
     def tell_waiting() -> None:
@@ -50,10 +51,13 @@ def run_job(stage: JobStage, task: JobTask, around: Surroundings, team: Team = A
         around.progress(Progress(0, 0, "another run works on this; waiting for it"))
 
     with store.job_lock(key, tell_waiting), store.scratch_folder() as out:
-        found = None if task.redo else store.find_artifact(made)
+        found = None if task.redo else store.find_artifact(key)
         if found is not None:
             team.first(Word.DONE)
             store.forget_work(key)  # a worker that was killed after its commit has left it
+            return JobDone(found)
+        if lossy and not task.redo and (found := store.find_artifact(lossy)) is not None:
+            team.first(Word.DONE)
             return JobDone(found)
         if task.redo and task.attempt == 0:
             store.forget_work(key)
@@ -62,22 +66,22 @@ def run_job(stage: JobStage, task: JobTask, around: Surroundings, team: Team = A
         try:
             metrics = stage.run(task.records, _context(task, around, out, team=team, tick=spent.tick))
         except Stopped:
+            around.progress(Alive(saving=True))
             if trouble := store.keep_work(key, now=True):
                 around.progress(Progress(0, 0, trouble))
             raise
         task.stage.check_artifacts()
         team.wait()  # nobody reads the checkpoints any more
-        lost: list[JsonValue] = sorted(task.poison, key=str)
         about: dict[str, JsonValue] = {
-            "lost": lost,
             "versions": dict(versions()),
             "device": task.stage.context.device,
             "world": spent.world,
         }
         if spent.world > 1:
             metrics = {**metrics, "world": spent.world}
+        around.progress(Alive(saving=True))
         artifact = store.commit_artifact(
-            made,
+            lossy or key,
             out,
             stage=stage.name,
             metrics=metrics,
@@ -86,7 +90,21 @@ def run_job(stage: JobStage, task: JobTask, around: Surroundings, team: Team = A
             redo=task.redo,
         )
         store.forget_work(key)
+        if task.poison:
+            _note_lost(store.workdir(key), task.poison)
         return JobDone(artifact)
+
+
+def _note_lost(workdir: Path, lost: Iterable[Name]) -> None:
+    """Remember the images that ended the worker: who does the job next takes them alone, before all others."""
+    files.commit_text(workdir / LOST, json.dumps(sorted(lost, key=str)))
+
+
+def _lost_before(workdir: Path) -> frozenset[Name]:
+    try:
+        return frozenset(json.loads((workdir / LOST).read_text()))
+    except (FileNotFoundError, TypeError, ValueError):
+        return frozenset()  # then they are found out once more
 
 
 def help_with_job(stage: JobStage, task: JobTask, around: Surroundings, team: Team) -> None:
@@ -167,6 +185,7 @@ def _context(
         around.progress(Progress(done, total, "; ".join(text for text in (note, trouble) if text)))
 
     lent = task.stage.context
+    suspects = task.suspects | _lost_before(around.store.workdir(task.key))
     return TrainContext(
         device=lent.device,
         ontology=lent.ontology,
@@ -183,5 +202,5 @@ def _context(
         timings=task.timings,
         run=task.run,
         team=team,
-        in_hand=InHand(around.heartbeat.take, around.heartbeat.drop, task.suspects, task.poison),
+        in_hand=InHand(around.heartbeat.take, around.heartbeat.drop, suspects, task.poison),
     )

@@ -5,7 +5,6 @@ true.
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby
@@ -21,7 +20,7 @@ from pipeline.engine.engine import Engine
 from pipeline.engine.faults import BadPlan, RunFault
 from pipeline.engine.keys import Setting, config_content, digest_of, job_key, stage_digest
 from pipeline.engine.known import Known
-from pipeline.engine.machine import Name, versions
+from pipeline.engine.machine import versions
 from pipeline.engine.map_run import Books, MapRun
 from pipeline.engine.plan import DATASET, PlannedStage, RunPlan, matching, prove
 from pipeline.engine.quarantine import Quarantine, dropped_of
@@ -120,7 +119,6 @@ class Runner:
             self._log.start(digest_of([identity, config_content(planned)]))
         with self._stop.interrupting():
             artifact = None if self._fresh else self._store.find_artifact(key)
-            lost = self._lost_before(number) if artifact is None and DATASET in stage.parts else frozenset()
         there = [] if self._fresh else [key]  # what is to be made again does not count as there
         log = self._log.planned(number, there, units=1, missing=int(artifact is None))
         self._display.begin(planned.label, units=1, reused=int(artifact is not None), images=count)
@@ -128,14 +126,14 @@ class Runner:
             self._store.tidy_work(key)
         else:
             stream = RecordStream(self._known.records, stage.roles, count)
-            task = replace(self._job_task(planned, stage, key, stream, identity=identity), suspects=lost)
+            task = self._job_task(planned, stage, key, stream, identity=identity)
             made = self._engine.run_job(task, partial(self._tell_job, planned.label))
+            self._folder.write_keys(number, [made.key])
             with self._stop.interrupting():
                 artifact = self._store.received(made)
-            if artifact.key != key:
+            if made.key != key:
                 self._display.note(f"{planned.label}: images ended the worker; the next run tries them again")
             self._display.advance(planned.label, units=1)
-            self._folder.write_keys(number, [artifact.key])
         if (world := artifact.metrics.get("world")) is not None:
             self._display.note(
                 f"{planned.label}: the work of {world} processes; another number ends in other bits"
@@ -167,12 +165,6 @@ class Runner:
             redo=self._fresh,
         )
         return named(task, self._store)
-
-    def _lost_before(self, number: int) -> frozenset[Name]:
-        """The images that a run of this folder had to leave out, as each ended its worker."""
-        known = self._folder.read_keys(number) or []
-        found = [artifact for key in known if (artifact := self._store.find_artifact(key)) is not None]
-        return frozenset().union(*(artifact.lost for artifact in found))
 
     def _facts(self) -> RunFacts:
         day = datetime.now(UTC).date().isoformat()

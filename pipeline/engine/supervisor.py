@@ -29,7 +29,7 @@ BLAMED_IN_A_ROW = 2  # if after so many no image is finished in time, it is no i
 REFUSALS_TO_FAIL = 8  # so often memory is refused, one time after the other, for no single image
 LATE, TOO_LARGE = "no image finished in time (image_timeout)", "too much memory (memory_gb)"
 STOP_SECONDS = 5.0  # so long a worker may take to see that it is to stop, with no image in hand
-STOP_JOB_SECONDS = 60.0  # and a job, which may be saving what it has, without any sign of life
+STOP_JOB_SECONDS = 60.0  # and a job, without any sign of life
 
 
 class Supervisor:
@@ -49,6 +49,7 @@ class Supervisor:
         self._worker: WorkerProcess | None = None
         self._finished = 0.0  # when the last image was
         self._longest = 0.0  # seconds between two signs of life in the task at hand
+        self._saving = False  # what was done of it, which may take long without a sign of life
         self._blamed = 0  # images that took too long, since one was last finished
         self._refusals = 0  # of memory, since then
 
@@ -91,7 +92,7 @@ class Supervisor:
             self._worker = WorkerProcess(self._store, self._heartbeat, self._torch_threads)
         worker = self._worker
         worker.send(pickle.dumps(task))
-        told, first = math.inf, True
+        told, first, self._saving = math.inf, True, False
         last = looked = time.monotonic()
         while True:
             report = worker.receive(POLL_SECONDS)
@@ -112,6 +113,7 @@ class Supervisor:
                 return report
             self._longest = self._longest if first else max(self._longest, now - last)
             last, first = now, False
+            self._saving |= isinstance(report, Alive) and report.saving
             if isinstance(report, Progress):
                 self._finished, self._blamed, self._refusals = last, 0, 0
                 self._tell(report)
@@ -136,10 +138,9 @@ class Supervisor:
         in_hand = images_in_hand(self._heartbeat)
         if told > STOP_SECONDS and isinstance(task, UnitTask) and not in_hand:
             return WorkerFailed("stopped", "ended while it was being set up")
-        if min(told, pause) > max(STOP_JOB_SECONDS, 2 * self._longest) and not in_hand:
-            return WorkerFailed(
-                "stopped", "ended without a sign of life; it goes on from its last checkpoint"
-            )
+        patience = max(STOP_JOB_SECONDS, 2 * self._longest)
+        if min(told, pause) > patience and not in_hand and not self._saving:
+            return WorkerFailed("stopped", "ended without a sign of life")
         if in_hand and pause > _call_seconds(task):
             idle = time.monotonic() - self._finished
             if self._blamed < BLAMED_IN_A_ROW or idle < limits.stall_seconds:

@@ -143,7 +143,9 @@ def _moved(parts: tuple[Part, ...], move: Move) -> tuple[Part, ...]:
 
 @dataclass(frozen=True)
 class Alive:
-    """The work in hand goes on; there is nothing new to show."""
+    """The work in hand goes on; there is nothing new to show. `saving`: from here on only what was done is put away."""
+
+    saving: bool = False
 
 
 @dataclass(frozen=True)

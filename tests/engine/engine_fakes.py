@@ -48,6 +48,7 @@ class FakeIngestConfig(StageConfig):
     deadly: tuple[int, ...] = ()  # these kill the worker when they are read
     endless: tuple[int, ...] = ()  # these never come to an end
     trap: str = ""  # a file: with it, a deadly image kills only while this exists
+    calls: str = ""  # a file that gets a line for every image that was read
 
 
 class FakeIngest(JobStage):
@@ -65,7 +66,7 @@ class FakeIngest(JobStage):
     def run(self, data: Records, context: TrainContext) -> Metrics:  # noqa: ARG002
         ids = [*range(1, self.config.images + 1), *self.config.extra]
         bad = [{"entry": str(name), "reason": why} for name, why in context.in_hand.poison.items()]
-        for image_id in ids:
+        for image_id in sorted(ids, key=lambda one: f"image {one}" not in context.in_hand.suspects):
             self._read(image_id, f"image {image_id}", context)
         ids = [image_id for image_id in ids if f"image {image_id}" not in context.in_hand.poison]
         dataset = context.out / "dataset"
@@ -101,6 +102,9 @@ class FakeIngest(JobStage):
         if image_id in self.config.endless:
             time.sleep(3600)
         context.in_hand.drop([name, *beside])
+        if self.config.calls:
+            with open(self.config.calls, "a") as file:
+                file.write(f"{image_id}\n")
 
 
 class FakeMapConfig(MapConfig):

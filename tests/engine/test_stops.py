@@ -6,19 +6,28 @@ import signal
 import subprocess
 import threading
 import time
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 from engine_fakes import (
     FakeIngest,
     FakeMapConfig,
+    FakeTrain,
     FakeTrainConfig,
 )
 from local_fakes import PATIENCE, alive, run, short, start, wait_for
 
+from pipeline.data.records import Ontology
 from pipeline.engine import supervisor
+from pipeline.engine.context import Stopped, WorkerContext
 from pipeline.engine.faults import Interrupted
+from pipeline.engine.machine import Heartbeat
+from pipeline.engine.run_job import run_job
+from pipeline.engine.run_unit import Surroundings
 from pipeline.engine.rundir import RunFolder
 from pipeline.engine.store import Store
+from pipeline.engine.tasks import Alive, JobTask, StageTask, WorkerFailed
 
 
 def test_a_signal_stops_after_the_image_in_hand(tmp_path):
@@ -46,7 +55,35 @@ def test_a_signal_does_not_wait_for_a_job_that_hangs(tmp_path, monkeypatch):
     threading.Thread(target=lambda: (wait_for(calls.exists), os.kill(os.getpid(), signal.SIGTERM))).start()
     with pytest.raises(Interrupted):
         run(short(train=hung), tmp_path)
-    assert not list((tmp_path / "store" / "artifacts").glob("*/weights.txt"))
+    assert len(list((tmp_path / "run-store" / "artifacts").iterdir())) == 1  # that of ingest
+
+
+def test_a_signal_waits_for_what_is_being_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "STOP_JOB_SECONDS", 1.0)
+    watched = supervisor.Supervisor(
+        "", tmp_path / "beat", torch_threads=1, should_stop=lambda: True, tell=lambda _: None
+    )
+    monkeypatch.setattr(watched, "_worker", SimpleNamespace(memory=lambda: 0))
+    task = JobTask(StageTask("train", FakeTrain, "{}", None, 1), "key", None, 0, tmp_path, {})
+    assert watched._lost(task, pause=0.5, told=9.0) is None
+    assert watched._lost(task, pause=9.0, told=9.0) == WorkerFailed("stopped", "ended without a sign of life")
+    watched._longest = 5.0
+    assert watched._lost(task, pause=9.0, told=9.0) is None
+    watched._longest, watched._saving = 0.0, True
+    assert watched._lost(task, pause=9.0, told=9.0) is None
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_job_says_when_it_begins_to_save(tmp_path, stops):
+    told = []
+    around = Surroundings(Store(tmp_path / "store"), Heartbeat(tmp_path / "beat"), told.append, lambda: stops)
+    context = WorkerContext("cpu", Ontology(()), tmp_path, {})
+    config = FakeTrainConfig(steps=2).model_dump_json()
+    task = JobTask(StageTask("train", FakeTrain, config, context, 1), "ab" * 32, [], 0, tmp_path, {})
+    with pytest.raises(Stopped) if stops else nullcontext():
+        run_job(task.stage.build_job(), task, around)
+    assert [report for report in told if isinstance(report, Alive)] == [Alive(saving=True)]
+    assert told[-1] == Alive(saving=True)
 
 
 @pytest.mark.parametrize("busy", ["identity", "find_artifact", "has_unit"])

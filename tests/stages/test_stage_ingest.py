@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from errno import EMFILE
 from pathlib import Path
 
@@ -182,8 +183,8 @@ def test_photos_are_named_while_they_are_in_hand(tmp_path: Path) -> None:
     suspects = frozenset({"train image 5 (5.png)", "val image 2 (v2.png)", *poison})
     hand = InHand(take, beat.drop, suspects, poison)
     stage = Ingest(config(data=COCO | {"val_json": "val.json"}))
-    lent = context(tmp_path / "run", data_root=tmp_path, in_hand=hand, identity=stage.identity(tmp_path))
     (tmp_path / "images" / "3.png").write_bytes(b"not looked at")
+    lent = context(tmp_path / "run", data_root=tmp_path, in_hand=hand, identity=stage.identity(tmp_path))
     stage.run([], lent)
     assert [(r.uri, r.role is Role.VAL) for r in all_records(tmp_path / "run" / "out")] == [
         *((f"{i}.png", False) for i in (1, 2, 4, 5, 6)),
@@ -198,6 +199,9 @@ def test_photos_are_named_while_they_are_in_hand(tmp_path: Path) -> None:
     assert taken[0] == ("train image 5 (5.png)", {"train image 5 (5.png)"})
     assert taken[-1] == ("val image 2 (v2.png)", {"val image 2 (v2.png)"})
     assert images_in_hand(beat.path) == frozenset()
+    (tmp_path / "images" / "3.png").write_bytes(b"changed meanwhile")
+    with pytest.raises(BadInput, match="changed while they were read"):  # also where some had to be left out
+        stage.run([], replace(lent, out=tmp_path / "run" / "again"))
 
 
 def test_a_folders_photos_are_named_while_their_headers_are_read(tmp_path: Path) -> None:
