@@ -14,6 +14,7 @@ from pipeline.data.errors import BadInput
 from teachers.class_aware import ClassAwarePrompts
 from teachers.gating import Fold
 from teachers.identity import ModelIdentity
+from teachers.sam import lora
 from teachers.sam.predictor import Head
 from teachers.settings import PLAIN_BOX, ClassAwareSettings
 
@@ -50,21 +51,24 @@ def read_teacher(folder: Path) -> TeacherFile:
 def new_head(sam: Sam, variant: str, settings: ClassAwareSettings, *, text_width: int, seed: int) -> Head:
     """A head at its start: a copy of SAM's decoder, and a branch that adds nothing yet. Its parameters can train."""
     decoder = deepcopy(sam.mask_decoder).requires_grad_(True)
-    if not settings.class_aware or variant == PLAIN_BOX:
-        return Head(decoder)
+    has_branch = settings.class_aware and variant != PLAIN_BOX
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        branch = ClassAwarePrompts(sam.prompt_encoder, text_width)
-    return Head(decoder, branch.to(sam.device))
+        branch = ClassAwarePrompts(sam.prompt_encoder, text_width).to(sam.device) if has_branch else None
+        if settings.lora is not None:
+            lora.adapt(decoder, settings.lora)
+    return Head(decoder, branch)
 
 
 def trained_parameters(head: Head) -> dict[str, nn.Parameter]:
     """Every parameter of a head that training changes, by a stable name, in a stable order."""
-    named = {f"decoder.{name}": value for name, value in head.decoder.named_parameters()}
-    if head.branch is not None:
-        branch = head.branch.named_parameters()
-        named |= {f"branch.{name}": value for name, value in branch if value.requires_grad}
-    return named
+    parts = {"decoder": head.decoder} | ({"branch": head.branch} if head.branch is not None else {})
+    return {
+        f"{part}.{name}": value
+        for part, module in parts.items()
+        for name, value in module.named_parameters()
+        if value.requires_grad
+    }
 
 
 def head_path(folder: Path, variant: str) -> Path:
@@ -86,6 +90,7 @@ def load_head(sam: Sam, folder: Path, variant: str, *, settings: ClassAwareSetti
         fill(trained_parameters(head), load_file(path))
     except (OSError, SafetensorError, ValueError) as error:
         raise BadInput(f"teacher {path}: not weights of this model: {error}") from error
+    lora.merge(head.decoder)
     head.decoder.requires_grad_(False)
     if head.branch is not None:
         head.branch.requires_grad_(False)

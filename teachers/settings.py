@@ -65,6 +65,8 @@ class ClassAwareSettings(SamSettings):
     `text`: the text tower that names classes, `tiny` or an open_clip model, whose weights are `text_checkpoint` (with
     `text_sha256` unless it is .safetensors). `class_aware: no_box`, the paper's, has no branch for human boxes, which
     get a fourth tuned variant, `plain_box`; `true` has it everywhere, `false` nowhere.
+    `lora`: tune deltas of that rank in the decoder's attentions and its small output parts, not the whole decoder; ours
+    (sam/lora.py).
     `batch_size`: instances a step. `points`: sampled points of a mask's loss. `cache_gb`: the most the embedding cache
     takes on disk; what is beyond it is embedded anew each time. `checkpoint_every`: steps between saved states.
     """
@@ -77,6 +79,7 @@ class ClassAwareSettings(SamSettings):
     text_checkpoint: Path | None = None
     text_sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
     class_aware: Literal["no_box"] | bool = "no_box"
+    lora: int | None = Field(None, ge=1)
     steps: int = Field(PAPER_STEPS, ge=1)
     lr: float = Field(PAPER_LR, gt=0)
     decay_at: float = Field(PAPER_DECAY_AT, gt=0, le=1)

@@ -171,17 +171,20 @@ def test_the_file_holds_what_was_trained(
     assert not any(value.requires_grad for value in loaded.decoder.parameters())
 
 
-@pytest.mark.parametrize("stop_after", [1, 8, 26])
-def test_same_bits_after_a_stop(run_tune: Callable[..., Tuned], tmp_path: Path, stop_after: int) -> None:
+@pytest.mark.parametrize(("stop_after", "lora"), [(1, None), (8, None), (26, None), (13, 2)])
+def test_same_bits_after_a_stop(
+    run_tune: Callable[..., Tuned], tmp_path: Path, stop_after: int, lora: int | None
+) -> None:
     records = reserved_after(3, tmp_path)
+    settings = SETTINGS.model_copy(update={"lora": lora})
     (tmp_path / "whole").mkdir()
     whole = Run(tmp_path / "whole").context("out")
-    expected = run_tune(records, replace(whole, images_root=tmp_path))
+    expected = run_tune(records, replace(whole, images_root=tmp_path), settings)
     run = Run(tmp_path, stop_after)
     with pytest.raises(Stopped):
-        run_tune(records, run.context("first"))
+        run_tune(records, run.context("first"), settings)
     run.stop_after = None
-    again = run_tune(records, run.context("second"))
+    again = run_tune(records, run.context("second"), settings)
     assert equal(again[1], expected[1])
     assert again[0] == expected[0]
     assert (tmp_path / "second/loss.json").read_text() == (tmp_path / "whole/out/loss.json").read_text()
