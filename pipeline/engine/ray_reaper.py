@@ -50,9 +50,13 @@ def _left(folder: Path) -> Iterator[psutil.Process]:
 
 
 def _belongs(process: psutil.Process, folder: str) -> bool:
-    # Ray's processes give themselves titles, which overwrites their environment; but they keep logs.
+    # Ray's processes give themselves titles, which overwrites their environment; but they write logs. Who only reads
+    # these is somebody else.
     marked = process.environ().get(MARK) == folder
-    return marked or any(file.path.startswith(f"{folder}/") for file in process.open_files())
+    return marked or any(
+        file.path.startswith(f"{folder}/") and getattr(file, "mode", "") != "r"
+        for file in process.open_files()
+    )
 
 
 if __name__ == "__main__":
