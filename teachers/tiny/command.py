@@ -62,9 +62,9 @@ def parse(doc: str | None, *, steps: int, batch: int, lr: float) -> Options:
     return Options(**{**given, "scenes": given["scenes"] or given["workdir"] / "scenes"})
 
 
-def training_scenes(options: Options) -> SceneCache:
+def training_scenes(options: Options, world: str = WORLD) -> SceneCache:
     """The scenes to train on; the missing ones are rendered by two processes."""
-    return SceneCache(options.scenes, world=WORLD, seed=TRAIN_SEED, count=options.count)
+    return SceneCache(options.scenes, world=world, seed=TRAIN_SEED, count=options.count)
 
 
 def keep(options: Options, trained: Trained, needs: Mapping[str, str]) -> None:

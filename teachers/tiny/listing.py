@@ -10,6 +10,7 @@ LISTING = "weights.json"
 SAM = "tiny_sam"
 TEXT = "tiny_text"
 GROUNDER = "tiny_grounder"
+STUDENT = "tiny_mask2former"
 
 
 def digest_of(name: str, folder: Path = FOLDER) -> str:
