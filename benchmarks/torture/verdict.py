@@ -5,6 +5,7 @@ Each check returns what is wrong, one line each.
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,8 +191,17 @@ def no_litter(left: Left) -> list[str]:
     marks = (".tmp-*", ".*.part", ".*.annotations", "*.new", ".heartbeat.json")
     found = [path for root in (left.store, left.run) for mark in marks for path in root.rglob(mark)]
     found += [path for name in ("tmp", "work") for path in (left.store / name).glob("*")]
-    found += list(left.temp.glob("*"))
+    found += [path for path in left.temp.glob("*") if not _is_probe(path)]
     return [f"litter: {path}" for path in sorted(set(found))]
+
+
+def _is_probe(path: Path) -> bool:
+    """Whether Python's `tempfile` left it, killed while it tried out whether it can write into the folder."""
+    return (
+        bool(re.fullmatch("[a-z0-9_]{8}", path.name))
+        and path.is_file()
+        and path.read_bytes() in (b"", b"blat")
+    )
 
 
 def judge(left: Left, *, inputs: Mapping[str, str], oracle: Mapping[str, str]) -> list[str]:

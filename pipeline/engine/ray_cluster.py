@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from pipeline.engine.faults import BadPlan, StageFailed
@@ -180,14 +181,16 @@ def _our_signals() -> Iterator[None]:
     """Keep our handler of SIGTERM while Ray starts, and put it in again behind Ray's native one, which aborts.
 
     The other of Ray's two raises SystemExit: the run would end with another code or, where that is raised in a
-    callback of the interpreter's, which drops it, go on as if nothing had been asked of it.
+    callback of the interpreter's, which drops it, go on as if nothing had been asked of it. And Ray's processes get a
+    group of their own: who signals the run's whole group would end them, and the start would wait for them in vain.
     """
-    from ray._private import utils
+    from ray._private import services, utils
 
-    theirs, ours = utils.set_sigterm_handler, signal.getsignal(signal.SIGTERM)
+    handler, popen, ours = utils.set_sigterm_handler, services.ConsolePopen, signal.getsignal(signal.SIGTERM)
     utils.set_sigterm_handler = lambda _: None
+    services.ConsolePopen = partial(popen, process_group=0)  # type: ignore[assignment,misc]
     try:
         yield
     finally:
-        utils.set_sigterm_handler = theirs
+        utils.set_sigterm_handler, services.ConsolePopen = handler, popen  # type: ignore[misc]
         signal.signal(signal.SIGTERM, ours)

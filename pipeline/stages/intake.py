@@ -86,6 +86,7 @@ class Intake:
 
         Ids ascend within a split; train comes first.
         """
+        self._try_suspects()
         for split, file in zip(self.splits, self._files, strict=True):
             self._count(split, file)
             photos = self._photos(split, file)
@@ -150,6 +151,16 @@ class Intake:
             (self.bad_images if images else self.bad_annotations)[
                 f"{split.name} {finding.section}[{finding.index}]"
             ] = str(finding)
+
+    def _try_suspects(self) -> None:
+        """Read the photos that may end the process before all others, so that no work is lost if one does."""
+        if not self.looking.in_hand.suspects:
+            return
+        for split, file in zip(self.splits, self._files, strict=True):
+            suspects = [i for i in file.images if _entry(split, i) in self.looking.in_hand.suspects]
+            look = partial(digest_and_look, split, annotated=file.annotations > 0)
+            for _ in self.looking.over(look, suspects, partial(_entry, split)):
+                pass
 
     def _photos(self, split: Split, file: CocoFile) -> dict[int, Photo]:
         """Every photo read and decoded once; those that cannot be used go to quarantine."""

@@ -28,7 +28,7 @@ def start(folder, **settings):
     """The chain of stages in a process of its own, with its own store."""
     given = {"engine": "ray", "propose": SLOW, "label": SLOW, "resources": TWO, **settings}
     command = [sys.executable, str(DRIVER), str(folder / "run"), str(folder / "store"), json.dumps(given)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def finish(folder, **settings):
@@ -167,11 +167,13 @@ def test_a_signal_stops_after_the_images_in_hand(tmp_path, whole):
     assert_same(tmp_path, whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_while_ray_starts(tmp_path, number):
+@pytest.mark.parametrize(
+    ("send", "number"), [(os.kill, signal.SIGTERM), (os.kill, signal.SIGINT), (os.killpg, signal.SIGTERM)]
+)
+def test_a_signal_while_ray_starts(tmp_path, send, number):
     process = start(tmp_path)
     wait_for(lambda: below(process, "gcs_server"))
-    process.send_signal(number)
+    send(process.pid, number)
     _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number, told
     assert units(tmp_path) == {}

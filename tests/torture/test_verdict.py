@@ -101,6 +101,8 @@ SPOILS: list[tuple[str, Callable[[Left], object]]] = [
     ("litter: ", lambda left: (left.run / "keys" / ".tmp-host-1-2-abcdef01").touch()),
     ("litter: ", lambda left: (left.run / ".heartbeat.json").touch()),
     ("litter: ", lambda left: (left.temp / "omworker-1-2").mkdir()),
+    ("litter: ", lambda left: (left.temp / "m9breaxn").write_bytes(b"ours")),
+    ("litter: ", lambda left: (left.temp / "m9breaxn2").touch()),
     ("litter: ", lambda left: (left.store / "work" / "key").mkdir(parents=True)),
     ("the inputs were changed", lambda left: (left.data / "new").touch()),
     ("k: truth differs from its manifest", lambda left: (left.store / "truth" / "k" / "t.txt").unlink()),
@@ -120,6 +122,7 @@ SPOILS: list[tuple[str, Callable[[Left], object]]] = [
 
 def test_a_good_one(left: Left) -> None:
     assert judged(left, lambda _: None) == []
+    assert judged(left, lambda left: (left.temp / "m9breaxn").write_bytes(b"blat")) == []  # Python's, not ours
     assert verdict.every_image_once(left, bad=[2]) != []
 
 
