@@ -122,7 +122,9 @@ SPOILS: list[tuple[str, Callable[[Left], object]]] = [
 
 def test_a_good_one(left: Left) -> None:
     assert judged(left, lambda _: None) == []
-    assert judged(left, lambda left: (left.temp / "m9breaxn").write_bytes(b"blat")) == []  # Python's, not ours
+    assert (
+        judged(left, lambda left: (left.temp / "m9breaxn").write_bytes(b"blat")) == []
+    )  # Python's, not ours
     assert verdict.every_image_once(left, bad=[2]) != []
 
 
