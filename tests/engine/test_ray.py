@@ -10,13 +10,11 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from unittest import mock
 
 import psutil
 import pytest
-import ray
 
-from pipeline.engine.faults import BadPlan, StageFailed
+from pipeline.engine.faults import BadPlan
 from pipeline.engine.ray_cluster import connect
 
 DRIVER = Path(__file__).with_name("engine_driver.py")
@@ -180,17 +178,32 @@ def test_a_signal_while_ray_starts(tmp_path, send, number):
     assert units(tmp_path) == {}
 
 
-def test_a_ray_that_does_not_start_is_told_and_cleared_away(monkeypatch):
-    def dies(**settings):
-        folders.append(Path(settings["_temp_dir"]))
-        raise Exception("The current node\ntimed out")
+FAILING = """
+import ray
+from pipeline.engine.faults import StageFailed
+from pipeline.engine.ray_cluster import connect
 
-    folders = []
-    monkeypatch.setattr(ray, "init", dies)
-    told = r"could not be started on this machine; .*: The current node timed out"
-    with mock.patch.dict(os.environ), pytest.raises(StageFailed, match=told):
-        connect(None, ())
-    assert not folders[0].exists()
+def dies(**settings):
+    print(settings["_temp_dir"])
+    raise Exception("The current node\\ntimed out")
+
+ray.init = dies
+try:
+    connect(None, ())
+except StageFailed as error:
+    print(error)
+"""
+
+
+def test_a_ray_that_does_not_start_is_told_and_cleared_away():
+    # In a process of its own: Ray keeps what its environment was when it was first imported.
+    command = [sys.executable, "-c", FAILING]
+    root = Path(__file__).parents[2]
+    folder, told = subprocess.run(
+        command, cwd=root, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.splitlines()
+    assert re.search("could not be started on this machine; .*: The current node timed out", told)
+    assert not Path(folder).exists()
 
 
 def test_an_image_that_kills_its_worker_is_quarantined_alone(tmp_path):
