@@ -28,7 +28,7 @@ from teachers.settings import TINY_ZOOM
 
 SETS = ("penn-fudan", "car-parts", "dsb2018-nuclei")
 SPLIT = "train"
-Segment = Callable[[Record, Record], list[RLE | None]]  # of the full record and of what a box shows of it
+Segment = Callable[[Record], list[RLE | None]]  # a mask for each box of a record
 
 
 def zero_shot(folder: Path, ontology: Ontology, zoom: float) -> Segment:
@@ -37,7 +37,7 @@ def zero_shot(folder: Path, ontology: Ontology, zoom: float) -> Segment:
     spec = ModelSpec(name="teacher", use="sam", settings=settings)
     teacher: Teacher = load_teacher(spec, ontology=ontology, device="cpu")
 
-    def segment(_: Record, seen: Record) -> list[RLE | None]:
+    def segment(seen: Record) -> list[RLE | None]:
         image = read_upright(folder / seen.uri).image
         (found,) = teacher.label([Sample(seen, image)])
         return [instance.rle for instance in found]
@@ -48,7 +48,7 @@ def zero_shot(folder: Path, ontology: Ontology, zoom: float) -> Segment:
 def drawn(draw: Callable[[Record, Instance], np.ndarray | None]) -> Segment:
     """A trivial mask for each box."""
 
-    def segment(_: Record, seen: Record) -> list[RLE | None]:
+    def segment(seen: Record) -> list[RLE | None]:
         found = (draw(seen, instance) for instance in seen.instances)
         return [None if mask is None else masks.encode(mask) for mask in found]
 
@@ -58,8 +58,7 @@ def drawn(draw: Callable[[Record, Instance], np.ndarray | None]) -> Segment:
 def ious(record: Record, segment: Segment) -> list[float]:
     """IoU of each object with the mask made from its box; 0 without one."""
     full = [instance for instance in record.instances if instance.rle is not None]
-    seen = simulate(record, WeakKind.BOX, 0)
-    found = segment(record, seen)
+    found = segment(simulate(record, WeakKind.BOX, 0))
     if len(found) != len(full):
         raise ValueError(f"{record.uri}: expected a mask for each of {len(full)} objects, found {len(found)}")
     return [

@@ -13,11 +13,13 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from pipeline.engine import files
+from pipeline.engine.artifact import Artifact
 from pipeline.engine.context import InHand, Stopped, TrainContext
 from pipeline.engine.keys import key_with_losses
 from pipeline.engine.machine import Name, versions
 from pipeline.engine.run_unit import Surroundings
 from pipeline.engine.stage import JobStage
+from pipeline.engine.store import Store
 from pipeline.engine.tasks import Alive, JobDone, JobTask, Progress
 from pipeline.engine.team import ALONE, Team
 
@@ -40,7 +42,6 @@ def run_job(stage: JobStage, task: JobTask, around: Surroundings, team: Team = A
     next run tries them again, first and alone; where they end it again, that artifact is what it finds.
     """
     store, key = around.store, task.key
-    lossy = key_with_losses(key, task.poison) if task.poison else None
     around.heartbeat.begin(task.stage.label)
 
     def tell_waiting() -> None:
@@ -51,13 +52,11 @@ def run_job(stage: JobStage, task: JobTask, around: Surroundings, team: Team = A
         around.progress(Progress(0, 0, "another run works on this; waiting for it"))
 
     with store.job_lock(key, tell_waiting), store.scratch_folder() as out:
-        found = None if task.redo else store.find_artifact(key)
+        found = None if task.redo else _find(store, task)
         if found is not None:
             team.first(Word.DONE)
-            store.forget_work(key)  # a worker that was killed after its commit has left it
-            return JobDone(found)
-        if lossy and not task.redo and (found := store.find_artifact(lossy)) is not None:
-            team.first(Word.DONE)
+            if found.key == key:
+                store.forget_work(key)  # a worker that was killed after its commit has left it
             return JobDone(found)
         if task.redo and task.attempt == 0:
             store.forget_work(key)
@@ -81,7 +80,7 @@ def run_job(stage: JobStage, task: JobTask, around: Surroundings, team: Team = A
             metrics = {**metrics, "world": spent.world}
         around.progress(Alive(saving=True))
         artifact = store.commit_artifact(
-            lossy or key,
+            _made_key(task),
             out,
             stage=stage.name,
             metrics=metrics,
@@ -93,6 +92,17 @@ def run_job(stage: JobStage, task: JobTask, around: Surroundings, team: Team = A
         if task.poison:
             _note_lost(store.workdir(key), task.poison)
         return JobDone(artifact)
+
+
+def _made_key(task: JobTask) -> str:
+    """What the artifact is committed under that a task would make now."""
+    return key_with_losses(task.key, task.poison) if task.poison else task.key
+
+
+def _find(store: Store, task: JobTask) -> Artifact | None:
+    """The job's artifact or, lacking that, the one without the images that were found to end the worker."""
+    found = store.find_artifact(task.key)
+    return store.find_artifact(_made_key(task)) if found is None and task.poison else found
 
 
 def _note_lost(workdir: Path, lost: Iterable[Name]) -> None:
@@ -185,14 +195,14 @@ def _context(
         around.progress(Progress(done, total, "; ".join(text for text in (note, trouble) if text)))
 
     lent = task.stage.context
-    suspects = task.suspects | _lost_before(around.store.workdir(task.key))
+    workdir = around.store.workdir(task.key)
     return TrainContext(
         device=lent.device,
         ontology=lent.ontology,
         images_root=lent.images_root,
         artifacts=lent.artifacts,
         seed=task.seed,
-        workdir=around.store.workdir(task.key),
+        workdir=workdir,
         out=out,
         progress=progress,
         should_stop=_Pulse(around, team, out).should_stop,
@@ -202,5 +212,10 @@ def _context(
         timings=task.timings,
         run=task.run,
         team=team,
-        in_hand=InHand(around.heartbeat.take, around.heartbeat.drop, suspects, task.poison),
+        in_hand=InHand(
+            around.heartbeat.take,
+            around.heartbeat.drop,
+            task.suspects | _lost_before(workdir),
+            task.poison,
+        ),
     )

@@ -20,9 +20,7 @@ from pipeline.engine.worker import STOP
 POLL_SECONDS = 0.2
 DEATHS_ALONE = 2  # an image that ends the worker this often, alone in hand, is to blame
 DEATHS_WITHOUT_IMAGE = 3  # a task that ends it this often with no image in hand fails
-DEATHS_OF_A_JOB = (
-    8  # so often in a row it ends, and no image is to blame: the job, which begins anew each time, fails
-)
+DEATHS_OF_A_JOB = 8  # so often in a row, by no single image: the job, which begins anew each time, fails
 STALL_FACTOR = 20  # a pause is no stall before it is this much longer than the longest so far
 SHARE = 0.8  # of the machine's memory, for a worker without a limit of its own
 BLAMED_IN_A_ROW = 2  # if after so many no image is finished in time, it is no image's fault

@@ -20,7 +20,7 @@ from pipeline.engine.drive import Options, drive
 from pipeline.engine.stage import StageConfig
 
 DRIVER = Path(__file__).with_name("engine_driver.py")
-PATIENCE = 60.0
+PATIENCE = 90.0
 
 
 def short(*, propose=None, train=None):

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from local_fakes import PATIENCE, wait_for
 
 from pipeline.engine.faults import BadPlan
 from pipeline.engine.ray_cluster import connect
 
 DRIVER = Path(__file__).with_name("engine_driver.py")
-PATIENCE = 90.0
 SLOW = {"delay": 0.15}  # seconds a call; 8 units of 2 calls in each of the two map stages
 TWO = {"cpus": 0.5, "workers": (1, 2)}
 
@@ -34,13 +34,6 @@ def finish(folder, **settings):
     process = start(folder, **settings)
     _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, told
-
-
-def wait_for(condition):
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)
 
 
 def units(folder):

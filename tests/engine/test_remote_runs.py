@@ -5,13 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from engine_fakes import FakeTrainConfig, chain
+from local_fakes import wait_for
 
 from pipeline.data.urls import UrlPath, file_system
 from pipeline.engine import snapshot
@@ -117,13 +116,6 @@ def test_a_killed_driver_goes_on_on_another_machine(tmp_path, bucket, expected, 
 def listed(bucket: str) -> list[str]:
     fs, path = file_system(UrlPath(bucket))
     return [str(name) for name in fs.find(path)]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_two_drivers_share_a_store(tmp_path, bucket, expected):
