@@ -112,7 +112,10 @@ def match_layer(
 def mask_losses(
     mask_logits: Tensor, match: Match, *, batch: Batch, config: Mask2FormerConfig, share: Share | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy and dice of the matched masks at points drawn where they are least sure, over the target count."""
+    """Cross-entropy and dice of the matched masks at points drawn where they are least sure, over the target count.
+
+    A target's losses count as much as its weight says.
+    """
     logits = mask_logits[match.image, match.query][:, None]  # (M, 1, h, w)
     pairs = None if share is None else share.pairs(mask_logits.shape[1])
     points = uncertain_points(logits.detach(), match.image, ignore=batch.ignore, config=config, pairs=pairs)
@@ -125,7 +128,8 @@ def mask_losses(
     dice = 1 - (2 * (inside * labels).sum(1) + 1) / (inside.sum(1) + (labels * weights).sum(1) + 1)
     counts, world = (batch.counts, 1) if share is None else (share.counts, share.team.world)
     targets = max(sum(counts), 1) / world
-    return bce.sum() / targets, dice.sum() / targets
+    trust = batch.weights[match.target]
+    return (bce * trust).sum() / targets, (dice * trust).sum() / targets
 
 
 def class_losses(
@@ -137,12 +141,15 @@ def class_losses(
     config: Mask2FormerConfig,
     team: Team = ALONE,
 ) -> Tensor:
-    """Weighted mean cross-entropy of all queries: unmatched ones count `no_object_weight`, or 0 on ignored ground."""
+    """Weighted mean cross-entropy of all queries: matched ones count as much as their target's weight says.
+
+    Unmatched ones count `no_object_weight`, or 0 on ignored ground.
+    """
     no_object = class_logits.shape[-1] - 1
     classes = torch.full(class_logits.shape[:2], no_object, dtype=torch.int64, device=class_logits.device)
     weights = torch.where(on_ignored(mask_logits, batch.ignore), 0.0, config.no_object_weight)
     classes[match.image, match.query] = batch.classes[match.target]
-    weights[match.image, match.query] = 1.0
+    weights[match.image, match.query] = batch.weights[match.target]
     losses = F.cross_entropy(class_logits.transpose(1, 2), classes, reduction="none")
     whole = team.total(weights.sum()).clamp(min=config.no_object_weight)
     return (losses * weights).sum() / (whole / team.world)

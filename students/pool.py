@@ -17,6 +17,7 @@ from pipeline.data.paths import Place
 from pipeline.data.records import Record
 from pipeline.engine.stage import Records
 from pipeline.engine.team import ALONE, Team
+from students.doubt import Doubt
 from students.targets import Batch, Example, collate, labels_of, load_example
 from students.window import random_window
 
@@ -81,6 +82,7 @@ class Loader:
     scale: tuple[float, float]
     batch: int
     seed: int
+    doubt: Doubt
     team: Team = ALONE
 
     def batches(self, first: int, last: int, *, threads: int) -> Generator[Batch]:
@@ -107,7 +109,12 @@ class Loader:
         rng = np.random.default_rng([self.seed, _WINDOW, step, slot])
         window = random_window((record.height, record.width), size=self.size, scale=self.scale, rng=rng)
         return load_example(
-            record, images_root=self.images_root, class_index=self.class_index, size=self.size, window=window
+            record,
+            images_root=self.images_root,
+            class_index=self.class_index,
+            size=self.size,
+            window=window,
+            doubt=self.doubt,
         )
 
     def _submit(self, threads: ThreadPoolExecutor, step: int) -> list[Future[Example]]:

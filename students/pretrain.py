@@ -58,6 +58,7 @@ def example(scene: CachedScene, rng: np.random.Generator) -> Example:
         _turned(seen, turns, (1, 2)),
         np.zeros(len(seen), np.int64),
         _turned(ignore, turns, (0, 1)),
+        np.ones(len(seen), np.float32),
     )
 
 

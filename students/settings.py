@@ -91,6 +91,9 @@ class Mask2FormerSettings(BaseModel):
     backbone and need it, unless `from_scratch` says that random weights are meant. `steps` moves the drops of the
     learning rate with it. `amp`: bfloat16 on a GPU; on a CPU only with `cpu_bf16`, as it pays off only where the CPU
     has it in hardware. `checkpoint_every`: steps between saved states.
+
+    Past the paper: `trust_weights` lets a pseudo-mask's losses count as much as the mask is trusted,
+    `doubtful_borders` says nothing of the pixels at its border that its trust leaves in doubt (`students.doubt`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -104,6 +107,8 @@ class Mask2FormerSettings(BaseModel):
     batch_size: int | None = Field(default=None, ge=1)
     lr: float | None = Field(default=None, gt=0)
     filter_empty: bool | None = None
+    trust_weights: bool = False
+    doubtful_borders: bool = False
     amp: bool = True
     cpu_bf16: bool = False
     checkpoint_every: int | None = Field(default=None, ge=1)

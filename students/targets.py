@@ -16,34 +16,49 @@ from pipeline.data.masks import decode
 from pipeline.data.paths import Place
 from pipeline.data.photos import read_unchanged
 from pipeline.data.records import RLE, Box, Instance, Record
+from students.doubt import CERTAIN, Doubt, doubtful_border, trust_of
 from students.window import Window, canvas_image, canvas_masks
 
 BoolMask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Labels:
-    """`found` masks with the index of their class in the ontology; `ignored` masks or, lacking one, boxes."""
+class Target:
+    """A mask, the index of its class in the ontology, and how far it is trusted (`students.doubt`)."""
 
-    found: tuple[tuple[RLE, int], ...]
+    rle: RLE
+    class_index: int
+    trust: float
+
+
+@dataclass(frozen=True)
+class Labels:
+    """`found` targets; `ignored` masks or, lacking one, boxes."""
+
+    found: tuple[Target, ...]
     ignored: tuple[RLE | Box, ...]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One image on its canvas: `pixels` (S, S, 3) uint8, `masks` (T, S, S), `classes` (T,) int64, `ignore` (S, S)."""
+    """One image on its canvas: `pixels` (S, S, 3) uint8, `masks` (T, S, S), `classes` (T,) int64, `ignore` (S, S).
+
+    `weights` (T,) float32: what share of a target's losses counts.
+    """
 
     pixels: npt.NDArray[np.uint8]
     masks: BoolMask
     classes: npt.NDArray[np.int64]
     ignore: BoolMask
+    weights: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Batch:
     """`pixels` (B, S, S, 3) uint8; `masks` (N, S, S) bool, all images' targets one after the other, `counts` of each.
 
-    `classes` (N,) int64 in [0, number of classes); `ignore` (B, S, S) bool, nowhere true on a target's own pixels.
+    `classes` (N,) int64 in [0, number of classes); `weights` (N,) in [0, 1] of their losses; `ignore` (B, S, S) bool,
+    on a target's own pixels true at a doubtful border only.
     """
 
     pixels: Tensor
@@ -51,6 +66,7 @@ class Batch:
     classes: Tensor
     counts: tuple[int, ...]
     ignore: Tensor
+    weights: Tensor
 
     def to(self, device: str) -> "Batch":
         return Batch(
@@ -59,6 +75,7 @@ class Batch:
             classes=self.classes.to(device),
             counts=self.counts,
             ignore=self.ignore.to(device),
+            weights=self.weights.to(device),
         )
 
 
@@ -69,7 +86,7 @@ def labels_of(record: Record, class_index: Mapping[int, int]) -> Labels:
     those with a box but no mask are ignore regions: something is there, so it is not background. `BadInput` for a class
     that the ontology lacks.
     """
-    found: list[tuple[RLE, int]] = []
+    found: list[Target] = []
     ignored: list[RLE | Box] = []
     for instance in record.instances:
         if instance.class_id is not None and instance.class_id not in class_index:
@@ -78,7 +95,7 @@ def labels_of(record: Record, class_index: Mapping[int, int]) -> Labels:
                 f"{sorted(class_index)}"
             )
         if instance.rle is not None and instance.class_id is not None and instance.dropped is None:
-            found.append((instance.rle, class_index[instance.class_id]))
+            found.append(Target(instance.rle, class_index[instance.class_id], trust_of(instance)))
         else:
             ignored.extend(_region(instance))
     for crowd in record.crowd:
@@ -87,7 +104,13 @@ def labels_of(record: Record, class_index: Mapping[int, int]) -> Labels:
 
 
 def load_example(
-    record: Record, *, images_root: Place, class_index: Mapping[int, int], size: int, window: Window
+    record: Record,
+    *,
+    images_root: Place,
+    class_index: Mapping[int, int],
+    size: int,
+    window: Window,
+    doubt: Doubt,
 ) -> Example:
     """Reads an image and its masks onto the canvas; targets of which the window shows nothing are left out.
 
@@ -100,12 +123,17 @@ def load_example(
             f"{path}: image is {image.shape[1]}x{image.shape[0]}, its record says {record.width}x{record.height}"
         )
     labels = labels_of(record, class_index)
-    full = [decode(rle) for rle, _ in labels.found]
+    full = [decode(target.rle) for target in labels.found]
     ignore = _ignore_region(labels.ignored, full, shape=(record.height, record.width))
+    if doubt.borders:
+        ignore |= _doubtful_borders(labels.found, full, shape=ignore.shape)
     masks = canvas_masks([*full, ignore], window, size)
     seen = masks[:-1].any(axis=(1, 2))
-    classes = np.asarray([index for _, index in labels.found], np.int64)
-    return Example(canvas_image(image, window, size), masks[:-1][seen], classes[seen], masks[-1])
+    classes = np.asarray([target.class_index for target in labels.found], np.int64)
+    weights = np.asarray([target.trust if doubt.weights else 1.0 for target in labels.found], np.float32)
+    return Example(
+        canvas_image(image, window, size), masks[:-1][seen], classes[seen], masks[-1], weights[seen]
+    )
 
 
 def collate(examples: Sequence[Example]) -> Batch:
@@ -116,6 +144,7 @@ def collate(examples: Sequence[Example]) -> Batch:
         classes=torch.from_numpy(np.concatenate([example.classes for example in examples])),
         counts=tuple(len(example.classes) for example in examples),
         ignore=torch.from_numpy(np.stack([example.ignore for example in examples])),
+        weights=torch.from_numpy(np.concatenate([example.weights for example in examples])),
     )
 
 
@@ -139,4 +168,17 @@ def _ignore_region(
             union[rows, max(int(np.floor(x0)), 0) : max(int(np.ceil(x1)), 0)] = True
     for target in targets:
         union &= ~target
+    return union
+
+
+def _doubtful_borders(
+    targets: Sequence[Target], masks: Sequence[BoolMask], *, shape: tuple[int, int]
+) -> BoolMask:
+    """Union of the targets' doubtful borders without the pixels of those that are certain."""
+    union = np.zeros(shape, np.bool_)
+    for target, mask in zip(targets, masks, strict=True):
+        union |= doubtful_border(mask, target.trust)
+    for target, mask in zip(targets, masks, strict=True):
+        if target.trust == CERTAIN:
+            union &= ~mask
     return union

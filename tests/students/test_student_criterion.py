@@ -23,7 +23,7 @@ from students.targets import Batch
 SIZE, QUERIES, CLASSES = 64, 6, 3
 
 
-def make_batch(*, ignore=None, counts=(2, 1)):
+def make_batch(*, ignore=None, weights=None, counts=(2, 1)):
     """Squares in different corners: two in image 0, one in image 1."""
     masks = torch.zeros(sum(counts), SIZE, SIZE, dtype=torch.bool)
     for index, corner in enumerate([(0, 0), (32, 32), (8, 24)][: len(masks)]):
@@ -35,6 +35,7 @@ def make_batch(*, ignore=None, counts=(2, 1)):
         classes=torch.tensor([0, 2, 1][: len(masks)], dtype=torch.int64),
         counts=counts,
         ignore=nothing if ignore is None else ignore,
+        weights=torch.ones(len(masks)) if weights is None else torch.tensor(weights),
     )
 
 
@@ -130,6 +131,28 @@ def _filled(outputs, logit):
     logits = outputs.mask_logits[-1].clone()
     logits[0, 3, 10:, :6] = logit
     return logits
+
+
+@pytest.mark.parametrize("trust", [0.0, 0.3, 1.0])
+def test_a_target_counts_as_much_as_its_weight(config, trust):
+    outputs = make_outputs()
+    match = Match(torch.tensor([0, 0]), torch.tensor([3, 1]), torch.tensor([0, 1]))
+    found = {}
+    for name, weights in (
+        ("whole", [1.0, 1.0, 1.0]),
+        ("first", [trust, 1.0, 1.0]),
+        ("none", [0.0, 1.0, 1.0]),
+    ):
+        batch = make_batch(weights=weights)
+        torch.manual_seed(1)
+        masks = mask_losses(outputs.mask_logits[-1], match, batch=batch, config=config)
+        logits = outputs.class_logits[-1].detach().clone().requires_grad_()
+        class_losses(logits, outputs.mask_logits[-1], match=match, batch=batch, config=config).backward()
+        found[name] = [float(value) for value in masks], logits.grad[0, 3].norm() / logits.grad[0, 1].norm()
+    for whole, first, none in zip(*(found[name][0] for name in ("whole", "first", "none")), strict=True):
+        assert first == pytest.approx(none + trust * (whole - none))
+        assert whole > none
+    assert found["first"][1] == pytest.approx(trust * found["whole"][1])
 
 
 def test_points_are_drawn_outside_ignore_regions_as_long_as_there_are_others(config):

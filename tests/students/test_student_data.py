@@ -10,17 +10,19 @@ from little_pictures import HEIGHT, ONTOLOGY, WIDTH, draw
 from pipeline.data.errors import BadInput
 from pipeline.data.masks import decode, encode
 from pipeline.data.records import Instance, Source
+from students.doubt import Doubt
 from students.pool import Loader, RecordPool, write_pool
 from students.targets import collate, labels_of, load_example
 from students.window import PADDING, Window, canvas_image, canvas_masks, fitted_window, random_window
 
 INDEX = {class_id: i for i, class_id in enumerate(ONTOLOGY.ids)}
+PLAIN = Doubt()
 SQUARE = encode(np.pad(np.ones((10, 10), bool), ((50, HEIGHT - 60), (4, WIDTH - 14))))
 
 
-def example_of(record, images, *, window=None, size=WIDTH):
+def example_of(record, images, *, window=None, size=WIDTH, doubt=PLAIN):
     shown = window or fitted_window((HEIGHT, WIDTH), size)
-    return load_example(record, images_root=images, class_index=INDEX, size=size, window=shown)
+    return load_example(record, images_root=images, class_index=INDEX, size=size, window=shown, doubt=doubt)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +71,36 @@ def test_mirror_and_cut_move_image_masks_and_ignore_regions_alike(images):
     assert example.masks[0].any()
     for seen, colour in ((example.masks[0], red), (example.ignore, blue)):
         assert (seen ^ colour).sum() < 0.1 * seen.sum()
+
+
+@pytest.mark.parametrize(
+    ("doubt", "weights"),
+    [(Doubt(), [1.0, 1.0]), (Doubt(weights=True), [0.5, 1.0]), (Doubt(borders=True), [1.0, 1.0])],
+    ids=["trusted", "weights", "borders"],
+)
+def test_a_doubted_mask_counts_less_or_loses_its_border(images, doubt, weights):
+    record = draw(1, images)
+    disc, bar = record.instances
+    record = replace(record, instances=(replace(disc, source=Source.TEACHER, pred_iou=0.5), bar))
+    example = example_of(record, images, doubt=doubt)
+    assert example.weights.tolist() == weights
+    assert example.ignore.any() == doubt.borders
+    assert not (example.ignore & example.masks[1]).any()
+    disc_ignored = example.ignore & example.masks[0]
+    assert disc_ignored.any() == doubt.borders
+    assert np.array_equal(example.masks[0][:HEIGHT], decode(disc.rle))
+
+
+def test_a_certain_mask_is_no_ones_doubtful_border(images):
+    record = draw(1, images)
+    disc, _ = record.instances
+    mask = decode(disc.rle)
+    beside = np.roll(mask, 20, axis=1) & ~mask
+    certain = replace(disc, rle=encode(beside), human_id=9)
+    record = replace(record, instances=(replace(disc, source=Source.TEACHER, quality=0.3), certain))
+    example = example_of(record, images, doubt=Doubt(borders=True))
+    assert example.ignore.any()
+    assert not example.ignore[:HEIGHT][beside].any()
 
 
 def test_another_photo_than_that_of_ingest_is_refused(images):
@@ -176,7 +208,7 @@ def test_images_that_are_missing_or_differ_are_named(images, change, message):
 def test_every_image_once_an_epoch_and_the_same_from_any_step(images, tmp_path):
     records = [draw(index, images) for index in range(1, 6)]
     pool = pool_of(records, tmp_path)
-    loader = Loader(pool, images, INDEX, size=64, scale=(0.5, 1.5), batch=3, seed=4)
+    loader = Loader(pool, images, INDEX, size=64, scale=(0.5, 1.5), batch=3, seed=4, doubt=Doubt())
     drawn = [index for step in range(5) for index in loader.indices(step)]
     assert [Counter(drawn[i : i + 5]) for i in (0, 5, 10)] == [Counter(range(5))] * 3
     assert drawn[:5] != drawn[5:10]
@@ -190,6 +222,6 @@ def test_every_image_once_an_epoch_and_the_same_from_any_step(images, tmp_path):
 
 def test_an_image_looks_different_every_time(images, tmp_path):
     pool = pool_of([draw(1, images)], tmp_path)
-    loader = Loader(pool, images, INDEX, size=64, scale=(0.5, 1.5), batch=2, seed=0)
+    loader = Loader(pool, images, INDEX, size=64, scale=(0.5, 1.5), batch=2, seed=0, doubt=Doubt())
     seen = [image.tobytes() for batch in loader.batches(0, 3, threads=1) for image in batch.pixels.numpy()]
     assert len(set(seen)) == 6
