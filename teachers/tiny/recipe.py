@@ -1,4 +1,4 @@
-"""The one training loop of the tiny family: AdamW, warm-up and cosine, resumable, same seed, same bits.
+"""The one training loop of the tiny family: AdamW or Muon, warm-up and cosine, resumable, same seed, same bits.
 
 Step `s` of a run with seed `r` seeds torch by (r, s), and the loss functions draw their samples from
 `step_rng(r, s)`, so a run that was killed goes on from its checkpoint and, on one machine with the same number of
@@ -11,9 +11,10 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from pipeline.data.errors import BadInput
 
 LossFn = Callable[[int], Tensor | Mapping[str, Tensor]]
+LEAST = 8  # inputs or outputs of a layer, up to which it is a head and Muon leaves it alone
 _FREE = ("save_every", "log_every")  # may differ between a run and its resumption
 
 
@@ -32,7 +34,9 @@ class Recipe:
     """Settings of one training: `warmup` in steps, `final` a share of `lr`, `ema` a decay per step or None.
 
     `restarts`: ascending steps at which warm-up and cosine begin anew (Loshchilov and Hutter 2017). Weight decay is
-    for parameters of two or more dimensions only. `bf16`: the loss function under autocast.
+    for parameters of two or more dimensions only. `bf16`: the loss function under autocast. `muon`: the weights of
+    linear layers are moved by orthogonalised momentum (Jordan et al. 2024) of AdamW's step size (Liu et al. 2025), all
+    else by AdamW.
     """
 
     steps: int
@@ -46,6 +50,7 @@ class Recipe:
     clip: float = 1.0
     ema: float | None = None
     bf16: bool = False
+    muon: bool = False
     save_every: int = 250
     log_every: int = 25
 
@@ -89,29 +94,45 @@ def train(model: nn.Module, *, loss_fn: LossFn, recipe: Recipe, workdir: Path) -
     return Trained(run.average or _copy(model.state_dict()), run.step, run.seconds)
 
 
+def _optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """AdamW and, if the recipe has it and there are such, Muon for the weights of linear layers."""
+    linear = {
+        id(m.weight) for m in model.modules() if isinstance(m, nn.Linear) and min(m.weight.shape) > LEAST
+    }
+    turned = linear if recipe.muon else set()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    rest = [p for p in trained if id(p) not in turned]
+    groups = [
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    adam = torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas)
+    matrices = [p for p in trained if id(p) in turned]
+    if not matrices:
+        return [adam]
+    muon = torch.optim.Muon(
+        matrices, lr=recipe.lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return [adam, muon]
+
+
 class _Run:
     """The state of one training: everything that a checkpoint holds."""
 
     def __init__(self, model: nn.Module, recipe: Recipe, workdir: Path) -> None:
         self.model, self.recipe, self.workdir = model, recipe, workdir
         self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        wide = [p for p in self.named.values() if p.ndim > 1]
-        narrow = [p for p in self.named.values() if p.ndim <= 1]
-        groups = [
-            {"params": wide, "weight_decay": recipe.weight_decay},
-            {"params": narrow, "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas)
+        self.optimizers = _optimizers(model, recipe)
         self.average = _copy(model.state_dict()) if recipe.ema is not None else None
         self.device_type = next(iter(self.named.values())).device.type
         self.step, self.seconds = 0, 0.0
-        self.sums: dict[str, float] = {}
+        self.sums: dict[str, tuple[float, int]] = {}  # of each part of the loss, and how many steps had it
 
     def advance(self, loss_fn: LossFn) -> None:
         """One step of the optimiser, and the log line or checkpoint that is due after it."""
         began = time.monotonic()
         rate = lr_at(self.recipe, self.step)
-        for group in self.optimizer.param_groups:
+        for group in self._groups():
             group["lr"] = rate
         torch.manual_seed(int(step_rng(self.recipe.seed, self.step, 1).integers(2**62)))
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.recipe.bf16):
@@ -121,10 +142,11 @@ class _Run:
             raise FloatingPointError(
                 f"{self.workdir}: the loss is {named['loss'].item()} at step {self.step}"
             )
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         torch.autograd.backward(named["loss"])
         nn.utils.clip_grad_norm_(self.named.values(), self.recipe.clip)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self._update_average()
         self.step += 1
         self.seconds += time.monotonic() - began
@@ -145,10 +167,11 @@ class _Run:
 
     def _account(self, named: Mapping[str, Tensor], rate: float) -> None:
         for name, value in named.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
+            total, count = self.sums.get(name, (0.0, 0))
+            self.sums[name] = total + float(value.detach()), count + 1
         if self.step % self.recipe.log_every:
             return
-        means = {name: round(value / self.recipe.log_every, 5) for name, value in self.sums.items()}
+        means = {name: round(total / count, 5) for name, (total, count) in self.sums.items()}
         line = {"step": self.step, "seconds": round(self.seconds, 1), "lr": float(f"{rate:.3g}"), **means}
         with (self.workdir / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
@@ -159,8 +182,9 @@ class _Run:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in (self.average or {}).items()}
         for name, parameter in self.named.items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{key}.{name}"] = value
+            for optimizer in self.optimizers:
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    tensors[f"optimizer.{key}.{name}"] = value
         state = {"step": self.step, "seconds": self.seconds, "sums": self.sums, "recipe": asdict(self.recipe)}
         path = self.workdir / "checkpoint.safetensors"
         partial = path.with_suffix(f".{os.getpid()}.partial")
@@ -186,11 +210,23 @@ class _Run:
         if self.average is not None:
             for name, value in _under("average.", tensors).items():
                 self.average[name].copy_(value)
-        for key in ("step", "exp_avg", "exp_avg_sq"):
+        for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer"):
             for name, value in _under(f"optimizer.{key}.", tensors).items():
                 # Adam's own step counter stays on the CPU, the moments go where the parameter is.
                 home = value.device if key == "step" else self.named[name].device
-                self.optimizer.state[self.named[name]][key] = value.to(home)
+                self._optimizer_of(self.named[name]).state[self.named[name]][key] = value.to(home)
+
+    def _groups(self) -> Iterator[dict[str, Any]]:
+        for optimizer in self.optimizers:
+            yield from optimizer.param_groups
+
+    def _optimizer_of(self, parameter: nn.Parameter) -> torch.optim.Optimizer:
+        return next(
+            one
+            for one in self.optimizers
+            for g in one.param_groups
+            if any(p is parameter for p in g["params"])
+        )
 
     def _check(self, path: Path, saved: Mapping[str, object]) -> None:
         mine = json.loads(json.dumps(asdict(self.recipe)))

@@ -1,8 +1,9 @@
 """What the tiny SAM learns from: SAM's recipe (Kirillov et al. 2023, App. A) on masks of every level, without classes.
 
 Each step: 8 scenes, 4 masks each; the prompt is a point, a jittered box or both; the best of the three outputs learns
-(the ambiguity of a point), output 0 always learns. Losses: 20 focal + dice + IoU regression, on 128 x 128. SAM's
-correction clicks are left out: no stage of a run prompts with a mask or a second click.
+(the ambiguity of a point), output 0 always learns. Losses: 20 focal + dice + IoU regression, on 128 x 128. Some steps
+go on with correction clicks: the mask of the best estimate is a prompt too, with a click in its error, and output 0
+learns.
 
 A training begins with the large masks and ends `fine`: masks of all sizes are drawn alike, half the images are enlarged
 parts of a scene, and the focal loss of a mask is a mean over surroundings in proportion to its own size, as a small one
@@ -19,6 +20,7 @@ from PIL import Image
 from segment_anything.modeling import Sam
 from torch import Tensor
 
+from teachers.tiny.clicks import random_clicks
 from teachers.tiny.recipe import step_rng
 from teachers.tiny.sam import IMAGE_SIZE
 from teachers.tiny.scenes import CachedScene, SceneCache
@@ -29,6 +31,7 @@ LOSS_SIZE = 128
 FOCAL_WEIGHT = 20.0  # Kirillov et al. 2023: focal to dice 20:1
 BOX_JITTER = 0.1  # standard deviation as a share of the side, at most 20 pixels at 1024 (5 at 256)
 POINT_SHARE, BOX_SHARE = 0.45, 0.35  # of the prompts; the rest is both
+CLICKS, CORRECTED_SHARE = 2, 0.3  # corrections after the prompt, and in what share of the steps
 FULL_WEIGHT_AREA = 100.0  # pixels; smaller masks are drawn less often at first
 FINE_FOCAL_WEIGHT = 1.0  # more of it, and what is uncertain is left out: a small mask then vanishes
 SURROUNDINGS = 4.0  # of a mask, in its own areas
@@ -46,7 +49,8 @@ Masked = tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]  # an image (H, W, 
 class StepBatch:
     """images (B, 3, 256, 256) normalised; masks (B*K, 256, 256) bool; points (B*K, 2) and boxes (B*K, 4) pixels.
 
-    `point_on` and `box_on` (B*K,) say which of the two are the prompt.
+    `point_on` and `box_on` (B*K,) say which of the two are the prompt; `clicks`: so many corrections follow, drawn from
+    `rng`.
     """
 
     images: Tensor
@@ -55,6 +59,8 @@ class StepBatch:
     boxes: Tensor
     point_on: Tensor
     box_on: Tensor
+    clicks: int
+    rng: np.random.Generator
 
 
 def make_batch(sam: Sam, cache: SceneCache, *, seed: int, step: int, fine: bool = False) -> StepBatch:
@@ -85,6 +91,8 @@ def make_batch(sam: Sam, cache: SceneCache, *, seed: int, step: int, fine: bool 
         boxes=torch.from_numpy(boxes),
         point_on=(kind < POINT_SHARE) | (kind >= POINT_SHARE + BOX_SHARE),
         box_on=kind >= POINT_SHARE,
+        clicks=CLICKS if rng.random() < CORRECTED_SHARE else 0,
+        rng=rng,
     )
 
 
@@ -171,16 +179,25 @@ def sparse_prompts(sam: Sam, points: Tensor, labels: Tensor, boxes: Tensor, box_
     return torch.cat([tokens, torch.where(box_on[:, None, None], corners, absent)], dim=1)
 
 
-def decode(sam: Sam, embedding: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
-    """All four outputs: logits (P, 4, 128, 128) and IoU estimates (P, 4), for K prompts an image, image-major."""
+def decode(
+    sam: Sam, embedding: Tensor, sparse: Tensor, previous: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """All four outputs: logits (P, 4, 128, 128) and IoU estimates (P, 4), for K prompts an image, image-major.
+
+    `previous` (P, 128, 128): logits of the masks to be corrected.
+    """
     per_image = len(sparse) // len(embedding)
-    size = sam.prompt_encoder.image_embedding_size
-    dense = sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(per_image, -1, *size)
+    encoder = sam.prompt_encoder
+    if previous is None:
+        dense = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        dense = dense.expand(len(sparse), -1, *encoder.image_embedding_size)
+    else:
+        dense = encoder._embed_masks(previous[:, None])
     logits, quality = [], []
     for index, one in enumerate(embedding):  # the official decoder takes one image at a time
         rows = slice(index * per_image, (index + 1) * per_image)
         mask, iou = sam.mask_decoder.predict_masks(
-            one[None], sam.prompt_encoder.get_dense_pe(), sparse[rows], dense
+            one[None], encoder.get_dense_pe(), sparse[rows], dense[rows]
         )
         logits.append(mask)
         quality.append(iou)
@@ -208,14 +225,23 @@ def step_loss(sam: Sam, batch: StepBatch, *, fine: bool = False) -> dict[str, Te
     """Named losses of one step."""
     embedding = sam.image_encoder(batch.images).float()
     target = F.interpolate(batch.masks[:, None].float(), LOSS_SIZE, mode="area")[:, 0].gt(0.5).float()
-    labels = torch.where(batch.point_on, 1, -1)[:, None]
-    sparse = sparse_prompts(sam, batch.points[:, None], labels, batch.boxes, batch.box_on)
+    points, labels = batch.points[:, None], torch.where(batch.point_on, 1, -1)[:, None]
+    sparse = sparse_prompts(sam, points, labels, batch.boxes, batch.box_on)
     logits, quality = decode(sam, embedding, sparse)
     losses, iou = mask_losses(logits, target, fine=fine)
-    best = losses[:, 1:].detach().argmin(1) + 1
-    rows = torch.arange(len(best))
-    return {
-        "best": losses[rows, best].mean(),
+    rows = torch.arange(len(losses))
+    parts = {
+        "best": losses[rows, losses[:, 1:].detach().argmin(1) + 1].mean(),
         "single": losses[:, 0].mean(),
         "iou": F.mse_loss(quality, iou),
     }
+    chosen = logits[rows, quality[:, 1:].detach().argmax(1) + 1].detach()
+    for count in range(1, batch.clicks + 1):
+        click, label = random_clicks(chosen, batch.masks, batch.rng)
+        points, labels = torch.cat([points, click], 1), torch.cat([labels, label], 1)
+        sparse = sparse_prompts(sam, points, labels, batch.boxes, batch.box_on)
+        logits, quality = decode(sam, embedding, sparse, chosen)
+        losses, iou = mask_losses(logits[:, :1], target, fine=fine)
+        parts[f"click_{count}"] = losses.mean() + F.mse_loss(quality[:, :1], iou)
+        chosen = logits[:, 0].detach()
+    return parts

@@ -10,25 +10,20 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from segment_anything.modeling import Sam
 
-from pipeline.toyworld.scene import Scene, render
 from teachers.tiny import listing
-from teachers.tiny.recipe import Recipe, Trained, step_rng, train
+from teachers.tiny.command import TRAIN_SEED
+from teachers.tiny.evaluate_sam import evaluate
+from teachers.tiny.recipe import Recipe, Trained, train
 from teachers.tiny.sam import build_tiny_sam
-from teachers.tiny.sam_objective import decode, make_batch, sparse_prompts, step_loss
+from teachers.tiny.sam_objective import make_batch, step_loss
 from teachers.tiny.scenes import SceneCache
 from teachers.tiny.weights import WeightFacts, save_weights
 
-TRAIN_SEED = 1_000_000  # scenes of these seeds are never those of a demo, a study or a report
-EVALUATION_SEED = 2_000_000
 SCENES = 5000
 EVALUATION_SCENES = 100
-MIN_OBJECT_PIXELS = 100
 
 
 def main() -> int:
@@ -108,51 +103,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--evaluate", type=int, nargs="?", const=EVALUATION_SCENES, metavar="SCENES")
     parser.add_argument("--export", action="store_true")
     return parser.parse_args()
-
-
-@torch.no_grad()
-def evaluate(sam: Sam, *, scenes: int) -> dict[str, float]:
-    """Mean IoU over objects of at least 100 px of unseen demo scenes: box, one point (output 0 and best of 3).
-
-    `iou_correlation` is that of predicted and true IoU over the point's three outputs.
-    """
-    sam.eval()
-    rows = [
-        row
-        for index in range(scenes)
-        for row in _evaluate_scene(sam, render("demo", EVALUATION_SEED, index), index)
-    ]
-    table = np.array(rows)
-    correlation = np.corrcoef(table[:, 2:5].ravel(), table[:, 5:8].ravel())[0, 1]
-    return {
-        "objects": len(table),
-        "box": round(float(table[:, 0].mean()), 4),
-        "point": round(float(table[:, 1].mean()), 4),
-        "point_best_of_3": round(float(table[:, 2:5].max(1).mean()), 4),
-        "iou_correlation": round(float(correlation), 4),
-    }
-
-
-def _evaluate_scene(sam: Sam, scene: Scene, index: int) -> list[list[float]]:
-    objects = [o for o in scene.objects if o.class_id is not None and o.mask.sum() >= MIN_OBJECT_PIXELS]
-    if not objects:
-        return []
-    rng = step_rng(EVALUATION_SEED, index)
-    pixels = torch.from_numpy(scene.image).permute(2, 0, 1)[None].float()
-    embedding = sam.image_encoder((pixels - sam.pixel_mean) / sam.pixel_std)
-    masks = torch.from_numpy(np.stack([o.mask for o in objects]))
-    picks = [np.argwhere(o.mask)[rng.integers(int(o.mask.sum()))][::-1] + 0.5 for o in objects]
-    points = torch.from_numpy(np.stack(picks)).float()[:, None]
-    boxes = torch.tensor([o.box_xyxy for o in objects], dtype=torch.float32)
-    ious, quality = [], torch.empty(0)
-    for box_on in (True, False):
-        labels = torch.full((len(objects), 1), -1 if box_on else 1)
-        sparse = sparse_prompts(sam, points, labels, boxes, torch.full((len(objects),), box_on))
-        logits, quality = decode(sam, embedding, sparse)
-        hard = F.interpolate(logits, masks.shape[-1], mode="bilinear", align_corners=False) > 0
-        both, either = (hard & masks[:, None]).sum((2, 3)), (hard | masks[:, None]).sum((2, 3))
-        ious.append((both / either).tolist())
-    return [[b[0], p[0], *p[1:], *q[1:]] for b, p, q in zip(*ious, quality.tolist(), strict=True)]
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ class Killed(Exception):
 
 def net() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.2), nn.Linear(8, 1))
+    return nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.2), nn.Linear(16, 12), nn.Linear(12, 1))
 
 
 def loss_of(model: nn.Module, *, die_at: int | None = None) -> LossFn:
@@ -33,14 +33,16 @@ def loss_of(model: nn.Module, *, die_at: int | None = None) -> LossFn:
     return loss_fn
 
 
-def test_a_killed_run_ends_in_the_bits_of_one_that_was_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("muon", [False, True])
+def test_a_killed_run_ends_in_the_bits_of_one_that_was_not(tmp_path: Path, muon: bool) -> None:
+    recipe = replace(RECIPE, muon=muon)
     whole = net()
-    straight = train(whole, loss_fn=loss_of(whole), recipe=RECIPE, workdir=tmp_path / "a")
+    straight = train(whole, loss_fn=loss_of(whole), recipe=recipe, workdir=tmp_path / "a")
     killed = net()
     with pytest.raises(Killed):
-        train(killed, loss_fn=loss_of(killed, die_at=8), recipe=RECIPE, workdir=tmp_path / "b")
+        train(killed, loss_fn=loss_of(killed, die_at=8), recipe=recipe, workdir=tmp_path / "b")
     again = net()
-    resumed = train(again, loss_fn=loss_of(again), recipe=RECIPE, workdir=tmp_path / "b")
+    resumed = train(again, loss_fn=loss_of(again), recipe=recipe, workdir=tmp_path / "b")
     assert straight.steps == resumed.steps == 12
     assert all(torch.equal(straight.state[name], resumed.state[name]) for name in straight.state)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
@@ -66,7 +68,20 @@ def test_the_loss_falls_and_the_average_is_not_the_last_weights(tmp_path: Path) 
     assert not torch.equal(trained.state["0.weight"], model.state_dict()["0.weight"])
 
 
-@pytest.mark.parametrize("changed", [{"steps": 13}, {"lr": 2e-2}, {"seed": 4}, {"ema": None}])
+def test_muon_moves_the_linear_layers_but_the_head_and_by_orthogonal_steps(tmp_path: Path) -> None:
+    before, moved = net(), {}
+    for muon in (False, True):
+        model = net()
+        recipe = replace(RECIPE, steps=1, warmup=1, ema=None, weight_decay=0.0, muon=muon)
+        train(model, loss_fn=loss_of(model), recipe=recipe, workdir=tmp_path / str(muon))
+        moved[muon] = {name: value - before.state_dict()[name] for name, value in model.state_dict().items()}
+    same = {name for name in moved[True] if torch.equal(moved[True][name], moved[False][name])}
+    assert set(moved[True]) - same == {"2.weight"}  # the first has too few inputs, the last one output
+    singular = torch.linalg.svdvals(moved[True]["2.weight"])
+    assert singular[0] < 4 * singular[5] < 100 * singular[6]  # its gradient is of rank 6
+
+
+@pytest.mark.parametrize("changed", [{"steps": 13}, {"lr": 2e-2}, {"seed": 4}, {"ema": None}, {"muon": True}])
 def test_other_settings_are_refused(tmp_path: Path, changed: dict[str, float | None]) -> None:
     model = net()
     train(model, loss_fn=loss_of(model), recipe=RECIPE, workdir=tmp_path)

@@ -1,5 +1,7 @@
 """The tiny SAM's pretraining: rendered scenes, batches, losses; that the embedded weights are worth what they say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,11 @@ from segment_anything.modeling import Sam
 
 from pipeline.toyworld.scene import render
 from teachers.tiny import sam_objective as objective
+from teachers.tiny.evaluate_sam import evaluate
 from teachers.tiny.listing import SAM, read_listing
 from teachers.tiny.sam import build_tiny_sam
 from teachers.tiny.sam_objective import decode, make_batch, mask_losses, sparse_prompts, step_loss, zoomed
 from teachers.tiny.scenes import LEVELS, MIN_PIXELS, CachedScene, SceneCache
-from teachers.tiny.train_sam import evaluate
 from teachers.tiny.weights import load_weights
 
 WORLD, SEED, COUNT = "pretrain", 5, 3
@@ -142,10 +144,28 @@ def test_the_loss_falls_on_one_batch(cache: SceneCache, sam: Sam, monkeypatch: p
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.parametrize("clicks", [0, 2])
+def test_corrections_are_learned_where_a_step_has_them(cache: SceneCache, sam: Sam, clicks: int) -> None:
+    batch = replace(make_batch(sam, cache, seed=0, step=0), clicks=clicks)
+    parts = step_loss(sam, batch)
+    assert set(parts) == {"best", "single", "iou", *(f"click_{n + 1}" for n in range(clicks))}
+    torch.autograd.backward(torch.stack(list(parts.values())).sum())
+    learns = sam.prompt_encoder.mask_downscaling[0].weight.grad is not None
+    assert learns == (clicks > 0)
+    assert all(torch.isfinite(p.grad).all() for p in sam.parameters() if p.grad is not None)
+
+
+def test_some_steps_have_corrections(cache: SceneCache, sam: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objective, "SCENES_PER_STEP", 1)
+    drawn = [make_batch(sam, cache, seed=0, step=step).clicks for step in range(40)]
+    assert set(drawn) == {0, objective.CLICKS}
+
+
 def test_evaluation_names_its_numbers(sam: Sam) -> None:
     score = evaluate(sam, scenes=2)
-    assert set(score) == {"objects", "box", "point", "point_best_of_3", "iou_correlation"}
-    assert all(0 <= score[name] <= 1 for name in ("box", "point", "point_best_of_3"))
+    means = ("box", "point", "point_best_of_3", "three_clicks")
+    assert set(score) == {"objects", "iou_correlation", *means}
+    assert all(0 <= score[name] <= 1 for name in means)
 
 
 def test_the_embedded_weights_are_worth_what_they_say(sam: Sam) -> None:

@@ -1,0 +1,139 @@
+"""The omni-supervised paper's relative claims, checked on the embedded models; resumable.
+
+    python -m benchmarks.omni_study --ledger docs/ledgers/study.jsonl        (or: make study)
+    python -m benchmarks.omni_study --ledger docs/ledgers/study.jsonl --table     # the tables of docs/results.md
+    python -m benchmarks.omni_study --ledger docs/ledgers/study.jsonl --plot docs/study.png
+
+Runs each cell of the paper's tables 5, 2 and 4, and what goes past the paper, by `pipeline run` on a config made from
+the world's (configs/study.yaml, configs/penn-fudan.yaml, configs/car-parts.yaml), seed after seed. All cells share one
+store, so what is equal is made once. A cell that the ledger has, made by the same settings and weights, is not run
+again. Photographs (`--worlds penn-fudan car-parts`) need `--data`; the embedded proposer knows none of their classes,
+so there are points and boxes only.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from threading import Lock
+
+import yaml
+
+from benchmarks.omni_study import ledger
+from benchmarks.omni_study.cells import (
+    BOX,
+    POINT,
+    Cell,
+    Settings,
+    config_of,
+    past_the_paper,
+    table_2,
+    table_4,
+    table_5,
+)
+from benchmarks.omni_study.plot import draw
+from benchmarks.omni_study.tables import tables
+
+CONFIGS = {
+    "toyworld": Path("configs/study.yaml"),
+    "penn-fudan": Path("configs/penn-fudan.yaml"),
+    "car-parts": Path("configs/car-parts.yaml"),
+}
+PHOTO_SHARES = ("10%",)  # 1% of 74 photos is none
+
+
+def cells_of(world: str, seed: int) -> list[Cell]:
+    """The cells of a world and seed, each once, in the order they are run."""
+    if world == "toyworld":
+        parts = [
+            table_5(world, seed),
+            table_2(world, seed),
+            table_4(world, seed),
+            past_the_paper(world, seed),
+        ]
+    else:
+        parts = [
+            table_5(world, seed, shares=PHOTO_SHARES),
+            table_2(world, seed, kinds=(POINT, BOX), shares=PHOTO_SHARES),
+        ]
+    return list(dict.fromkeys(chain.from_iterable(parts)))
+
+
+class Study:
+    """Runs cells below a folder and writes what they gave into a ledger."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.done = {row.name for row in ledger.read(options.ledger)}
+        self.lock = Lock()
+
+    def config(self, cell: Cell) -> Settings:
+        """What `pipeline run` is given."""
+        base = yaml.safe_load(CONFIGS[cell.world].read_text(encoding="utf-8"))
+        if cell.world == "toyworld":
+            base["data"] |= {"train": self.options.train, "val": self.options.val}
+        return config_of(base, cell)
+
+    def todo(self) -> Iterator[Cell]:
+        """The cells that the ledger lacks."""
+        for seed in self.options.seeds:
+            for world in self.options.worlds:
+                for cell in cells_of(world, seed):
+                    if (cell.name, ledger.made_by(self.config(cell))) not in self.done:
+                        yield cell
+
+    def run(self, cell: Cell) -> None:
+        """One cell by the command line a user would type; CalledProcessError if it fails."""
+        config, out = self.config(cell), self.options.out / cell.name / ledger.made_by(self.config(cell))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        file = out.with_suffix(".yaml")
+        file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        command = [sys.executable, "-m", "pipeline.cli", "run", str(file), f"--out={out}"]
+        command += [f"--store={self.options.store or self.options.out / '.store'}"]
+        command += [f"--data={self.options.data}"] if self.options.data else []
+        subprocess.run(command, check=True)
+        row = ledger.row_of(cell, config, out)
+        with self.lock:
+            ledger.add(self.options.ledger, row)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what is left, or print the tables, or draw the curve."""
+    options = _options(arguments)
+    if options.table or options.plot:
+        rows = ledger.newest(ledger.read(options.ledger))
+        if options.table:
+            print(tables(rows))
+        if options.plot:
+            draw(rows, options.plot)
+        return 0
+    study = Study(options)
+    with ThreadPoolExecutor(options.at_a_time) as pool:
+        for _ in pool.map(study.run, list(study.todo())):
+            pass
+    return 0
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ledger", type=Path, required=True)
+    parser.add_argument("--table", action="store_true", help="print the tables of the ledger; runs nothing")
+    parser.add_argument("--plot", type=Path, help="draw AP against hours into this PNG; runs nothing")
+    parser.add_argument("--worlds", nargs="+", choices=CONFIGS, default=["toyworld"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--train", type=int, default=1000, help="scenes to label and learn from")
+    parser.add_argument("--val", type=int, default=200, help="scenes to score students on")
+    parser.add_argument("--data", type=Path, help="the folder of the sets of photographs")
+    parser.add_argument("--out", type=Path, default=Path("runs/study"))
+    parser.add_argument("--store", type=Path, help="default: OUT/.store")
+    parser.add_argument("--at-a-time", type=int, default=2, help="runs; each has one thread")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

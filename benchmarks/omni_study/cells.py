@@ -1,0 +1,120 @@
+"""The runs of the study, and the settings that make one of another.
+
+A cell is one run: a world, a seed, what the weak images say, how many have masks, and what is switched on. Cells that
+several tables need are run once.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+Settings = dict[str, Any]
+
+KINDS = ("none", "class", "point+class", "box+class")
+POINT, BOX = "point+class", "box+class"
+SHARES = ("0%", "1%", "10%")
+FULL = "100%"
+PAPER = "paper"  # the teacher or student as the paper has it
+# Past the paper: settings that are added to the model's own.
+TEACHERS: Mapping[str, Settings] = MappingProxyType({PAPER: {}, "lora": {"lora": 4}})
+STUDENTS: Mapping[str, Settings] = MappingProxyType(
+    {
+        PAPER: {},
+        "weights": {"trust_weights": True},
+        "borders": {"doubtful_borders": True},
+        "weights and borders": {"trust_weights": True, "doubtful_borders": True},
+    }
+)
+TUNING = ("finetune_teacher", "gate")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run. `class_aware` as in the teacher's settings; `refine` off is the paper's "Point", without proposals.
+
+    `tuned` off leaves the human masks to the student alone; without a `student` only pseudo-masks are scored.
+    """
+
+    world: str
+    seed: int
+    weak: str
+    masks: str
+    class_aware: Literal["no_box"] | bool = "no_box"
+    refine: bool = True
+    tuned: bool = True
+    teacher: str = PAPER
+    student: str | None = None
+
+    @property
+    def name(self) -> str:
+        """A folder's name; no other cell has it."""
+        words = [f"{self.seed}", self.weak, self.masks.rstrip("%"), f"class-{self.class_aware}".lower()]
+        words += [] if self.refine else ["unrefined"]
+        words += [] if self.tuned else ["untuned"]
+        words += [f"teacher-{self.teacher}", f"student-{self.student}".replace(" ", "-").lower()]
+        return "-".join([self.world, *words])
+
+    def facts(self) -> Settings:
+        """What a ledger keeps of it."""
+        return asdict(self)
+
+
+def config_of(base: Settings, cell: Cell) -> Settings:
+    """The cell's config, made from its world's."""
+    config = copy.deepcopy(base)
+    config.update(name=cell.name, seed=cell.seed, weak=cell.weak, masks=cell.masks)
+    if config["data"]["source"] == "toyworld":
+        config["data"]["seed"] = cell.seed
+    models = config["models"]
+    models["teacher"] |= {
+        "class_aware": cell.class_aware,
+        "refine": cell.refine,
+        **TEACHERS[cell.teacher],
+    }
+    left_out = set() if cell.tuned else set(TUNING)
+    if cell.student is None:
+        models.pop("student")
+        left_out.add("train_student")
+    else:
+        models["student"] |= STUDENTS[cell.student]
+    config["stages"] = [stage for stage in config["stages"] if not left_out & set(stage)]
+    return config
+
+
+def table_5(world: str, seed: int, *, shares: tuple[str, ...] = ("1%", "10%")) -> Iterator[Cell]:
+    """Teacher mIoU: points, points with proposals, boxes; with the class and without."""
+    for masks in shares:
+        for aware in (False, True):
+            yield Cell(world, seed, POINT, masks, class_aware=aware, refine=False)
+            yield Cell(world, seed, POINT, masks, class_aware=aware)
+            yield Cell(world, seed, BOX, masks, class_aware=aware)
+
+
+def table_2(
+    world: str, seed: int, *, kinds: tuple[str, ...] = KINDS, shares: tuple[str, ...] = SHARES
+) -> Iterator[Cell]:
+    """Student AP for every kind of weak label and share of masks, and for masks alone."""
+    yield Cell(world, seed, BOX, FULL, student=PAPER, tuned=False)
+    for masks in shares:
+        for weak in kinds:
+            yield Cell(world, seed, weak, masks, student=PAPER)
+
+
+def table_4(world: str, seed: int, *, shares: tuple[str, ...] = SHARES) -> Iterator[Cell]:
+    """What more masks are worth when the teacher is not tuned on them, and when it is."""
+    for masks in shares:
+        for weak in (POINT, BOX):
+            for tuned in (False, True):
+                yield Cell(world, seed, weak, masks, tuned=tuned, student=PAPER)
+
+
+def past_the_paper(world: str, seed: int, *, masks: str = "1%") -> Iterator[Cell]:
+    """Students that doubt their labels, teachers that learn from fewer masks; each beside the paper's."""
+    for weak in (POINT, BOX):
+        for student in STUDENTS:
+            yield Cell(world, seed, weak, masks, student=student)
+        for teacher in (name for name in TEACHERS if name != PAPER):
+            for share in (masks, "10%"):
+                yield Cell(world, seed, weak, share, teacher=teacher)
