@@ -17,6 +17,15 @@ def decode_masks(
 
     `features` (N, C, g, g), `position` (1, C, g, g), `sparse` (N, T, C), `dense` (1 or N, C, g or 1, g or 1).
     """
+    # All mask outputs are multiplied out though one is used: fewer would take another kernel and give other bits.
+    logits, quality = decode_outputs(decoder, features, position, sparse=sparse, dense=dense)
+    return logits[:, 0], quality[:, 0]
+
+
+def decode_outputs(
+    decoder: MaskDecoder, features: Tensor, position: Tensor, *, sparse: Tensor, dense: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As `decode_masks`, of all M outputs, the single one first: logits (N, M, 4g, 4g), predicted IoU (N, M)."""
     rows = len(sparse)
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     tokens = torch.cat([own.expand(rows, -1, -1), sparse], dim=1)
@@ -25,7 +34,6 @@ def decode_masks(
     upscaled = decoder.output_upscaling(source.transpose(1, 2).reshape(features.shape))
     masks = hidden[:, 1 : 1 + decoder.num_mask_tokens]
     heads = decoder.output_hypernetworks_mlps
-    # All mask outputs are multiplied out though one is used: fewer would take another kernel and give other bits.
     weights = torch.stack([head(masks[:, i]) for i, head in enumerate(heads)], dim=1)
     logits = (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[2:])
-    return logits[:, 0], decoder.iou_prediction_head(hidden[:, 0])[:, 0]
+    return logits, decoder.iou_prediction_head(hidden[:, 0])

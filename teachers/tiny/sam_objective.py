@@ -20,6 +20,7 @@ from PIL import Image
 from segment_anything.modeling import Sam
 from torch import Tensor
 
+from teachers.sam.decode import decode_outputs
 from teachers.tiny.clicks import random_clicks
 from teachers.tiny.recipe import step_rng
 from teachers.tiny.sam import IMAGE_SIZE
@@ -186,22 +187,16 @@ def decode(
 
     `previous` (P, 128, 128): logits of the masks to be corrected.
     """
-    per_image = len(sparse) // len(embedding)
     encoder = sam.prompt_encoder
     if previous is None:
         dense = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-        dense = dense.expand(len(sparse), -1, *encoder.image_embedding_size)
     else:
         dense = encoder._embed_masks(previous[:, None])
-    logits, quality = [], []
-    for index, one in enumerate(embedding):  # the official decoder takes one image at a time
-        rows = slice(index * per_image, (index + 1) * per_image)
-        mask, iou = sam.mask_decoder.predict_masks(
-            one[None], encoder.get_dense_pe(), sparse[rows], dense[rows]
-        )
-        logits.append(mask)
-        quality.append(iou)
-    return torch.cat(logits).float(), torch.cat(quality).float()
+    features = embedding.repeat_interleave(len(sparse) // len(embedding), 0)
+    logits, quality = decode_outputs(
+        sam.mask_decoder, features, encoder.get_dense_pe(), sparse=sparse, dense=dense
+    )
+    return logits.float(), quality.float()
 
 
 def mask_losses(logits: Tensor, target: Tensor, *, fine: bool = False) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from teachers.sam.attention import use_fast_attention
 from teachers.tiny import listing
 from teachers.tiny.command import TRAIN_SEED
 from teachers.tiny.evaluate_sam import evaluate
@@ -59,6 +60,7 @@ def main() -> int:
 def _train(options: argparse.Namespace) -> Trained:
     torch.manual_seed(options.seed)
     sam = build_tiny_sam()
+    use_fast_attention(sam.image_encoder)
     cache = SceneCache(options.workdir / "scenes", world="pretrain", seed=TRAIN_SEED, count=SCENES)
     recipe = Recipe(
         steps=options.steps,
