@@ -10,18 +10,25 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from pipeline.data.errors import BadInput
 from pipeline.data.records import Ontology, Origin, Prompt
+from pipeline.toyworld.world import classes
 from teachers.grounding_names import Vocabulary
 from teachers.protocols import Sample
 from teachers.text import TextEncoder, load_text
 from teachers.tiny.grounder import IMAGE_SIZE, TinyGrounder, normalise_pixels
 from teachers.tiny.listing import GROUNDER
 from teachers.tiny.weights import load_weights
+from teachers.weak_prompts import is_located
 
 CANDIDATES = 300  # (location, name) pairs that reach the network's own suppression
 MOST = 100  # boxes an image, as COCO counts them
 OVERLAP = 0.6  # IoU above which the weaker of two boxes of one name goes
+WORLD = "demo"
 PADDING = 115  # grey: about zero after normalisation
+KNOWN = frozenset(
+    name for c in classes(WORLD) for name in (c.name, *c.synonyms)
+)  # what it was trained to find
 
 
 @dataclass(frozen=True)
@@ -76,11 +83,24 @@ class TinyProposer:
         self._vocabulary = Vocabulary(ontology)
 
     def propose(self, batch: Sequence[Sample], names: Sequence[Sequence[int]]) -> list[list[Prompt]]:
-        """At most 100 box prompts a sample, best first (`Proposer.propose`)."""
+        """At most 100 box prompts a sample, best first (`Proposer.propose`).
+
+        A name it was not trained on gets none where a label says already where such things are; BadInput where they
+        are to be found.
+        """
         return [self._one(sample, asked) for sample, asked in zip(batch, names, strict=True)]
 
     def _one(self, sample: Sample, asked: Sequence[int]) -> list[Prompt]:
         phrases = self._vocabulary.phrases(asked, sample.record.tags)
+        unknown = [phrase for phrase in phrases if phrase.text not in KNOWN]
+        located = {instance.class_id for instance in sample.record.instances if is_located(instance)}
+        if lost := [phrase.text for phrase in unknown if phrase.class_id not in located]:
+            raise BadInput(
+                f"image {sample.record.image_id} ({sample.record.uri}): {', '.join(map(repr, lost[:3]))} should be "
+                "found in it, but the embedded proposer knows the names of toyworld only; use grounding_dino, or label "
+                "points or boxes"
+            )
+        phrases = tuple(phrase for phrase in phrases if phrase.text in KNOWN)
         if not phrases:
             return []
         vectors = torch.from_numpy(self._encoder.encode([phrase.text for phrase in phrases]))

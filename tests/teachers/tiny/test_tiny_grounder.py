@@ -1,10 +1,13 @@
 """The tiny grounder: assignment, loss, letterbox, suppression, and the proposer around it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from pipeline.data.records import Category, Ontology, Origin, Record, Role
+from pipeline.data.errors import BadInput
+from pipeline.data.records import Category, Instance, Ontology, Origin, Point, Record, Role, Source
 from teachers.protocols import Sample
 from teachers.text import TextEncoder
 from teachers.tiny import train_grounder
@@ -145,7 +148,7 @@ def test_boxes_come_back_in_the_images_pixels_best_first(model: TinyGrounder) ->
     assert (np.diff(found.scores) <= 0).all()
 
 
-ONTOLOGY = Ontology((Category(4, "car"), Category(2, "Traffic_Light"), Category(9, "star")))
+ONTOLOGY = Ontology((Category(4, "car"), Category(2, "Sea_Animal"), Category(9, "star")))
 
 
 def sample(seed: int) -> Sample:
@@ -162,8 +165,8 @@ def test_the_proposer_asks_what_it_is_told_and_nothing_else(model: TinyGrounder)
 
     proposer = TinyProposer(model, encoder=TextEncoder(embed), ontology=ONTOLOGY)
     first, second, third = proposer.propose([sample(0), sample(1), sample(2)], [[2, 9], [4], []])
-    assert sorted(asked) == ["car", "star", "traffic light"]
-    direct = detect(model, sample(0).image, torch.stack([unit(13), unit(4)]))
+    assert sorted(asked) == ["car", "sea animal", "star"]
+    direct = detect(model, sample(0).image, torch.stack([unit(10), unit(4)]))
     assert [p.class_id for p in first] == [[2, 9][name] for name in direct.names]
     assert [p.score for p in first] == direct.scores.tolist()
     np.testing.assert_allclose([p.box_xyxy for p in first], direct.boxes)
@@ -171,6 +174,24 @@ def test_the_proposer_asks_what_it_is_told_and_nothing_else(model: TinyGrounder)
     assert third == []
     assert {p.origin for p in first} == {Origin.DINO}
     assert proposer.propose([sample(1)], [[4]]) == [second]
+
+
+@pytest.mark.parametrize(("label", "refused"), [((), True), ((Point(5, 5),), False)], ids=["tag", "point"])
+def test_a_name_it_does_not_know_is_refused_where_it_should_be_found(
+    model: TinyGrounder, label: tuple[Point, ...], refused: bool
+) -> None:
+    ontology = Ontology((Category(4, "car"), Category(2, "traffic light")))
+    proposer = TinyProposer(model, encoder=TextEncoder(lambda name: unit(len(name))), ontology=ontology)
+    seen = sample(0)
+    instances = (Instance(Source.HUMAN, class_id=2, points=label),)
+    seen = Sample(replace(seen.record, instances=instances, tags=(2,)), seen.image)
+    if refused:
+        with pytest.raises(BadInput, match=r"image 0 \(0.png\): 'traffic light' should be found"):
+            proposer.propose([seen], [[2, 4]])
+    else:
+        (found,) = proposer.propose([seen], [[2, 4]])
+        assert {prompt.class_id for prompt in found} == {4}
+        assert proposer.propose([seen], [[2]]) == [[]]
 
 
 def scene() -> CachedScene:
