@@ -47,6 +47,8 @@ def doubtful_border(mask: BoolMask, trust: float) -> BoolMask:
     part = _around(mask)
     inside = mask[part]
     for side in (inside, ~inside):
+        if side.all():  # the mask fills the image: there is no border
+            continue
         distances = distance_transform_edt(side)
         sorted_ = np.sort(distances[side])
         if len(sorted_) > half:
