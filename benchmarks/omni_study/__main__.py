@@ -7,7 +7,7 @@
 Runs each cell of the paper's tables 5, 2 and 4, and what goes past the paper, by `pipeline run` on a config made from
 the world's (configs/study.yaml, configs/penn-fudan.yaml, configs/car-parts.yaml), seed after seed. All cells share one
 store, so what is equal is made once. A cell that the ledger has, made by the same settings and weights, is not run
-again. Photographs (`--worlds penn-fudan car-parts`) need `--data`; the embedded proposer knows none of their classes,
+again. Photographs (`--worlds penn-fudan car-parts`) need `--data`; the embedded proposer knows few of their classes,
 so there are points and boxes only.
 """
 
