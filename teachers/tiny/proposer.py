@@ -85,22 +85,19 @@ class TinyProposer:
     def propose(self, batch: Sequence[Sample], names: Sequence[Sequence[int]]) -> list[list[Prompt]]:
         """At most 100 box prompts a sample, best first (`Proposer.propose`).
 
-        A name it was not trained on gets none where a label says already where such things are; BadInput where they
-        are to be found.
+        BadInput for a name it was not trained on, unless a label says already where such things are.
         """
         return [self._one(sample, asked) for sample, asked in zip(batch, names, strict=True)]
 
     def _one(self, sample: Sample, asked: Sequence[int]) -> list[Prompt]:
         phrases = self._vocabulary.phrases(asked, sample.record.tags)
-        unknown = [phrase for phrase in phrases if phrase.text not in KNOWN]
         located = {instance.class_id for instance in sample.record.instances if is_located(instance)}
-        if lost := [phrase.text for phrase in unknown if phrase.class_id not in located]:
+        if lost := [p.text for p in phrases if p.text not in KNOWN and p.class_id not in located]:
             raise BadInput(
                 f"image {sample.record.image_id} ({sample.record.uri}): {', '.join(map(repr, lost[:3]))} should be "
                 "found in it, but the embedded proposer knows the names of toyworld only; use grounding_dino, or label "
                 "points or boxes"
             )
-        phrases = tuple(phrase for phrase in phrases if phrase.text in KNOWN)
         if not phrases:
             return []
         vectors = torch.from_numpy(self._encoder.encode([phrase.text for phrase in phrases]))

