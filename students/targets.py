@@ -16,7 +16,7 @@ from pipeline.data.masks import decode
 from pipeline.data.paths import Place
 from pipeline.data.photos import read_unchanged
 from pipeline.data.records import RLE, Box, Instance, Record
-from students.doubt import CERTAIN, Doubt, doubtful_border, trust_of
+from students.doubt import Doubt, doubtful_border, trust_of
 from students.window import Window, canvas_image, canvas_masks
 
 BoolMask = npt.NDArray[np.bool_]
@@ -174,11 +174,9 @@ def _ignore_region(
 def _doubtful_borders(
     targets: Sequence[Target], masks: Sequence[BoolMask], *, shape: tuple[int, int]
 ) -> BoolMask:
-    """Union of the targets' doubtful borders without the pixels of those that are certain."""
+    """Union of the targets' doubtful borders; no border reaches into a target that is surer than its own."""
     union = np.zeros(shape, np.bool_)
-    for target, mask in zip(targets, masks, strict=True):
+    for target, mask in sorted(zip(targets, masks, strict=True), key=lambda pair: pair[0].trust):
+        union &= ~mask
         union |= doubtful_border(mask, target.trust)
-    for target, mask in zip(targets, masks, strict=True):
-        if target.trust == CERTAIN:
-            union &= ~mask
     return union

@@ -21,7 +21,7 @@ CELLS = study.cells_of("toyworld", 0)
 
 
 def row(cell: Cell, *, ap: float | None = None, miou: float | None = None, hours: float = 1.0) -> Row:
-    return Row(cell, "made", 1000, miou, ap, ap, hours, 100.0, 1.0)
+    return Row(cell, "made", "study", 1000, miou, ap, ap, hours, 100.0, 1.0)
 
 
 def test_no_two_cells_are_one_run() -> None:
@@ -40,7 +40,8 @@ def test_a_cell_is_a_plan(cell: Cell, tmp_path: Path) -> None:
     plan = make_plan(config_of(BASE, cell), Request(tmp_path / "study.yaml"))
     names = [planned.stage.name for planned in plan.stages]
     assert ("train_student" in names) == (cell.student is not None)
-    assert ("finetune_teacher" in names) == ("gate" in names) == cell.tuned
+    assert ("finetune_teacher" in names) == cell.tuned
+    assert ("gate" in names) == (cell.tuned and cell.gated)
     settings = plan.resolved["models"]["teacher"]  # type: ignore[index,call-overload]
     assert settings["class_aware"] == cell.class_aware  # type: ignore[index,call-overload]
     assert settings["refine"] == cell.refine  # type: ignore[index,call-overload]
@@ -70,6 +71,12 @@ def test_a_ledger_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_newest_row_of_a_cell_counts() -> None:
     cell = CELLS[0]
     assert ledger.newest([row(cell, miou=0.1), row(CELLS[1]), row(cell, miou=0.2)])[0].miou == 0.2
+
+
+def test_rows_of_an_older_study_stand_in_no_table() -> None:
+    old, other = row(CELLS[0], miou=0.1), row(study.cells_of("penn-fudan", 0)[0], miou=0.3)
+    new = replace(row(CELLS[1], miou=0.2), study="new")
+    assert ledger.newest([old, other, new]) == [other, new]
 
 
 @pytest.mark.parametrize(
@@ -109,12 +116,12 @@ def test_the_tables_say_what_the_ledger_has() -> None:
     text = tables(rows)
     lines = text.splitlines()
     assert "### toyworld: 1000 images, 2 seeds" in lines
-    assert "| point | on | 0.600 (0.000) | 0.600 (0.000) | 67.5 | 69.0 |" in lines
-    assert "| point + proposals | on | 0.800 (0.000) | 0.800 (0.000) | 70.0 | 70.7 |" in lines
+    assert "| point | on | 60.0 (0.0) | 60.0 (0.0) | 67.5 | 69.0 |" in lines
+    assert "| point + proposals | on | 80.0 (0.0) | 80.0 (0.0) | 70.0 | 70.7 |" in lines
     assert "| 1% | `point+class` | 0.200 (0.000) | 50 (0) | 96 / 92 / 81 | 20.0 (0.0) |" in lines
     assert "| 100% |  | 0.400 (0.000) | 100 | 100 | 20.0 (0.0) |" in lines
     assert "| `box+class` | weights | 0.260 (0.000) | 65 (0) |" in lines
-    assert "| `point+class` | lora | 0.700 (0.000) | 0.700 (0.000) |" in lines
+    assert "| `point+class` | lora | 70.0 (0.0) | 70.0 (0.0) |" in lines
     assert text.count("zero-shot") == 2
     assert "toyworld" not in tables([row(study.cells_of("penn-fudan", 0)[0], miou=0.1)])
 
@@ -139,9 +146,9 @@ def test_what_a_run_leaves_becomes_a_row(tmp_path: Path) -> None:
     metrics = {"pseudo": {"miou": 0.6}, "students": {"student": {"AP": 0.2, "AP50": 0.4}}}
     (tmp_path / "cost.json").write_text(json.dumps(cost))
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    config = config_of(BASE, CELLS[0])
-    found = ledger.row_of(CELLS[0], config, tmp_path)
-    assert found == Row(CELLS[0], ledger.made_by(config), 7, 0.6, 0.2, 0.4, 3.0, 30.0, 3.5)
+    digests = ledger.made_by(config_of(BASE, CELLS[0])), ledger.made_by(BASE)
+    found = ledger.row_of(CELLS[0], BASE, tmp_path)
+    assert found == Row(CELLS[0], *digests, 7, 0.6, 0.2, 0.4, 3.0, 30.0, 3.5)
     (tmp_path / "metrics.json").write_text(json.dumps({"pseudo": None, "students": {}}))
-    bare = ledger.row_of(CELLS[0], config, tmp_path)
+    bare = ledger.row_of(CELLS[0], BASE, tmp_path)
     assert (bare.miou, bare.AP, bare.AP50) == (None, None, None)

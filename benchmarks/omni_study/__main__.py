@@ -70,12 +70,16 @@ class Study:
         self.done = {row.name for row in ledger.read(options.ledger)}
         self.lock = Lock()
 
+    def base(self, world: str) -> Settings:
+        """What all cells of a world are made from."""
+        base: Settings = yaml.safe_load(CONFIGS[world].read_text(encoding="utf-8"))
+        if world == "toyworld":
+            base["data"] |= {"train": self.options.train, "val": self.options.val}
+        return base
+
     def config(self, cell: Cell) -> Settings:
         """What `pipeline run` is given."""
-        base = yaml.safe_load(CONFIGS[cell.world].read_text(encoding="utf-8"))
-        if cell.world == "toyworld":
-            base["data"] |= {"train": self.options.train, "val": self.options.val}
-        return config_of(base, cell)
+        return config_of(self.base(cell.world), cell)
 
     def todo(self) -> Iterator[Cell]:
         """The cells that the ledger lacks."""
@@ -95,7 +99,7 @@ class Study:
         command += [f"--store={self.options.store or self.options.out / '.store'}"]
         command += [f"--data={self.options.data}"] if self.options.data else []
         subprocess.run(command, check=True)
-        row = ledger.row_of(cell, config, out)
+        row = ledger.row_of(cell, self.base(cell.world), out)
         with self.lock:
             ledger.add(self.options.ledger, row)
 
@@ -126,8 +130,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--plot", type=Path, help="draw AP against hours into this PNG; runs nothing")
     parser.add_argument("--worlds", nargs="+", choices=CONFIGS, default=["toyworld"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--train", type=int, default=1000, help="scenes to label and learn from")
-    parser.add_argument("--val", type=int, default=200, help="scenes to score students on")
+    parser.add_argument("--train", type=int, default=1000, help="toyworld: scenes to label and learn from")
+    parser.add_argument("--val", type=int, default=200, help="toyworld: scenes to score students on")
     parser.add_argument("--data", type=Path, help="the folder of the sets of photographs")
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
     parser.add_argument("--store", type=Path, help="default: OUT/.store")

@@ -27,14 +27,14 @@ STUDENTS: Mapping[str, Settings] = MappingProxyType(
         "weights and borders": {"trust_weights": True, "doubtful_borders": True},
     }
 )
-TUNING = ("finetune_teacher", "gate")
 
 
 @dataclass(frozen=True)
 class Cell:
     """One run. `class_aware` as in the teacher's settings; `refine` off is the paper's "Point", without proposals.
 
-    `tuned` off leaves the human masks to the student alone; without a `student` only pseudo-masks are scored.
+    `tuned` off leaves the human masks to the student alone; `gated` off uses the tuned teacher whatever it is worth, as
+    the paper does; without a `student` only pseudo-masks are scored.
     """
 
     world: str
@@ -44,6 +44,7 @@ class Cell:
     class_aware: Literal["no_box"] | bool = "no_box"
     refine: bool = True
     tuned: bool = True
+    gated: bool = True
     teacher: str = PAPER
     student: str | None = None
 
@@ -53,8 +54,9 @@ class Cell:
         words = [f"{self.seed}", self.weak, self.masks.rstrip("%"), f"class-{self.class_aware}".lower()]
         words += [] if self.refine else ["unrefined"]
         words += [] if self.tuned else ["untuned"]
-        words += [f"teacher-{self.teacher}", f"student-{self.student}".replace(" ", "-").lower()]
-        return "-".join([self.world, *words])
+        words += [] if self.gated else ["ungated"]
+        words += [f"teacher-{self.teacher}", f"student-{self.student}"]
+        return "-".join([self.world, *words]).replace(" ", "-").lower()
 
     def facts(self) -> Settings:
         """What a ledger keeps of it."""
@@ -73,7 +75,8 @@ def config_of(base: Settings, cell: Cell) -> Settings:
         "refine": cell.refine,
         **TEACHERS[cell.teacher],
     }
-    left_out = set() if cell.tuned else set(TUNING)
+    left_out = set() if cell.tuned else {"finetune_teacher", "gate"}
+    left_out |= set() if cell.gated else {"gate"}
     if cell.student is None:
         models.pop("student")
         left_out.add("train_student")
@@ -87,9 +90,8 @@ def table_5(world: str, seed: int, *, shares: tuple[str, ...] = ("1%", "10%")) -
     """Teacher mIoU: points, points with proposals, boxes; with the class and without."""
     for masks in shares:
         for aware in (False, True):
-            yield Cell(world, seed, POINT, masks, class_aware=aware, refine=False)
-            yield Cell(world, seed, POINT, masks, class_aware=aware)
-            yield Cell(world, seed, BOX, masks, class_aware=aware)
+            for weak, refine in ((POINT, False), (POINT, True), (BOX, True)):
+                yield Cell(world, seed, weak, masks, class_aware=aware, refine=refine, gated=False)
 
 
 def table_2(
@@ -115,6 +117,6 @@ def past_the_paper(world: str, seed: int, *, masks: str = "1%") -> Iterator[Cell
     for weak in (POINT, BOX):
         for student in STUDENTS:
             yield Cell(world, seed, weak, masks, student=student)
-        for teacher in (name for name in TEACHERS if name != PAPER):
+        for teacher in TEACHERS:
             for share in (masks, "10%"):
-                yield Cell(world, seed, weak, share, teacher=teacher)
+                yield Cell(world, seed, weak, share, teacher=teacher, gated=False)

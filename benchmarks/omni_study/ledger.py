@@ -1,6 +1,6 @@
 """The ledger of the study: a JSON line for each cell, kept so that a study may be broken off and gone on with.
 
-A row says by what settings and weights it was made; a table holds rows of one kind only.
+A row says by what settings, weights and stages it was made; tables hold the rows of the newest study alone.
 """
 
 import hashlib
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.omni_study.cells import Cell, Settings
+from benchmarks.omni_study.cells import Cell, Settings, config_of
+from pipeline.stages.table import STAGES
 from teachers.tiny.listing import read_listing
 
 FULL_MASKS = "mask+class"  # the row of cost.json
@@ -19,14 +20,16 @@ FULL_MASKS = "mask+class"  # the row of cost.json
 
 @dataclass(frozen=True)
 class Row:
-    """One run's results; `made_by` is the digest of its settings and of the embedded weights.
+    """One run's results; `made_by` is the digest of its settings, of the embedded weights and the stages' versions.
 
+    `study` is the same of what all cells of the world have in common.
     `miou` of the pseudo-masks over true objects, misses count 0; None where no image was weak. `AP`, `AP50` of the
     student; `hours` of annotation, by the cost model, and those of full masks.
     """
 
     cell: Cell
     made_by: str
+    study: str
     images: int
     miou: float | None
     AP: float | None
@@ -41,14 +44,15 @@ class Row:
 
 
 def made_by(config: Settings) -> str:
-    """The first letters of a digest of a cell's settings and of the weights that come with the package."""
+    """The first letters of a digest of settings, of the weights that come with the package and the stages' versions."""
     weights = {name: facts["sha256"] for name, facts in read_listing().items()}
-    text = yaml.safe_dump(config, sort_keys=True) + json.dumps(weights, sort_keys=True)
+    versions = {name: stage.version for name, stage in STAGES.items()}
+    text = yaml.safe_dump(config, sort_keys=True) + json.dumps([weights, versions], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def row_of(cell: Cell, config: Settings, run: Path) -> Row:
-    """What a finished run's files say."""
+def row_of(cell: Cell, base: Settings, run: Path) -> Row:
+    """What a finished run's files say; `base` is the config of its world."""
     metrics = _read(run / "metrics.json")
     cost = _read(run / "cost.json")
     prices = {row["kind"]: row["hours"] for row in cost["rows"]}
@@ -57,7 +61,8 @@ def row_of(cell: Cell, config: Settings, run: Path) -> Row:
     pseudo = metrics["pseudo"] or {}
     return Row(
         cell=cell,
-        made_by=made_by(config),
+        made_by=made_by(config_of(base, cell)),
+        study=made_by(base),
         images=cost["images"],
         miou=pseudo.get("miou"),
         AP=score.get("AP"),
@@ -87,8 +92,9 @@ def add(path: Path, row: Row) -> None:
 
 
 def newest(rows: Sequence[Row]) -> list[Row]:
-    """Of each cell the row that was made last."""
-    return list({row.cell: row for row in rows}.values())
+    """Of each cell of the newest study of its world the row that was made last."""
+    study = {row.cell.world: row.study for row in rows}
+    return list({row.cell: row for row in rows if row.study == study[row.cell.world]}.values())
 
 
 def _row(content: Mapping[str, Settings]) -> Row:

@@ -75,7 +75,10 @@ def _table_5(rows: Sequence[Row]) -> str:
     for name, weak, refine in PROMPTS:
         for word, aware in (("off", False), ("on", True)):
             own = [
-                spread(list(_teacher(rows, weak=weak, refine=refine, class_aware=aware, masks=m).values()))
+                spread(
+                    list(_teacher(rows, weak=weak, refine=refine, class_aware=aware, masks=m).values()),
+                    digits=1,
+                )
                 for m in SHARES[1:]
             ]
             paper = PAPER_MIOU[name, word]
@@ -135,14 +138,14 @@ def _teachers(rows: Sequence[Row]) -> str:
         for teacher in TEACHERS:
             choice = {"weak": weak, "teacher": teacher, "refine": True, "class_aware": "no_box"}
             found = [_teacher(rows, **choice, masks=masks) for masks in SHARES[1:]]
-            lines.append((f"`{weak}`", teacher, *(spread(list(one.values())) for one in found)))
+            lines.append((f"`{weak}`", teacher, *(spread(list(one.values()), digits=1) for one in found)))
     header = ("weak labels", "teacher", "mIoU, 1% masks", "10%")
     return _markdown("Teachers that learn from fewer masks", header, lines, numbers=slice(2, 4))
 
 
 def _teacher(rows: Sequence[Row], **choice: object) -> dict[int, float]:
-    wanted = {"tuned": True, "teacher": PAPER, **choice}
-    return values(rows, lambda row: row.miou, **wanted)
+    wanted = {"tuned": True, "gated": False, "teacher": PAPER, **choice}
+    return values(rows, lambda row: None if row.miou is None else 100 * row.miou, **wanted)
 
 
 def _ap(row: Row) -> float | None:
@@ -154,7 +157,14 @@ def _hours(row: Row) -> float | None:
 
 
 _PLAIN: Choice = MappingProxyType(
-    {"class_aware": "no_box", "refine": True, "tuned": True, "teacher": PAPER, "student": PAPER}
+    {
+        "class_aware": "no_box",
+        "refine": True,
+        "tuned": True,
+        "gated": True,
+        "teacher": PAPER,
+        "student": PAPER,
+    }
 )
 
 

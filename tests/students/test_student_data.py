@@ -103,6 +103,20 @@ def test_a_certain_mask_is_no_ones_doubtful_border(images):
     assert not example.ignore[:HEIGHT][beside].any()
 
 
+def test_a_doubtful_border_does_not_reach_into_a_surer_mask(images):
+    record = draw(1, images)
+    disc, _ = record.instances
+    mask = decode(disc.rle)
+    beside = np.roll(mask, 20, axis=1) & ~mask
+    doubtful = replace(disc, source=Source.TEACHER, quality=0.3)
+    ignored = {}
+    for quality in (0.1, 0.95):
+        other = replace(doubtful, rle=encode(beside), quality=quality, human_id=9)
+        example = example_of(replace(record, instances=(doubtful, other)), images, doubt=Doubt(borders=True))
+        ignored[quality] = (example.ignore[:HEIGHT] & beside).sum()
+    assert ignored[0.1] > 5 * ignored[0.95]
+
+
 def test_another_photo_than_that_of_ingest_is_refused(images):
     record = draw(2, images)
     draw(3, images)
