@@ -34,9 +34,9 @@ class Recipe:
     """Settings of one training: `warmup` in steps, `final` a share of `lr`, `ema` a decay per step or None.
 
     `restarts`: ascending steps at which warm-up and cosine begin anew (Loshchilov and Hutter 2017). Weight decay is
-    for parameters of two or more dimensions only. `bf16`: the loss function under autocast. `muon`: the weights of
-    linear layers are moved by orthogonalised momentum (Jordan et al. 2024) of AdamW's step size (Liu et al. 2025), all
-    else by AdamW.
+    for parameters of two or more dimensions only. `bf16`: the loss function under autocast. `muon`, if not 0: the
+    weights of linear layers are moved by orthogonalised momentum (Jordan et al. 2024) of that many times AdamW's step
+    size (Liu et al. 2025), all else by AdamW.
     """
 
     steps: int
@@ -50,7 +50,7 @@ class Recipe:
     clip: float = 1.0
     ema: float | None = None
     bf16: bool = False
-    muon: bool = False
+    muon: float = 0.0
     save_every: int = 250
     log_every: int = 25
 
@@ -103,15 +103,18 @@ def _optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]
     trained = [p for p in model.parameters() if p.requires_grad]
     rest = [p for p in trained if id(p) not in turned]
     groups = [
-        {"params": [p for p in rest if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": recipe.weight_decay, "factor": 1.0},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0, "factor": 1.0},
     ]
     adam = torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas)
     matrices = [p for p in trained if id(p) in turned]
     if not matrices:
         return [adam]
     muon = torch.optim.Muon(
-        matrices, lr=recipe.lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+        [{"params": matrices, "factor": recipe.muon}],
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        adjust_lr_fn="match_rms_adamw",
     )
     return [adam, muon]
 
@@ -133,7 +136,7 @@ class _Run:
         began = time.monotonic()
         rate = lr_at(self.recipe, self.step)
         for group in self._groups():
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         torch.manual_seed(int(step_rng(self.recipe.seed, self.step, 1).integers(2**62)))
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.recipe.bf16):
             parts = loss_fn(self.step)

@@ -41,17 +41,23 @@ def main() -> int:
         return 0
     trained = _train(options)
     save_file(trained.state, kept)
+    before = json.loads(options.start.with_suffix(".json").read_text()) if options.start else None
     flags = f"--steps {options.steps} --lr {options.lr:g} --seed {options.seed}" + " --bf16" * options.bf16
     if options.restart:
         flags += f" --restart {' '.join(map(str, options.restart))}"
     if options.fine_from is not None:
         flags += f" --fine-from {options.fine_from}"
+    if options.muon:
+        flags += f" --muon {options.muon:g}"
     facts = {
         "command": f"python -m teachers.tiny.train_sam --workdir W {flags}",
         "seed": options.seed,
         "steps": trained.steps,
         "minutes": round(trained.seconds / 60, 1),
     }
+    if before is not None:
+        facts["command"] = f"{before['command']} && {facts['command']} --start W/weights.safetensors"
+        facts |= {key: before[key] + facts[key] for key in ("steps", "minutes")}
     kept.with_suffix(".json").write_text(json.dumps(facts))
     sys.stdout.write(json.dumps(facts) + "\n")
     return 0
@@ -60,6 +66,8 @@ def main() -> int:
 def _train(options: argparse.Namespace) -> Trained:
     torch.manual_seed(options.seed)
     sam = build_tiny_sam()
+    if options.start:
+        sam.load_state_dict(load_file(options.start))
     use_fast_attention(sam.image_encoder)
     cache = SceneCache(options.workdir / "scenes", world="pretrain", seed=TRAIN_SEED, count=SCENES)
     recipe = Recipe(
@@ -70,6 +78,7 @@ def _train(options: argparse.Namespace) -> Trained:
         restarts=tuple(options.restart),
         ema=0.998,
         bf16=options.bf16,
+        muon=options.muon,
     )
 
     def loss_fn(step: int) -> dict[str, torch.Tensor]:
@@ -100,7 +109,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--fine-from", type=int, metavar="STEP", help="from here on small masks count in full"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--muon", type=float, default=0.0, help="see recipe.py")
+    parser.add_argument(
+        "--start", type=Path, help="weights.safetensors of the stage before, its .json beside it"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of a stage its own: it draws the scenes")
     parser.add_argument("--bf16", action="store_true", help="autocast the step to bfloat16")
     parser.add_argument("--evaluate", type=int, nargs="?", const=EVALUATION_SCENES, metavar="SCENES")
     parser.add_argument("--export", action="store_true")

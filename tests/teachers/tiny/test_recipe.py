@@ -33,8 +33,8 @@ def loss_of(model: nn.Module, *, die_at: int | None = None) -> LossFn:
     return loss_fn
 
 
-@pytest.mark.parametrize("muon", [False, True])
-def test_a_killed_run_ends_in_the_bits_of_one_that_was_not(tmp_path: Path, muon: bool) -> None:
+@pytest.mark.parametrize("muon", [0.0, 2.0])
+def test_a_killed_run_ends_in_the_bits_of_one_that_was_not(tmp_path: Path, muon: float) -> None:
     recipe = replace(RECIPE, muon=muon)
     whole = net()
     straight = train(whole, loss_fn=loss_of(whole), recipe=recipe, workdir=tmp_path / "a")
@@ -70,18 +70,19 @@ def test_the_loss_falls_and_the_average_is_not_the_last_weights(tmp_path: Path) 
 
 def test_muon_moves_the_linear_layers_but_the_head_and_by_orthogonal_steps(tmp_path: Path) -> None:
     before, moved = net(), {}
-    for muon in (False, True):
+    for muon in (0.0, 1.0, 3.0):
         model = net()
         recipe = replace(RECIPE, steps=1, warmup=1, ema=None, weight_decay=0.0, muon=muon)
         train(model, loss_fn=loss_of(model), recipe=recipe, workdir=tmp_path / str(muon))
         moved[muon] = {name: value - before.state_dict()[name] for name, value in model.state_dict().items()}
-    same = {name for name in moved[True] if torch.equal(moved[True][name], moved[False][name])}
-    assert set(moved[True]) - same == {"2.weight"}  # the first has too few inputs, the last one output
-    singular = torch.linalg.svdvals(moved[True]["2.weight"])
+    same = {name for name in moved[1.0] if torch.equal(moved[1.0][name], moved[0.0][name])}
+    assert set(moved[1.0]) - same == {"2.weight"}  # the first has too few inputs, the last one output
+    singular = torch.linalg.svdvals(moved[1.0]["2.weight"])
+    torch.testing.assert_close(moved[3.0]["2.weight"], 3 * moved[1.0]["2.weight"], rtol=0.02, atol=1e-6)
     assert singular[0] < 4 * singular[5] < 100 * singular[6]  # its gradient is of rank 6
 
 
-@pytest.mark.parametrize("changed", [{"steps": 13}, {"lr": 2e-2}, {"seed": 4}, {"ema": None}, {"muon": True}])
+@pytest.mark.parametrize("changed", [{"steps": 13}, {"lr": 2e-2}, {"seed": 4}, {"ema": None}, {"muon": 1.0}])
 def test_other_settings_are_refused(tmp_path: Path, changed: dict[str, float | None]) -> None:
     model = net()
     train(model, loss_fn=loss_of(model), recipe=RECIPE, workdir=tmp_path)

@@ -1,14 +1,18 @@
 """The tiny SAM's pretraining: rendered scenes, batches, losses; that the embedded weights are worth what they say."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from segment_anything.modeling import Sam
 
 from pipeline.toyworld.scene import render
 from teachers.tiny import sam_objective as objective
+from teachers.tiny import train_sam
 from teachers.tiny.evaluate_sam import evaluate
 from teachers.tiny.listing import SAM, read_listing
 from teachers.tiny.sam import build_tiny_sam
@@ -214,3 +218,27 @@ def test_a_scene_of_large_masks_alone_is_not_enlarged(cache: SceneCache) -> None
     large = np.tile(np.array([[0.0, 0.0, 200.0, 250.0]], np.float32), (len(full.box), 1))
     scene = CachedScene(full.image, full.masks, full.class_id, full.level, large)
     assert zoomed(scene, np.random.default_rng(0)) is None
+
+
+def test_a_stage_goes_on_from_the_last_ones_weights(
+    cache: SceneCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objective, "SCENES_PER_STEP", 1)
+    monkeypatch.setattr(train_sam, "SceneCache", lambda *_, **__: cache)
+    first, second = tmp_path / "first", tmp_path / "second"
+
+    def stage(folder: Path, *more: str) -> dict[str, torch.Tensor]:
+        monkeypatch.setattr("sys.argv", ["train", "--workdir", str(folder), "--steps", "1", *more])
+        assert train_sam.main() == 0
+        return load_file(folder / "weights.safetensors")
+
+    made = stage(first, "--muon", "2")
+    kept = stage(second, "--start", str(first / "weights.safetensors"), "--seed", "1", "--lr", "1e-12")
+    fresh = build_tiny_sam().state_dict()
+    assert all(torch.allclose(kept[name], made[name], atol=1e-6) for name in made)
+    assert not all(torch.allclose(kept[name], fresh[name], atol=1e-6) for name in made)
+    facts = json.loads((second / "weights.json").read_text())
+    assert facts["steps"] == 2
+    assert facts["command"].count("train_sam") == 2
+    assert "--muon 2" in facts["command"]
+    assert facts["command"].endswith("--start W/weights.safetensors")
