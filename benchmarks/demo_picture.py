@@ -16,7 +16,7 @@ from PIL import Image
 from pipeline.data.images import read_upright
 from pipeline.engine.status import find_results
 from pipeline.export import images_root
-from pipeline.report.documents import Case, CaseMask, CasesFile
+from pipeline.report.case_documents import Case, CaseMask, CasesFile
 from pipeline.report.layers import PALETTE, Shape, Window, colours, paint
 
 ROWS = 3

@@ -1,13 +1,16 @@
 """Stages that could run one after the other but make no sense together: told before any work."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pydantic import JsonValue
 
 from pipeline.data.records import WeakKind
 from pipeline.engine.plan import PlannedStage
+from pipeline.stages.calibrate import Calibrate, CalibrateConfig
+from pipeline.stages.filter import FilterConfig
 from pipeline.stages.finetune_teacher import FinetuneTeacherConfig
 from pipeline.stages.gate import GateConfig
+from pipeline.stages.models import with_settings
 from pipeline.stages.propose import Propose, ProposeConfig
 from pipeline.stages.pseudo_label import PseudoLabel, PseudoLabelConfig
 from teachers.catalog import ENTRIES, ModelSpec
@@ -15,10 +18,11 @@ from teachers.catalog import ENTRIES, ModelSpec
 # A stage and those that use what it makes, which the planner cannot know: they also run without it. After the last of
 # them it works for nobody.
 USERS = {
-    "finetune_teacher": ("pseudo_label",),
-    "gate": ("pseudo_label",),
+    "finetune_teacher": ("pseudo_label", "calibrate"),
+    "gate": ("pseudo_label", "calibrate"),
     "propose": ("pseudo_label",),
     "pseudo_label": ("filter", "export", "evaluate"),
+    "calibrate": ("filter",),
     "filter": ("export",),
     "train_student": ("evaluate",),
     "evaluate": ("report",),
@@ -27,12 +31,26 @@ USERS = {
 ONCE = (Propose.name, PseudoLabel.name)  # a second one replaces what the first one found, or labels it again
 
 
-def incoherences(weak: JsonValue, stages: Sequence[PlannedStage], sound: Sequence[PlannedStage]) -> list[str]:
+def incoherences(
+    weak: JsonValue,
+    stages: Sequence[PlannedStage],
+    sound: Sequence[PlannedStage],
+    lent: Collection[str] = (),
+) -> list[str]:
     """A line for each stage that cannot do what its settings say, beside these other stages and `--weak`.
 
-    `sound` are those of the stages whose settings are valid; of the others the names count.
+    `sound` are those of the stages whose settings are valid; of the others the names count. `lent` are the artifacts
+    that are there before the first stage.
     """
-    return [*_placeless(weak, stages), *_in_vain(stages), *_repeated(stages), *_deaf(sound), *_at_odds(sound)]
+    return [
+        *_placeless(weak, stages),
+        *_in_vain(stages),
+        *_repeated(stages),
+        *_deaf(sound),
+        *_at_odds(sound),
+        *(() if Calibrate.produces in lent else _uncalibrated(stages, sound)),
+        *_calibrated_apart(sound),
+    ]
 
 
 def _placeless(weak: JsonValue, stages: Sequence[PlannedStage]) -> list[str]:
@@ -96,7 +114,64 @@ def _at_odds(stages: Sequence[PlannedStage]) -> list[str]:
         if isinstance(config, FinetuneTeacherConfig):
             tuned = config.model
         elif (
-            isinstance(config, GateConfig | PseudoLabelConfig) and tuned is not None and config.model != tuned
+            isinstance(config, GateConfig | PseudoLabelConfig | CalibrateConfig)
+            and tuned is not None
+            and config.model != tuned
         ):
             problems.append(f"{where}: expected {tuned.name!r}, the tuned one, found {config.model.name!r}")
     return problems
+
+
+def _uncalibrated(stages: Sequence[PlannedStage], sound: Sequence[PlannedStage]) -> list[str]:
+    """Limits of `filter` on a quality that nothing before it calibrates."""
+    labels = [planned.label for planned in stages]
+    calibrated = [planned.stage.name for planned in stages]
+    return [
+        f"{planned.label}.{key}: expected a stage `calibrate` before it, found none"
+        for planned in sound
+        if isinstance(config := planned.config, FilterConfig)
+        for key, limit in (("min_quality", config.min_quality), ("precision", config.precision))
+        if limit is not None and Calibrate.name not in calibrated[: labels.index(planned.label)]
+    ]
+
+
+def _calibrated_apart(stages: Sequence[PlannedStage]) -> list[str]:
+    """Where `calibrate` would not label as the stages do whose masks it is to judge."""
+    by_config = {type(planned.config): planned for planned in reversed(stages)}
+    calibrate, label = by_config.get(CalibrateConfig), by_config.get(PseudoLabelConfig)
+    if calibrate is None:
+        return []
+    config, where = calibrate.config, calibrate.label
+    assert isinstance(config, CalibrateConfig)
+    problems: list[str] = []
+    if label is not None:
+        assert isinstance(label.config, PseudoLabelConfig)
+        problems += _other_teacher(config, label.config, where)
+    propose = by_config.get(ProposeConfig)
+    found, own = None, config.proposer
+    if propose is not None:
+        assert isinstance(propose.config, ProposeConfig)
+        found = propose.config.model
+        if own is not None and config.score != propose.config.score:
+            problems.append(
+                f"{where}.score: expected {propose.config.score:g}, as in propose, found {config.score:g}"
+            )
+    if found != own:
+        names = [repr(spec.name) if spec else "none" for spec in (found, own)]
+        problems.append(f"{where}.proposer: expected {names[0]}, as in propose, found {names[1]}")
+    return problems
+
+
+def _other_teacher(config: CalibrateConfig, label: PseudoLabelConfig, where: str) -> list[str]:
+    if config.model.name != label.model.name:
+        return [
+            f"{where}.model: expected {label.model.name!r}, as in pseudo_label, found {config.model.name!r}"
+        ]
+    keys = ("alpha", "beta", "tau", "score", "nms")
+    own = with_settings(label.model, **{key: getattr(label, key) for key in keys}).settings
+    return [
+        f"{where}.model: pseudo_label sets {key} to {own[key]} for itself, the model has "
+        f"{label.model.settings.get(key)}; set it in models.{label.model.name}"
+        for key in keys
+        if own.get(key) != label.model.settings.get(key)
+    ]

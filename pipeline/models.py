@@ -11,11 +11,12 @@ from students import catalog as students
 from teachers import catalog as teachers
 from teachers.catalog import ModelSpec
 
-KIND_OF_STAGE = {
-    "propose": "proposer",
-    "train_student": "student",
-}  # every other stage with a model takes a teacher
 STUDENT = "student"
+KINDS = {
+    "propose": "proposer",
+    "train_student": STUDENT,
+}  # of a stage's model; every other stage takes a teacher
+PROPOSER = "proposer"  # the field of a stage that takes one besides its model
 
 
 def model_fields(config: type[BaseModel]) -> list[str]:
@@ -47,12 +48,12 @@ class Models:
         """Whether there is such a model, with valid settings."""
         return name in self._specs
 
-    def spec(self, name: str, stage: str, where: str) -> ModelSpec:
-        """A model as a stage config takes it; with a problem noted, a stand-in if there is none."""
+    def spec(self, name: str, stage: str, field: str, where: str) -> ModelSpec:
+        """A model as a field of a stage's config takes it; with a problem noted, a stand-in if there is none."""
         if self._names is not None and name not in self._names:
             hint = did_you_mean(name, self._names) if self._names else "nothing stands under `models`"
             self.problems.append(f"{where}: unknown model {name!r}, {hint}")
-        wanted = KIND_OF_STAGE.get(stage, "teacher")
+        wanted = PROPOSER if field == PROPOSER else KINDS.get(stage, "teacher")
         if self._kinds.get(name, wanted) != wanted:
             self.problems.append(f"{where}: expected a {wanted}, found {name!r}, a {self._kinds[name]}")
         return self._specs.get(name, ModelSpec(name=name, use=""))

@@ -61,7 +61,7 @@ class StageList:
             return []
         planned = self.planned()
         sound = [stage for stage, entry in zip(planned, self._entries, strict=True) if entry.sound]
-        return [*incoherences(weak, planned, sound), *prove(planned, list(lent))]
+        return [*incoherences(weak, planned, sound, list(lent)), *prove(planned, list(lent))]
 
     def _read(self, entry: JsonValue, where: str) -> _Entry | None:
         if not isinstance(entry, dict) or len(entry) != 1:
@@ -92,7 +92,7 @@ class StageList:
         for name in model_fields(stage.Config):
             named = settings.get(name)
             if isinstance(named, str):
-                specs[name] = self._models.spec(named, stage.name, f"{where}.{name}")
+                specs[name] = self._models.spec(named, stage.name, name, f"{where}.{name}")
                 settings[name] = specs[name].model_dump(mode="json")
                 weights |= {f"{name}.{role}": digest for role, digest in self._models.weights(named).items()}
                 unkeyed |= {f"{name}.{path}" for path in self._models.not_in_key(named)}

@@ -18,13 +18,14 @@ from pipeline.engine.rundir import CONFIG, LOG
 from pipeline.engine.runner import read_ontology
 from pipeline.engine.status import find_results
 from pipeline.problems import did_you_mean
-from pipeline.report.documents import SummaryFile
+from pipeline.report.documents import CalibrationFile, SummaryFile
 from pipeline.stages.ingest import ALL
 from students import catalog as students
 from students.card import CARD
 from teachers import catalog as teachers
 
 TEACHER_CARD = "teacher.json"
+CALIBRATION = "calibration"
 PROPOSER = "tiny_grounder"
 LABELLING = ("propose", "pseudo_label", "filter")
 NOT_TAKEN = (
@@ -135,7 +136,14 @@ def plan_labelling(found: Found, proposer: str | None, photos: Photos | Folder, 
         "models": models,
         "stages": stages,
     }
-    return make_plan(raw, request, lent=found.lent)
+    return make_plan(raw, request, lent=_lent(found, weak))
+
+
+def _lent(found: Found, weak: str) -> dict[str, Path]:
+    """What the teacher learned; what was calibrated on masks from other labels says nothing of these."""
+    folder = found.lent.get(CALIBRATION)
+    fits = folder is not None and CalibrationFile.read(folder / "calibration.json").weak == weak
+    return {name: path for name, path in found.lent.items() if fits or name != CALIBRATION}
 
 
 def photos_to_label(images: Path, coco: Path | None, classes: str | None, found: Found) -> Photos | Folder:
@@ -163,7 +171,7 @@ def find_teacher(text: str) -> Found:
     if (folder / LOG).is_file():
         lent = {
             name: path
-            for name, stage in (("teacher", "finetune_teacher"), ("gate", "gate"))
+            for name, stage in (("teacher", "finetune_teacher"), ("gate", "gate"), (CALIBRATION, "calibrate"))
             for path in find_results(folder, stage).values()
         }
         return _found_in_run(folder, lent)

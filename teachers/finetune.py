@@ -63,7 +63,11 @@ def tune(
     cache = EmbeddingCache(
         answerer.predictor,
         training.images,
-        (target.part(v, answerer.zoom) for target in training.targets for v in settings.variants),
+        (
+            target.part(variant, answerer.zoom, jitter=settings.box_jitter)
+            for target in training.targets
+            for variant in settings.variants
+        ),
         dtype=settings.cache_dtype,
         limit_bytes=settings.cache_gb * _GIB,
     )

@@ -155,9 +155,10 @@ def batch_loss(task: HeadTask, step: int) -> Tensor:
     bench, targets = task.bench, batch_targets(task, step)
     rng = np.random.default_rng(task.entropy(step))
     own, count = bench.team.share(len(targets)), len(targets)
-    prompts = [target.prompt(task.variant, rng) for target in targets][own]
+    jitter = bench.settings.box_jitter
+    prompts = [target.prompt(task.variant, rng, jitter=jitter) for target in targets][own]
     targets = targets[own]
-    parts = [target.part(task.variant, bench.zoom) for target in targets]
+    parts = [target.part(task.variant, bench.zoom, jitter=jitter) for target in targets]
     shown = list(dict.fromkeys(parts))
     embeddings = bench.cache.gather(shown)
     asks = [

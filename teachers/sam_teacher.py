@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.data.errors import BadInput
+from pipeline.data.masks import iou_matrix
 from pipeline.data.records import Instance, Match, Prompt, Source
 from pipeline.engine.context import Metrics, Records, TrainContext
 from teachers.answerer import Answerer, Question, View
@@ -96,7 +97,7 @@ class SamTeacher:
         """Pseudo-masks of each sample: human labels in their order, then proposals, best first.
 
         A mask without a pixel is an instance without `rle`, dropped as "empty mask". `score` is the proposal's
-        confidence, if one was used, times the clipped predicted IoU.
+        confidence, if one was used, times the clipped predicted IoU; `agreement` needs the setting `second_opinion`.
         """
         view = self.answerer.look(batch)
         jobs = [
@@ -107,10 +108,26 @@ class SamTeacher:
         if self.settings.refine:
             jobs = self._refine(batch, jobs, view)
         masks = self.answerer.answer(view, [job.question for job in jobs])
+        agreed = self._agreement(view, jobs, masks)
         out: list[list[Instance]] = [[] for _ in batch]
-        for job, mask in zip(jobs, masks, strict=True):
-            out[job.image].append(_instance(job, mask, self._model(job.variant)))
+        for row, (job, mask) in enumerate(zip(jobs, masks, strict=True)):
+            instance = _instance(job, mask, self._model(job.variant))
+            out[job.image].append(replace(instance, agreement=agreed.get(row)))
         return out
+
+    def _agreement(
+        self, view: View, jobs: Sequence[_Job], masks: Sequence[PredictedMask]
+    ) -> dict[int, float]:
+        """IoU of the tuned heads' masks with what plain SAM says to the same prompts, by the job's row."""
+        if not (isinstance(self.settings, ClassAwareSettings) and self.settings.second_opinion):
+            return {}
+        rows = [
+            row
+            for row, job in enumerate(jobs)
+            if self.answerer.is_tuned(job.variant) and masks[row].rle is not None
+        ]
+        others = self.answerer.answer(view, [jobs[row].question for row in rows], zero_shot=True)
+        return {row: _overlap(masks[row], other) for row, other in zip(rows, others, strict=True)}
 
     def _model(self, variant: str) -> str:
         """The digest of the weights that answer for a variant."""
@@ -144,6 +161,12 @@ class SamTeacher:
             for row, (prompt, match) in zip(rows, found, strict=True):
                 refined[row] = replace(jobs[row], prompt=prompt, match=match, variant=POINT_BOX)
         return refined
+
+
+def _overlap(one: PredictedMask, other: PredictedMask) -> float:
+    if one.rle is None or other.rle is None:
+        return 0.0
+    return float(iou_matrix([one.rle], [other.rle])[0, 0])
 
 
 def _instance(job: _Job, mask: PredictedMask, model: str) -> Instance:

@@ -67,6 +67,10 @@ class ClassAwareSettings(SamSettings):
     get a fourth tuned variant, `plain_box`; `true` has it everywhere, `false` nowhere.
     `lora`: tune deltas of that rank in the decoder's attentions and its small output parts, not the whole decoder; ours
     (sam/lora.py).
+    `second_opinion`: plain SAM answers the prompts of tuned heads too, and a mask keeps how far both agree, which
+    `calibrate` learns from; ours, a second pass of the decoder.
+    `box_jitter`: the boxes that heads are tuned with are moved, each side by a normal draw of that share of the box's
+    width or height (Kirillov et al. 2023 have 0.1); 0 is the paper's.
     `batch_size`: instances a step. `points`: sampled points of a mask's loss. `cache_gb`: the most the embedding cache
     takes on disk; what is beyond it is embedded anew each time. `checkpoint_every`: steps between saved states.
     """
@@ -80,6 +84,8 @@ class ClassAwareSettings(SamSettings):
     text_sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
     class_aware: Literal["no_box"] | bool = "no_box"
     lora: int | None = Field(None, ge=1)
+    second_opinion: bool = False
+    box_jitter: float = Field(0.0, ge=0, le=0.5)
     steps: int = Field(PAPER_STEPS, ge=1)
     lr: float = Field(PAPER_LR, gt=0)
     decay_at: float = Field(PAPER_DECAY_AT, gt=0, le=1)

@@ -14,6 +14,7 @@ from teachers.sam.zoom import Part, Zoom
 from teachers.settings import BOX, PLAIN_BOX, POINT
 
 MAX_FOLDS = 5
+MOST_MOVED = 0.4  # of a box's side
 Use = Literal["fit", "cross_fit", "zero_shot"]
 
 
@@ -28,19 +29,39 @@ class Target:
     class_id: int | None
     phrase: str | None
 
-    def prompt(self, variant: str, rng: np.random.Generator) -> Prompt:
-        """The prompt that a variant learns from: tight box and/or the centre of a uniformly random foreground pixel."""
+    def prompt(self, variant: str, rng: np.random.Generator, *, jitter: float = 0.0) -> Prompt:
+        """The prompt that a variant learns from: a box and/or the centre of a uniformly random foreground pixel.
+
+        The box is the tight one, each side moved by a normal draw of `jitter` shares of the width or height.
+        """
         x, y = masks.foreground_pixel(self.rle, int(rng.integers(self.area)))
         points = () if variant in (BOX, PLAIN_BOX) else (Point(x + 0.5, y + 0.5),)
-        box = None if variant == POINT else self.box
+        box = None if variant == POINT else self._moved(jitter, rng)
         return Prompt(Origin.HUMAN, box, points, class_id=self.class_id, phrase=self.phrase)
 
-    def part(self, variant: str, zoom: Zoom) -> Part:
-        """What of its image is seen with the prompt of a variant."""
+    def part(self, variant: str, zoom: Zoom, *, jitter: float = 0.0) -> Part:
+        """What of its image is seen with the prompt of a variant.
+
+        With `jitter` it is seen around one moved box, always the same: else it would show where the tight one is.
+        """
         if variant == POINT:
             return self.image, None
+        rng = np.random.default_rng([self.image, self.area, *map(int, self.box)])
         # The point of a variant that has one too lies in the box.
-        return self.image, zoom.window(Prompt(Origin.HUMAN, self.box), *self.rle.size)
+        return self.image, zoom.window(Prompt(Origin.HUMAN, self._moved(jitter, rng)), *self.rle.size)
+
+    def _moved(self, jitter: float, rng: np.random.Generator) -> Box:
+        if not jitter:
+            return self.box
+        x0, y0, x1, y1 = self.box
+        height, width = self.rle.size
+        left, top, right, bottom = (rng.normal(size=4) * jitter).clip(-MOST_MOVED, MOST_MOVED)
+        return (
+            max(x0 + left * (x1 - x0), 0.0),
+            max(y0 + top * (y1 - y0), 0.0),
+            min(x1 + right * (x1 - x0), float(width)),
+            min(y1 + bottom * (y1 - y0), float(height)),
+        )
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ CONFIG = {
         {"gate": {"model": "teacher"}},
         {"propose": {"model": "proposer", "unit_size": 4}},
         {"pseudo_label": {"model": "teacher", "unit_size": 4}},
+        {"calibrate": {"model": "teacher", "proposer": "proposer"}},
         {"filter": {"unit_size": 4}},
         {"export": {}},
         {"train_student": {"model": "student", "steps": 8}},

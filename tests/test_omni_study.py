@@ -21,7 +21,9 @@ CELLS = study.cells_of("toyworld", 0)
 
 
 def row(cell: Cell, *, ap: float | None = None, miou: float | None = None, hours: float = 1.0) -> Row:
-    return Row(cell, "made", "study", 1000, miou, ap, ap, hours, 100.0, 1.0)
+    return Row(
+        cell, "made", "study", 1000, miou, ap, ap, hours, 100.0, 1.0, {"quality": 0.1}, {"stability": 0.5}
+    )
 
 
 def test_no_two_cells_are_one_run() -> None:
@@ -42,6 +44,7 @@ def test_a_cell_is_a_plan(cell: Cell, tmp_path: Path) -> None:
     assert ("train_student" in names) == (cell.student is not None)
     assert ("finetune_teacher" in names) == cell.tuned
     assert ("gate" in names) == (cell.tuned and cell.gated)
+    assert ("calibrate" in names) == (cell.masks != FULL)
     settings = plan.resolved["models"]["teacher"]  # type: ignore[index,call-overload]
     assert settings["class_aware"] == cell.class_aware  # type: ignore[index,call-overload]
     assert settings["refine"] == cell.refine  # type: ignore[index,call-overload]
@@ -122,6 +125,7 @@ def test_the_tables_say_what_the_ledger_has() -> None:
     assert "| 100% |  | 0.400 (0.000) | 100 | 100 | 20.0 (0.0) |" in lines
     assert "| `box+class` | weights | 0.260 (0.000) | 65 (0) |" in lines
     assert "| `point+class` | lora | 70.0 (0.0) | 70.0 (0.0) |" in lines
+    assert "| `class` | 10% | 0.100 (0.000) | - | - | - | - | 0.500 (0.000) |" in lines
     assert text.count("zero-shot") == 2
     assert "toyworld" not in tables([row(study.cells_of("penn-fudan", 0)[0], miou=0.1)])
 
@@ -143,12 +147,18 @@ def test_what_a_run_leaves_becomes_a_row(tmp_path: Path) -> None:
             {"kind": "mask+class", "this_run": False, "hours": 30.0},
         ],
     }
-    metrics = {"pseudo": {"miou": 0.6}, "students": {"student": {"AP": 0.2, "AP50": 0.4}}}
+    reliability = {"quality": {"error": 0.1, "correlation": None}}
+    metrics = {
+        "pseudo": {"miou": 0.6, "reliability": reliability},
+        "students": {"student": {"AP": 0.2, "AP50": 0.4}},
+    }
     (tmp_path / "cost.json").write_text(json.dumps(cost))
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     digests = ledger.made_by(config_of(BASE, CELLS[0])), ledger.made_by(BASE)
     found = ledger.row_of(CELLS[0], BASE, tmp_path)
-    assert found == Row(CELLS[0], *digests, 7, 0.6, 0.2, 0.4, 3.0, 30.0, 3.5)
+    assert found == Row(
+        CELLS[0], *digests, 7, 0.6, 0.2, 0.4, 3.0, 30.0, 3.5, {"quality": 0.1}, {"quality": None}
+    )
     (tmp_path / "metrics.json").write_text(json.dumps({"pseudo": None, "students": {}}))
     bare = ledger.row_of(CELLS[0], BASE, tmp_path)
-    assert (bare.miou, bare.AP, bare.AP50) == (None, None, None)
+    assert (bare.miou, bare.AP, bare.AP50, bare.errors) == (None, None, None, {})

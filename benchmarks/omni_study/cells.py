@@ -18,7 +18,14 @@ SHARES = ("0%", "1%", "10%")
 FULL = "100%"
 PAPER = "paper"  # the teacher or student as the paper has it
 # Past the paper: settings that are added to the model's own.
-TEACHERS: Mapping[str, Settings] = MappingProxyType({PAPER: {}, "lora": {"lora": 4}})
+TEACHERS: Mapping[str, Settings] = MappingProxyType(
+    {
+        PAPER: {},
+        "lora": {"lora": 4},
+        "jitter": {"box_jitter": 0.1},
+        "lora and jitter": {"lora": 4, "box_jitter": 0.1},
+    }
+)
 STUDENTS: Mapping[str, Settings] = MappingProxyType(
     {
         PAPER: {},
@@ -77,6 +84,7 @@ def config_of(base: Settings, cell: Cell) -> Settings:
     }
     left_out = set() if cell.tuned else {"finetune_teacher", "gate"}
     left_out |= set() if cell.gated else {"gate"}
+    left_out |= {"calibrate"} if cell.masks == FULL else set()  # there is nothing to judge
     if cell.student is None:
         models.pop("student")
         left_out.add("train_student")

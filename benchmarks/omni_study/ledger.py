@@ -24,7 +24,8 @@ class Row:
 
     `study` is the same of what all cells of the world have in common.
     `miou` of the pseudo-masks over true objects, misses count 0; None where no image was weak. `AP`, `AP50` of the
-    student; `hours` of annotation, by the cost model, and those of full masks.
+    student; `hours` of annotation, by the cost model, and those of full masks. `errors` and `correlations`: the
+    calibration error of each estimate of the pseudo-masks, and its rank correlation with their IoU.
     """
 
     cell: Cell
@@ -37,6 +38,8 @@ class Row:
     hours: float | None
     full_hours: float | None
     seconds: float
+    errors: Mapping[str, float]
+    correlations: Mapping[str, float | None]
 
     @property
     def name(self) -> tuple[str, str]:
@@ -59,6 +62,7 @@ def row_of(cell: Cell, base: Settings, run: Path) -> Row:
     own = next((row["hours"] for row in cost["rows"] if row["this_run"]), None)
     score = metrics["students"].get("student", {})
     pseudo = metrics["pseudo"] or {}
+    reliability = pseudo.get("reliability", {})
     return Row(
         cell=cell,
         made_by=made_by(config_of(base, cell)),
@@ -70,6 +74,8 @@ def row_of(cell: Cell, base: Settings, run: Path) -> Row:
         hours=own,
         full_hours=prices[FULL_MASKS],
         seconds=sum(cost["machine_seconds"].values()),
+        errors={name: one["error"] for name, one in reliability.items()},
+        correlations={name: one["correlation"] for name, one in reliability.items()},
     )
 
 

@@ -32,6 +32,7 @@ PAPER_MIOU: Mapping[tuple[str, str], Mapping[str, float]] = MappingProxyType(
     }
 )
 PAPER_UNTUNED = MappingProxyType({POINT: (39.9, 40.4, 40.0), BOX: (40.9, 40.8, 41.3)})
+ESTIMATES = ("quality", "predicted IoU", "stability")
 PROMPTS = (("point", POINT, False), ("point + proposals", POINT, True), ("box", BOX, True))
 
 
@@ -66,7 +67,7 @@ def _of_world(world: str, rows: Sequence[Row]) -> str:
     seeds = len({row.cell.seed for row in rows})
     images = max(row.images for row in rows)
     head = f"### {world}: {images} images, {seeds} seed{'s' * (seeds > 1)}"
-    parts = [_table_5(rows), _table_2(rows), _table_4(rows), _students(rows), _teachers(rows)]
+    parts = [_table_5(rows), _table_2(rows), _table_4(rows), _students(rows), _teachers(rows), _trust(rows)]
     return "\n\n".join([head, *(part for part in parts if part)])
 
 
@@ -141,6 +142,23 @@ def _teachers(rows: Sequence[Row]) -> str:
             lines.append((f"`{weak}`", teacher, *(spread(list(one.values()), digits=1) for one in found)))
     header = ("weak labels", "teacher", "mIoU, 1% masks", "10%")
     return _markdown("Teachers that learn from fewer masks", header, lines, numbers=slice(2, 4))
+
+
+def _trust(rows: Sequence[Row]) -> str:
+    lines = []
+    for weak in KINDS:
+        for masks in SHARES[1:]:
+            choice = {**_PLAIN, "weak": weak, "masks": masks}
+            found = [
+                spread(
+                    list(values(rows, lambda row, n=name, of=of: getattr(row, of).get(n), **choice).values())
+                )
+                for of in ("errors", "correlations")
+                for name in ESTIMATES
+            ]
+            lines.append((f"`{weak}`", masks, *found))
+    header = ("weak labels", "masks", *(f"{of}, {name}" for of in ("error", "rank") for name in ESTIMATES))
+    return _markdown("Calibrated trust, on hidden truth", header, lines, numbers=slice(2, 8))
 
 
 def _teacher(rows: Sequence[Row], **choice: object) -> dict[int, float]:

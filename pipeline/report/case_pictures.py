@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pipeline.data.paths import Place
 from pipeline.data.photos import read_unchanged
 from pipeline.report.blocks import Block, Cell, Chip, Choice, Fold, Layer, Legend, Number, Shot, Table
-from pipeline.report.documents import Case, CaseMask
+from pipeline.report.case_documents import Case, CaseMask
 from pipeline.report.layers import PALETTE, Overlay, Shape, Window, errors, paint
 from pipeline.report.pictures import clicks, frame, is_small, laid_over, photo
 from pipeline.report.wording import DASH, counted, placed_by, score

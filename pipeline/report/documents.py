@@ -1,7 +1,7 @@
 """The small JSON files that jobs leave for people and for the report: what stands in them and how they are read.
 
-`metrics.json` and `cases.json` come from evaluate, `gate.json` from gate, `cost.json` from cost, `quarantine.json` from
-ingest. Numbers that could not be measured are null, never 0.
+`metrics.json` comes from evaluate, `gate.json` from gate, `calibration.json` from calibrate, `cost.json` from cost,
+`quarantine.json` from ingest (`cases.json`: case_documents.py). Numbers that could not be measured are null, never 0.
 """
 
 import os
@@ -10,8 +10,8 @@ from typing import Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
+from pipeline.data.calibration import Calibrator
 from pipeline.data.errors import BadInput
-from pipeline.data.records import RLE, Instance
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -59,12 +59,15 @@ class ReliabilityBin(Document):
 class Reliability(Document):
     """What one estimate of quality was worth: over all masks that have it, those that match no object with IoU 0.
 
-    `correlation` is Spearman's, in [-1, 1]; null where all estimates or all IoUs are equal. Empty bins are left out.
+    `error` is the expected calibration error: how far the bins' mean estimates are from their mean IoU, weighed by
+    their masks (Guo et al. 2017, for IoU in place of accuracy). `correlation` is Spearman's, in [-1, 1]; null where all
+    estimates or all IoUs are equal. Empty bins are left out.
     """
 
     masks: int
     estimate: float
     iou: float
+    error: float
     correlation: float | None
     bins: list[ReliabilityBin]
 
@@ -149,6 +152,24 @@ class GateFile(RootModel[dict[str, GateVariant]]):
         _write(self, path)
 
 
+class CalibrationFile(Document):
+    """calibration.json: how good the teacher's masks are on images whose human masks it was not fitted on.
+
+    `said` and `true`: of each of these masks the quality by a regression that has not seen its image, and its IoU.
+    `calibrator` is the regression on all of them; null, as `reliability`, where there were too few masks. `why` says
+    so, or on which masks it was fitted.
+    """
+
+    weak: str
+    why: str
+    images: int
+    masks: int
+    calibrator: Calibrator | None
+    reliability: Reliability | None
+    said: list[float]
+    true: list[float]
+
+
 class CostRow(Document):
     """One way to label the data set: seconds per image without masks, hours and money in all, full masks over it."""
 
@@ -179,73 +200,6 @@ class CostFile(Document):
     units: dict[str, float | None]
     rows: list[CostRow]
     machine_seconds: dict[str, float]
-
-
-class CaseMask(Document):
-    """One mask of a case: class name or phrase, and the RLE.
-
-    Of a machine's mask: `partner`, the index of the case's true object that it was matched with, and their IoU; null
-    if it matched none. Of a pseudo-mask also what was asked for it: points (x, y, 1 on the object or 0 off it), box
-    xyxy in pixels, and who placed the box.
-    """
-
-    label: str
-    size: tuple[int, int]
-    counts: str
-    score: float | None = None
-    partner: int | None = None
-    iou: float | None = None
-    points: list[tuple[float, float, int]] = Field(default_factory=list)
-    box: tuple[float, float, float, float] | None = None
-    origin: str | None = None
-
-    @property
-    def rle(self) -> RLE:
-        return RLE(self.size, self.counts)
-
-    @classmethod
-    def of(cls, instance: Instance, label: str) -> Self:
-        """From an instance with a mask; ValueError without one."""
-        if instance.rle is None:
-            raise ValueError(f"a case needs a mask, got {instance!r}")
-        asked = instance.prompt
-        return cls(
-            label=label,
-            size=instance.rle.size,
-            counts=instance.rle.counts,
-            score=instance.score,
-            points=[(p.x, p.y, p.label) for p in asked.points] if asked else [],
-            box=asked.box_xyxy if asked else None,
-            origin=asked.origin.value if asked else None,
-        )
-
-    def matched(self, partner: int, iou: float) -> Self:
-        """The same, matched with that true object of its case."""
-        return self.model_copy(update={"partner": partner, "iou": iou})
-
-
-class Case(Document):
-    """One image worth a look: truth, pseudo-masks and what each student finds on it.
-
-    `rank`: its place among the `ranked` images by `miou`, worst first, from 1.
-    """
-
-    image_id: int
-    uri: str
-    sha256: str
-    why: str
-    miou: float | None
-    rank: int
-    ranked: int
-    truth: list[CaseMask]
-    pseudo: list[CaseMask]
-    students: dict[str, list[CaseMask]]
-
-
-class CasesFile(Document):
-    """cases.json: the few images that the report draws."""
-
-    cases: list[Case]
 
 
 class Quarantined(Document):

@@ -4,7 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.report.blocks import Code, Fold, Heading, Section, Table, Text
+from pipeline.report.calibration import calibration_words
 from pipeline.report.documents import (
+    CalibrationFile,
     CostFile,
     GateFile,
     MetricsFile,
@@ -30,6 +32,7 @@ class Known:
     metrics: MetricsFile | None = None
     cost: CostFile | None = None
     gate: GateFile | None = None
+    calibration: CalibrationFile | None = None
 
 
 def facts(known: Known, seconds: Mapping[str, float]) -> tuple[Fact, ...]:
@@ -110,6 +113,8 @@ def _statements(known: Known) -> Iterator[str]:
         yield from _measured(pseudo)
     if known.gate is not None:
         yield gate_words(known.gate)
+    if known.calibration is not None:
+        yield calibration_words(known.calibration)
     for name, student in metrics.students.items() if metrics and not metrics.semantic else ():
         if student.AP is not None:
             yield f"Student {name}: AP {score(student.AP)} on {counted(student.images, 'val image')}."

@@ -121,11 +121,12 @@ def _reliability(found: Mapping[str, Reliability]) -> list[Block]:
         "what was measured, below it the machine flatters itself; larger dots stand for more masks. Masks that match "
         "no object count as IoU 0.",
     )
-    curves = tuple(_curve(name, one) for name, one in found.items())
+    curves = tuple(curve(name, one) for name, one in found.items())
     return [H("Do the machine's own estimates tell?"), Text(intro), Beside(curves)]
 
 
-def _curve(name: str, one: Reliability) -> Curve:
+def curve(name: str, one: Reliability) -> Curve:
+    """The reliability plot of one estimate, with its bins as a table."""
     rows = tuple(
         (f"{b.low:.1f} to {b.high:.1f}", f"{b.masks:,}", score(b.estimate), score(b.iou)) for b in one.bins
     )
@@ -147,5 +148,5 @@ def said_of(one: Reliability) -> str:
     order = "none to speak of: all are equal" if one.correlation is None else amount(one.correlation, 2)
     return (
         f"says {one.estimate:.2f} on average where {one.iou:.2f} is measured ({abs(off):.2f} {side}); "
-        f"rank correlation with the IoU: {order}"
+        f"calibration error {one.error:.2f}; rank correlation with the IoU: {order}"
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pipeline.data.matching import match_image
 from pipeline.data.paths import Place
 from pipeline.data.records import Instance, Ontology, Record
-from pipeline.report.documents import Case, CaseMask
+from pipeline.report.case_documents import Case, CaseMask
 from pipeline.stages.samples import read_sample
 from pipeline.stages.scoring import ImageIous, Pair
 from students.protocols import Student

@@ -6,7 +6,8 @@ from pydantic import Field
 
 from pipeline.data.records import Role
 from pipeline.engine.stage import JobStage, Metrics, Records, StageConfig, TrainContext
-from pipeline.report.documents import CasesFile, MetricsFile, PseudoQuality, StudentScore, SummaryFile
+from pipeline.report.case_documents import CasesFile
+from pipeline.report.documents import MetricsFile, PseudoQuality, StudentScore, SummaryFile
 from pipeline.stages.cases import choose, draw_case
 from pipeline.stages.scoring import ImageIous, pseudo_quality, student_score
 from pipeline.stages.truth import Compared
@@ -28,7 +29,7 @@ class Evaluate(JobStage):
     """Writes metrics.json and cases.json."""
 
     name = "evaluate"
-    version = 4
+    version = 5
     Config = EvaluateConfig
     uses = ("dataset", "truth")
     may_use = (f"{STUDENT}*",)

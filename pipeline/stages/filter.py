@@ -1,26 +1,36 @@
 """Stage `filter`: pseudo-masks that look wrong are set aside with a reason; they stay in the record.
 
 The default preset is the paper's: after prompting nothing is dropped. To students what is set aside is an ignore
-region.
+region. After a stage `calibrate` every pseudo-mask gets its quality, the IoU that it can be expected to have.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, Self
 
+import numpy as np
 from pydantic import Field, model_validator
 
+from pipeline.data.calibration import Calibrator, cut_for, cuts
+from pipeline.data.errors import BadInput
 from pipeline.data.masks import area, decode
 from pipeline.data.records import Instance, Record, Role, Source
 from pipeline.engine.stage import MapConfig, MapStage, StageConfig, WorkerContext
+from pipeline.report.documents import CalibrationFile
 
 
 class FilterConfig(MapConfig):
-    """What a pseudo-mask must reach; unset limits drop nothing. Area in pixels."""
+    """What a pseudo-mask must reach; unset limits drop nothing. Area in pixels.
+
+    `min_quality`: expected IoU. `precision`: as many masks are kept as can be while at least that share of them is
+    right (IoU 0.5), as the lower end of a 90% interval on the masks of `calibrate`.
+    """
 
     preset: Literal["paper", "custom"] = "paper"
     min_score: float | None = Field(None, ge=0, le=1)
     min_stability: float | None = Field(None, ge=0, le=1)
+    min_quality: float | None = Field(None, ge=0, le=1)
+    precision: float | None = Field(None, gt=0, lt=1)
     min_area: int | None = Field(None, ge=1)
     point_inside: bool = False
     unit_size: int = Field(4096, ge=1)
@@ -28,28 +38,35 @@ class FilterConfig(MapConfig):
 
     @model_validator(mode="after")
     def _limits_have_an_effect(self) -> Self:
-        limits = (self.min_score, self.min_stability, self.min_area)
+        limits = (self.min_score, self.min_stability, self.min_area, self.min_quality, self.precision)
         if self.preset == "paper" and (any(v is not None for v in limits) or self.point_inside):
             raise ValueError("preset 'paper' drops nothing after prompting; limits need `preset: custom`")
         return self
 
 
 class Filter(MapStage[Record]):
-    """Sets `dropped` on teacher instances; touches nothing else."""
+    """Sets `dropped` and, after `calibrate`, `quality` on teacher instances; touches nothing else."""
 
     name = "filter"
-    version = 1
+    version = 2
     Config = FilterConfig
     needs = frozenset({"instances"})
     adds = frozenset({"instances"})
     roles = frozenset({Role.WEAK})
+    may_use = ("calibration",)
+
+    calibrator: Calibrator | None = None
 
     def __init__(self, config: StageConfig) -> None:
         assert isinstance(config, FilterConfig)
         self.config = config
 
     def setup(self, context: WorkerContext) -> None:
-        """Nothing to load."""
+        """Read the calibration, if there is one; BadInput where it does not allow what the settings ask for."""
+        folder = context.artifacts.get("calibration")
+        found = None if folder is None else CalibrationFile.read(folder / "calibration.json")
+        self.calibrator = None if found is None else found.calibrator
+        self.config = self.config.model_copy(update={"min_quality": least_quality(self.config, found)})
 
     def load(self, record: Record) -> Record:
         """No pixels are needed."""
@@ -65,8 +82,34 @@ class Filter(MapStage[Record]):
     def _judge(self, instance: Instance) -> Instance:
         if instance.source is not Source.TEACHER or instance.dropped is not None:
             return instance
+        if self.calibrator is not None and instance.rle is not None:
+            instance = replace(instance, quality=self.calibrator.quality(instance))
         reason = reason_to_drop(instance, self.config)
         return instance if reason is None else replace(instance, dropped=reason)
+
+
+def least_quality(config: FilterConfig, found: CalibrationFile | None) -> float | None:
+    """The quality that a mask must reach by `min_quality` and `precision`; None where neither asks for one.
+
+    BadInput where there is no calibration, or no masks of it are right often enough.
+    """
+    if config.min_quality is None and config.precision is None:
+        return None
+    if found is None or found.calibrator is None:
+        why = "no stage `calibrate` ran" if found is None else found.why
+        raise BadInput(f"filter: quality and precision need calibrated masks: {why}")
+    limits = [limit for limit in (config.min_quality,) if limit is not None]
+    if config.precision is not None:
+        said, true = np.array(found.said), np.array(found.true)
+        cut = cut_for(config.precision, said, true)
+        if cut is None:
+            best = max(cuts(said, true), key=lambda one: one.sure)
+            raise BadInput(
+                f"filter.precision: {config.precision:g} cannot be promised on {found.masks} masks; the most is "
+                f"{best.sure:.3f}, for the {best.kept:.0%} of quality {best.quality:.3f} or more"
+            )
+        limits.append(cut.quality)
+    return max(limits)
 
 
 def reason_to_drop(instance: Instance, config: FilterConfig) -> str | None:
@@ -74,6 +117,7 @@ def reason_to_drop(instance: Instance, config: FilterConfig) -> str | None:
     checks = (
         ("score", instance.score, config.min_score),
         ("stability", instance.stability, config.min_stability),
+        ("quality", instance.quality, config.min_quality),
         ("area", None if instance.rle is None else float(area(instance.rle)), config.min_area),
     )
     for name, value, limit in checks:

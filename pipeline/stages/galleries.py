@@ -9,9 +9,9 @@ from pipeline.data.records import Instance, Record
 from pipeline.engine.stage import Records, TrainContext
 from pipeline.report import fates
 from pipeline.report.blocks import Block, Gallery, Heading, Legend, Section, Shot, Text
+from pipeline.report.case_documents import Case
 from pipeline.report.case_pictures import ERRORS, case_choices, case_shot
 from pipeline.report.crops import CHOICES, MASK, box_shot, doubt_shot, point_shot
-from pipeline.report.documents import Case
 from pipeline.report.pictures import Budget
 from pipeline.report.wording import counted
 from pipeline.stages.cases import STUDENT_SCORE, thing_name
@@ -65,8 +65,9 @@ def doubtful(data: Records, context: TrainContext, budget: Budget, *, count: int
     shots = [found[rank] for rank in sorted(found)]
     if shots:
         intro = (
-            f"The {counted(len(shots), 'mask')} of {len(trusted):,} that the machine itself trusts least, by the mean "
-            "rank of their estimates. The white box and the dot are what the teacher was asked."
+            f"The {counted(len(shots), 'mask')} of {len(trusted):,} that the machine itself trusts least, by their "
+            "calibrated quality or else the mean rank of their estimates. The white box and the dot are what the "
+            "teacher was asked."
         )
     else:
         intro = "No pseudo-mask has an estimate of its own quality."

@@ -37,6 +37,17 @@ def wanted(record: Record, ontology: Ontology) -> list[int]:
     return sorted(class_id for class_id in named | pointed if class_id is not None)
 
 
+def with_proposals(
+    proposer: Proposer, batch: Sequence[Sample], ontology: Ontology, *, score: float
+) -> list[Record]:
+    """The records of weak images with the proposals that reach `score`, best first."""
+    found = proposer.propose(batch, [wanted(sample.record, ontology) for sample in batch])
+    return [
+        replace(sample.record, proposals=tuple(p for p in prompts if (p.score or 0.0) >= score))
+        for sample, prompts in zip(batch, found, strict=True)
+    ]
+
+
 class Propose(MapStage[Sample]):
     """Adds `proposals`, best first, to weak images."""
 
@@ -72,10 +83,4 @@ class Propose(MapStage[Sample]):
         return blank_sample(record)
 
     def __call__(self, batch: Sequence[Sample]) -> list[Record]:
-        found = self.proposer.propose(batch, [wanted(sample.record, self.ontology) for sample in batch])
-        return [
-            replace(
-                sample.record, proposals=tuple(p for p in prompts if (p.score or 0.0) >= self.config.score)
-            )
-            for sample, prompts in zip(batch, found, strict=True)
-        ]
+        return with_proposals(self.proposer, batch, self.ontology, score=self.config.score)

@@ -35,7 +35,7 @@ class PseudoLabel(MapStage[Sample]):
     """
 
     name = "pseudo_label"
-    version = 3
+    version = 4
     Config = PseudoLabelConfig
     needs = frozenset({"instances", "tags"})
     adds = frozenset({"instances"})

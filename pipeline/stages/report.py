@@ -10,8 +10,10 @@ from pipeline.data.records import Role
 from pipeline.engine.stage import JobStage, Metrics, Records, StageConfig, TrainContext
 from pipeline.report import sections
 from pipeline.report.blocks import Section
+from pipeline.report.calibration import calibration
+from pipeline.report.case_documents import CasesFile
 from pipeline.report.documents import (
-    CasesFile,
+    CalibrationFile,
     CostFile,
     GateFile,
     MetricsFile,
@@ -47,10 +49,10 @@ class Report(JobStage):
     """Draws what evaluate, gate, cost and ingest left; whatever did not run is left out."""
 
     name = "report"
-    version = 5
+    version = 6
     Config = ReportConfig
     uses = ("dataset",)
-    may_use = ("metrics", "cost", "gate")
+    may_use = ("metrics", "cost", "gate", "calibration")
     roles = frozenset({Role.WEAK})
     produces = "report"
     publishes = MappingProxyType({"index.html": "report/index.html"})
@@ -69,6 +71,9 @@ class Report(JobStage):
             MetricsFile.read(folders["metrics"] / "metrics.json") if "metrics" in folders else None,
             CostFile.read(folders["cost"] / "cost.json") if "cost" in folders else None,
             GateFile.read(folders["gate"] / "gate.json") if "gate" in folders else None,
+            CalibrationFile.read(folders["calibration"] / "calibration.json")
+            if "calibration" in folders
+            else None,
         )
         page = Page(
             title=self.config.title,
@@ -90,6 +95,8 @@ class Report(JobStage):
             yield quality(metrics.pseudo)
         if known.gate is not None:
             yield sections.gate(known.gate)
+        if known.calibration is not None:
+            yield calibration(known.calibration)
         if metrics is not None and metrics.students:
             yield sections.students(metrics.students, semantic=metrics.semantic)
         if metrics is not None:

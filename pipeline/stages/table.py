@@ -1,6 +1,7 @@
 """Every stage there is: its name in stages.yaml -> its class, in one explicit table."""
 
 from pipeline.engine.stage import Stage
+from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.cost import Cost
 from pipeline.stages.evaluate import Evaluate
 from pipeline.stages.export import Export
@@ -21,6 +22,7 @@ STAGES: dict[str, type[Stage]] = {
         Gate,
         Propose,
         PseudoLabel,
+        Calibrate,
         Filter,
         Export,
         TrainStudent,

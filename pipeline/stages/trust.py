@@ -13,7 +13,8 @@ from pipeline.engine.stage import Records
 from pipeline.report.documents import IOU_BINS, Reliability, ReliabilityBin
 
 UNKNOWN = float("nan")
-ESTIMATES = ("quality", "predicted IoU", "stability")
+QUALITY = "quality"
+ESTIMATES = (QUALITY, "predicted IoU", "stability", "agreement")
 SCORE = "score"  # what trainers see; no estimate of quality alone, as a proposal's confidence may be in it
 BINS = 10
 
@@ -22,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 def estimates(instance: Instance) -> dict[str, float]:
     """What is known of a pseudo-mask's quality, each 0..1, by its name for readers."""
-    values = (instance.quality, instance.pred_iou, instance.stability)
+    values = (instance.quality, instance.pred_iou, instance.stability, instance.agreement)
     return {name: value for name, value in zip(ESTIMATES, values, strict=True) if value is not None}
 
 
@@ -37,14 +38,17 @@ def pseudo_masks(data: Iterable[Record]) -> Iterator[tuple[Record, Instance]]:
 def mask_trust(data: Records) -> Floats:
     """Trust [n] in (0, 1] in the pseudo-masks of `data` in their order; NaN for one without any estimate.
 
-    The mean, over the estimates that a mask has, of its rank among all masks: the estimates have scales of their own,
-    and many masks may share the lowest value of one.
+    Its calibrated quality if every mask has one. Else the mean, over the estimates that a mask has, of its rank among
+    all masks: the estimates have scales of their own, and many masks may share the lowest value of one.
     """
     columns = {name: array("d") for name in ESTIMATES}
     for _, instance in pseudo_masks(data):
         known = estimates(instance)
         for name, column in columns.items():
             column.append(known.get(name, UNKNOWN))
+    quality = np.array(columns[QUALITY])
+    if len(quality) and not np.isnan(quality).any():
+        return quality
     ranks = [_share_below(np.array(column)) for column in columns.values()]
     count = np.sum([~np.isnan(column) for column in ranks], axis=0)
     return np.where(count, np.nansum(ranks, axis=0) / np.maximum(count, 1), UNKNOWN)
@@ -103,13 +107,14 @@ class Spread:
     def reliability(self) -> Mapping[str, Reliability]:
         """Of every estimate that some mask has."""
         return {
-            name: _reliability(np.array(said), np.array(self._true[name]))
+            name: reliability(np.array(said), np.array(self._true[name]))
             for name, said in self._said.items()
             if said
         }
 
 
-def _reliability(said: Floats, true: Floats) -> Reliability:
+def reliability(said: Floats, true: Floats) -> Reliability:
+    """What estimates [n] were worth beside the IoUs [n] of the same masks; n is at least 1."""
     number = np.minimum((said * BINS).astype(int), BINS - 1)
     bins = [
         ReliabilityBin(
@@ -126,6 +131,7 @@ def _reliability(said: Floats, true: Floats) -> Reliability:
         masks=len(said),
         estimate=float(said.mean()),
         iou=float(true.mean()),
+        error=sum(b.masks * abs(b.estimate - b.iou) for b in bins) / len(said),
         correlation=_spearman(said, true),
         bins=bins,
     )

@@ -29,6 +29,7 @@ EVALUATION_SCENES = 100
 
 def main() -> int:
     options = _options()
+    torch.set_num_threads(options.threads)
     kept = options.workdir / "weights.safetensors"
     if options.evaluate or options.export:
         sam = build_tiny_sam()
@@ -69,7 +70,8 @@ def _train(options: argparse.Namespace) -> Trained:
     if options.start:
         sam.load_state_dict(load_file(options.start))
     use_fast_attention(sam.image_encoder)
-    cache = SceneCache(options.workdir / "scenes", world="pretrain", seed=TRAIN_SEED, count=SCENES)
+    folder = options.scenes or options.workdir / "scenes"
+    cache = SceneCache(folder, world="pretrain", seed=TRAIN_SEED, count=SCENES)
     recipe = Recipe(
         steps=options.steps,
         lr=options.lr,
@@ -96,6 +98,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--workdir", type=Path, required=True, help="checkpoints, scenes and log; resumed if there"
     )
+    parser.add_argument("--scenes", type=Path, help="rendered scenes (default: WORKDIR/scenes)")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument(

@@ -12,8 +12,8 @@ import pytest
 from pipeline.data import masks
 from pipeline.data.errors import BadInput
 from pipeline.report.blocks import Fold, Table
+from pipeline.report.case_documents import Case, CaseMask
 from pipeline.report.case_pictures import ROWS, case_shot
-from pipeline.report.documents import Case, CaseMask
 from pipeline.report.layers import (
     COLOURS,
     CROP_SIDE,

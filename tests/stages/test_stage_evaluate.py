@@ -19,7 +19,7 @@ from stage_fakes import (
 
 from pipeline.data.records import Instance, Origin, Point, Prompt, Record, Role
 from pipeline.engine.stage import Stopped
-from pipeline.report.documents import CasesFile
+from pipeline.report.case_documents import CasesFile
 from pipeline.stages import evaluate, train_student
 from pipeline.stages.cases import choose
 from pipeline.stages.evaluate import Evaluate, EvaluateConfig

@@ -21,7 +21,7 @@ def test_trust_ranks_masks_by_all_that_is_known_of_them() -> None:
     assert np.delete(trust, 3) == pytest.approx(
         [(5 + 2.5) / 12, (1 + 2.5) / 12, (4 + 2.5) / 12, (3 + 2.5) / 12, (2 + 5) / 12, 1]
     )
-    assert mask_trust(Stream([weak(1, teacher(TOP, quality=0.3))])).tolist() == [1]
+    assert mask_trust(Stream([weak(1, teacher(TOP, quality=0.3))])).tolist() == [0.3]
     assert len(mask_trust(Stream([]))) == 0
 
 

@@ -161,6 +161,26 @@ def test_what_is_learnt_from_is_what_is_answered_on() -> None:
         assert (window is not None) is seen
 
 
+def test_with_jitter_the_part_seen_does_not_show_where_the_tight_box_is() -> None:
+    mask = np.zeros((80, 100), bool)
+    mask[30:40, 60:70] = True
+    targets = [Target(n, encode(mask), (60.0, 30.0, 70.0, 40.0), 100, 1, None) for n in range(30)]
+    rng = np.random.default_rng(0)
+    parts = [target.part("box", ZOOM, jitter=0.2) for target in targets]
+    assert parts == [target.part("box", ZOOM, jitter=0.2) for target in targets]
+    assert len({part[1] for part in parts}) > 5
+    assert {target.part("point", ZOOM, jitter=0.2)[1] for target in targets} == {None}
+    boxes = np.array([targets[0].prompt("point_box", rng, jitter=0.1).box_xyxy for _ in range(400)])
+    moved = (boxes - [60, 30, 70, 40]) / 10
+    assert np.abs(moved.mean(0)).max() < 0.02
+    assert moved.std(0) == pytest.approx([0.1] * 4, rel=0.15)
+    wide = np.array([targets[0].prompt("box", rng, jitter=0.5).box_xyxy for _ in range(400)])
+    assert (wide[:, :2] < wide[:, 2:]).all()
+    assert wide.min() >= 0
+    edge = Target(0, encode(np.ones((80, 100), bool)), (0.0, 0.0, 100.0, 80.0), 8000, 1, None)
+    assert edge.prompt("box", rng, jitter=0.5).box_xyxy[2] <= 100
+
+
 @pytest.mark.parametrize(
     ("settings", "share"),
     [({}, 0.35), ({"sam": "vit_b"}, 0.0), ({"sam": "vit_h", "zoom": 0.2}, 0.2), ({"zoom": 0}, 0.0)],

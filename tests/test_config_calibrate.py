@@ -1,0 +1,105 @@
+"""`calibrate` in a config: it must label as the run's other stages do, and before the filter that needs it."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.config import Request, load_plan
+from pipeline.engine.faults import BadPlan
+from pipeline.engine.plan import RunPlan
+from teachers import catalog
+
+MODELS = {
+    "teacher": {"use": "class_aware_sam", "sam": "tiny", "text": "tiny"},
+    "other": {"use": "class_aware_sam", "sam": "tiny", "text": "tiny"},
+    "proposer": {"use": "tiny_grounder"},
+}
+TUNE = {"finetune_teacher": {"model": "teacher", "steps": 3}}
+GATE = {"gate": {"model": "teacher"}}
+PROPOSE = {"propose": {"model": "proposer"}}
+LABEL = {"pseudo_label": {"model": "teacher", "alpha": 5}}
+CALIBRATE = {"calibrate": {"model": "teacher", "proposer": "proposer"}}
+PRECISE = {"filter": {"preset": "custom", "precision": 0.9}}
+EXPORT: dict[str, object] = {"export": {}}
+
+
+@pytest.fixture(autouse=True)
+def _weights_of_another_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "identity", lambda spec: {"weights": f"digest of {spec.use}"})
+
+
+def load(
+    folder: Path, stages: tuple[dict[str, object], ...], models: dict[str, object] | None = None
+) -> RunPlan:
+    data = {"source": "toyworld", "train": 8, "val": 2}
+    config = {"name": "c", "data": data, "masks": "10%", "models": models or MODELS, "stages": list(stages)}
+    file = folder / "stages.yaml"
+    file.write_text(yaml.safe_dump(copy.deepcopy(config)))
+    return load_plan(Request(file, device="cpu", data_root=folder))
+
+
+def changed(stage: dict[str, object], **settings: object) -> dict[str, object]:
+    ((name, before),) = stage.items()
+    assert isinstance(before, dict)
+    return {name: {k: v for k, v in {**before, **settings}.items() if v is not None}}
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        (TUNE, GATE, PROPOSE, LABEL, CALIBRATE, PRECISE, EXPORT),
+        (TUNE, GATE, CALIBRATE, PROPOSE, LABEL, PRECISE, EXPORT),
+        (LABEL, changed(CALIBRATE, proposer=None), {"filter": {}}, EXPORT),
+        (changed(PROPOSE, score=0.05), LABEL, changed(CALIBRATE, score=0.05), PRECISE),
+    ],
+)
+def test_orders_that_make_sense(tmp_path: Path, stages: tuple[dict[str, object], ...]) -> None:
+    planned = load(tmp_path, stages).stages
+    assert [one.stage.name for one in planned[1:]] == [next(iter(stage)) for stage in stages]
+    (calibrate,) = (one for one in planned if one.stage.name == "calibrate")
+    assert calibrate.weights["model.weights"] == "digest of class_aware_sam"
+
+
+@pytest.mark.parametrize(
+    ("stages", "expected"),
+    [
+        ((LABEL, PRECISE), "filter.precision: expected a stage `calibrate` before it, found none"),
+        (
+            (LABEL, {"filter": {"preset": "custom", "min_quality": 0.5}}),
+            "filter.min_quality: expected a stage `calibrate` before it, found none",
+        ),
+        ((PROPOSE, LABEL, {"filter": {}}, CALIBRATE), "calibrate: expected before `filter`, which works"),
+        ((LABEL, CALIBRATE, PRECISE), "calibrate.proposer: expected none, as in propose, found 'proposer'"),
+        (
+            (PROPOSE, LABEL, changed(CALIBRATE, proposer=None), PRECISE),
+            "calibrate.proposer: expected 'proposer', as in propose, found none",
+        ),
+        (
+            (PROPOSE, LABEL, changed(CALIBRATE, score=0.2), PRECISE),
+            "calibrate.score: expected 0.1, as in propose, found 0.2",
+        ),
+        (
+            (PROPOSE, LABEL, changed(CALIBRATE, model="other"), PRECISE),
+            "calibrate.model: expected 'teacher', as in pseudo_label, found 'other'",
+        ),
+        (
+            (PROPOSE, changed(LABEL, alpha=4), CALIBRATE, PRECISE),
+            "calibrate.model: pseudo_label sets alpha to 4.0 for itself, the model has 5.0; set it in models.teacher",
+        ),
+        (
+            (PROPOSE, LABEL, changed(CALIBRATE, proposer="teacher"), PRECISE),
+            "stages.2.calibrate.proposer: expected a proposer, found 'teacher', a teacher",
+        ),
+        (
+            (PROPOSE, LABEL, TUNE, CALIBRATE, PRECISE),
+            "finetune_teacher: expected before `pseudo_label`, which works",
+        ),
+    ],
+)
+def test_what_makes_no_sense(tmp_path: Path, stages: tuple[dict[str, object], ...], expected: str) -> None:
+    with pytest.raises(BadPlan) as caught:
+        load(tmp_path, stages)
+    (found,) = caught.value.problems
+    assert found.startswith(expected)
