@@ -28,8 +28,13 @@ check: $(READY)
 kinds: $(READY)
 	$(BIN)/python -m benchmarks.kinds
 
+LEDGER := docs/ledgers/study.jsonl
+
 study: $(READY)
-	$(BIN)/python -m benchmarks.omni_study --ledger=docs/ledgers/study.jsonl
+	$(BIN)/python -m benchmarks.omni_study --ledger=$(LEDGER)
+	test -z "$$OMNIMASK_DATA" || \
+	  $(BIN)/python -m benchmarks.omni_study --ledger=$(LEDGER) --worlds penn-fudan car-parts --data="$$OMNIMASK_DATA"
+	$(BIN)/python -m benchmarks.omni_study --ledger=$(LEDGER) --write=docs/results.md --plot=docs/study.png
 
 overfit-student: $(READY)
 	$(BIN)/python -m benchmarks.overfit_student

@@ -1,8 +1,7 @@
 """The omni-supervised paper's relative claims, checked on the embedded models; resumable.
 
     python -m benchmarks.omni_study --ledger docs/ledgers/study.jsonl        (or: make study)
-    python -m benchmarks.omni_study --ledger docs/ledgers/study.jsonl --table     # the tables of docs/results.md
-    python -m benchmarks.omni_study --ledger docs/ledgers/study.jsonl --plot docs/study.png
+    python -m benchmarks.omni_study --ledger docs/ledgers/study.jsonl --write docs/results.md --plot docs/study.png
 
 Runs each cell of the paper's tables 5, 2 and 4, and what goes past the paper, by `pipeline run` on a config made from
 the world's (configs/study.yaml, configs/penn-fudan.yaml, configs/car-parts.yaml), seed after seed. All cells share one
@@ -42,6 +41,7 @@ CONFIGS = {
     "penn-fudan": Path("configs/penn-fudan.yaml"),
     "car-parts": Path("configs/car-parts.yaml"),
 }
+MARKS = ("<!-- study -->", "<!-- end of study -->")
 PHOTO_SHARES = ("10%",)  # 1% of 74 photos is none
 
 
@@ -75,6 +75,10 @@ class Study:
         base: Settings = yaml.safe_load(CONFIGS[world].read_text(encoding="utf-8"))
         if world == "toyworld":
             base["data"] |= {"train": self.options.train, "val": self.options.val}
+        for stage in base["stages"]:
+            for settings in stage.values():
+                if "steps" in settings:
+                    settings["steps"] = max(1, round(settings["steps"] * self.options.effort))
         return base
 
     def config(self, cell: Cell) -> Settings:
@@ -105,12 +109,12 @@ class Study:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what is left, or print the tables, or draw the curve."""
+    """Run what is left, or write the tables and draw the curve of what was run."""
     options = _options(arguments)
-    if options.table or options.plot:
+    if options.write or options.plot:
         rows = ledger.newest(ledger.read(options.ledger))
-        if options.table:
-            print(tables(rows))
+        if options.write:
+            write(options.write, tables(rows))
         if options.plot:
             draw(rows, options.plot)
         return 0
@@ -121,17 +125,29 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def write(file: Path, text: str) -> None:
+    """Put the tables between their two marks in a file; ValueError if it lacks them."""
+    before, *rest = file.read_text(encoding="utf-8").split(MARKS[0])
+    if len(rest) != 1 or MARKS[1] not in rest[0]:
+        raise ValueError(f"{file}: expected {MARKS[0]} and {MARKS[1]}, each once and in that order")
+    after = rest[0].split(MARKS[1], 1)[1]
+    file.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}", encoding="utf-8")
+
+
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--ledger", type=Path, required=True)
-    parser.add_argument("--table", action="store_true", help="print the tables of the ledger; runs nothing")
+    parser.add_argument("--write", type=Path, help="put the ledger's tables into this file; runs nothing")
     parser.add_argument("--plot", type=Path, help="draw AP against hours into this PNG; runs nothing")
     parser.add_argument("--worlds", nargs="+", choices=CONFIGS, default=["toyworld"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--train", type=int, default=1000, help="toyworld: scenes to label and learn from")
     parser.add_argument("--val", type=int, default=200, help="toyworld: scenes to score students on")
+    parser.add_argument(
+        "--effort", type=float, default=1.0, help="share of the training steps, for a quick try"
+    )
     parser.add_argument("--data", type=Path, help="the folder of the sets of photographs")
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
     parser.add_argument("--store", type=Path, help="default: OUT/.store")

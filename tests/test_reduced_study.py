@@ -1,0 +1,61 @@
+"""The study at a size that takes a minute: one seed, few scenes, few steps, and only what is safe to say of that."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.omni_study import __main__ as study
+from benchmarks.omni_study import ledger
+from benchmarks.omni_study.cells import BOX, POINT, Cell
+from benchmarks.omni_study.tables import tables
+
+MASKS = "10%"
+CELLS = [
+    Cell("toyworld", 0, POINT, MASKS, class_aware=True, refine=False, gated=False),
+    Cell("toyworld", 0, BOX, MASKS, class_aware=True, gated=False),
+    Cell("toyworld", 0, BOX, "100%", tuned=False, student="paper"),
+]
+
+
+def test_a_reduced_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "cells_of", lambda *_: CELLS)
+    file, results = tmp_path / "ledger.jsonl", tmp_path / "results.md"
+    arguments = [
+        f"--ledger={file}",
+        "--seeds=0",
+        "--train=30",
+        "--val=6",
+        "--effort=0.05",
+        f"--out={tmp_path}",
+    ]
+    assert study.main(arguments) == 0
+    point, box, full = (next(row for row in ledger.read(file) if row.cell == cell) for cell in CELLS)
+    assert point.miou is not None
+    assert box.miou is not None
+    assert box.miou > point.miou + 0.1
+    assert point.hours is not None
+    assert box.hours is not None
+    assert point.hours < box.hours < full.full_hours == full.hours
+    assert full.miou is None
+    assert full.AP is not None
+    assert set(box.errors) >= {"quality", "predicted IoU", "stability"}
+    results.write_text(f"before\n{study.MARKS[0]}\nold\n{study.MARKS[1]}\nafter\n")
+    assert study.main([f"--ledger={file}", f"--write={results}", f"--plot={tmp_path / 'study.png'}"]) == 0
+    text = results.read_text()
+    assert tables(ledger.read(file)) in text
+    assert (text.startswith("before\n"), text.endswith("\nafter\n"), "old" in text) == (True, True, False)
+    before = file.read_bytes()
+    monkeypatch.setattr(study.Study, "run", lambda *_: pytest.fail("everything is there"))
+    assert study.main(arguments) == 0
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "text", ["", "<!-- study -->", "<!-- end of study --><!-- study -->", "<!-- study -->" * 2]
+)
+def test_a_file_without_the_marks_is_left_alone(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "results.md"
+    file.write_text(text)
+    with pytest.raises(ValueError, match="expected <!-- study --> and <!-- end of study -->"):
+        study.write(file, "tables")
+    assert file.read_text() == text
