@@ -6,18 +6,22 @@ that has not seen the images it lists, for the gate.
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline.engine.context import Metrics, Records, TrainContext
+from safetensors.torch import load_file
+
+from pipeline.data.records import Record
+from pipeline.engine.context import Metrics, Records, Stopped, TrainContext
 from teachers.answerer import Answerer
 from teachers.embedding_cache import EmbeddingCache
 from teachers.fit_head import Bench, HeadTask, HeadTrainer
 from teachers.gating import Fold
-from teachers.heads import TeacherFile, new_head, save_head
+from teachers.heads import TeacherFile, fill, head_path, new_head, save_head, trained_parameters
 from teachers.identity import ModelIdentity
+from teachers.self_training import Label, drawn, images_of, surest
 from teachers.settings import ClassAwareSettings
-from teachers.training_set import Target, TrainingSet, collect, folds
+from teachers.training_set import Target, TrainingImage, TrainingSet, collect, folds
 
 _GIB = 2**30
 
@@ -30,6 +34,7 @@ class _Part:
     targets: tuple[Target, ...]
     images: int
     held_out: frozenset[int] = frozenset()
+    again: bool = False  # the second round: its heads go on from those of the first
 
 
 @dataclass
@@ -37,7 +42,7 @@ class _Progress:
     """Work done of all parts, for the display: embeddings first, then steps."""
 
     show: Callable[[int, int, str], None]
-    total: int
+    total: int = 0
     done: int = 0
     losses: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
@@ -49,41 +54,33 @@ def tune(
     settings: ClassAwareSettings,
     answerer: Answerer,
     identity: ModelIdentity,
+    labeller: Callable[[Path], Label],
 ) -> Metrics:
     """Fit every variant on the human-masked records and write the artifact; goes on from `context.workdir`.
 
     `answerer` brings the frozen SAM, the class vectors (None without the class-aware branch) and which part of an image
-    is seen with a box; `identity` is what the heads will fit onto. With fewer than two human-masked images, or no mask
+    is seen with a box; `identity` is what the heads will fit onto. `labeller(folder)` labels weak images with the heads
+    in a folder, for `self_training`. With fewer than two human-masked images, or no mask
     on them, nothing is fitted and `teacher.json` says so. Raises Stopped with all states saved, and BadInput for
     unreadable images.
     """
     training = collect(data)
     if training.use == "zero_shot":
         return _zero_shot(training, context.out, identity)
-    cache = EmbeddingCache(
-        answerer.predictor,
-        training.images,
-        (
-            target.part(variant, answerer.zoom, jitter=settings.box_jitter)
-            for target in training.targets
-            for variant in settings.variants
-        ),
-        dtype=settings.cache_dtype,
-        limit_bytes=settings.cache_gb * _GIB,
-    )
     parts = _parts(training, context.seed)
-    steps = sum(len(settings.variants) * settings.steps for part in parts if part.targets)
-    progress = _Progress(context.progress, cache.cached + steps)
-    cache.build(context, lambda done, _: progress.show(done, progress.total, "embeddings"))
-    progress.done = cache.cached
-    bench = Bench(
-        answerer.predictor, cache, answerer.texts, settings, context.seed, answerer.zoom, context.team
-    )
-    for part in parts:
-        _fit_part(part, bench, context, progress)
+    progress = _Progress(context.progress)
+    _fit_parts(parts, training.images, answerer, settings, context, progress)
     _write_teachers(parts, context.out, settings, identity)
+    own = {}
+    if settings.self_training and (weak := drawn(data)):
+        more = [_with_own_masks(part, weak, training, labeller, settings, context) for part in parts]
+        images = (*training.images, *images_of(weak))
+        folder = context.workdir / "again"
+        folder.mkdir(exist_ok=True)
+        _fit_parts(more, images, answerer, settings, replace(context, workdir=folder), progress)
+        own = {"own_masks": len(more[0].targets) - len(training.targets)}
     (context.out / "loss.json").write_text(json.dumps(progress.losses) + "\n")
-    return _metrics(training, progress.losses["."], len(parts) - 1)
+    return {**_metrics(training, progress.losses["."], len(parts) - 1), **own}
 
 
 def _parts(training: TrainingSet, seed: int) -> list[_Part]:
@@ -96,11 +93,72 @@ def _parts(training: TrainingSet, seed: int) -> list[_Part]:
     return parts
 
 
+def _fit_parts(
+    parts: list[_Part],
+    images: tuple[TrainingImage, ...],
+    answerer: Answerer,
+    settings: ClassAwareSettings,
+    context: TrainContext,
+    progress: _Progress,
+) -> None:
+    """Fit every head of all parts on features that are made once."""
+    cache = EmbeddingCache(
+        answerer.predictor,
+        images,
+        (
+            target.part(variant, answerer.zoom, jitter=settings.box_jitter)
+            for target in dict.fromkeys(target for part in parts for target in part.targets)
+            for variant in settings.variants
+        ),
+        dtype=settings.cache_dtype,
+        limit_bytes=settings.cache_gb * _GIB,
+    )
+    before = progress.done
+    progress.total += cache.cached + sum(
+        len(settings.variants) * settings.steps for part in parts if part.targets
+    )
+    cache.build(context, lambda done, _: progress.show(before + done, progress.total, "embeddings"))
+    progress.done = before + cache.cached
+    bench = Bench(
+        answerer.predictor, cache, answerer.texts, settings, context.seed, answerer.zoom, context.team
+    )
+    for part in parts:
+        _fit_part(part, bench, context, progress)
+
+
+def _with_own_masks(
+    part: _Part,
+    weak: list[Record],
+    training: TrainingSet,
+    labeller: Callable[[Path], Label],
+    settings: ClassAwareSettings,
+    context: TrainContext,
+) -> _Part:
+    """The part with its teacher's surest masks of weak images besides."""
+    if not part.targets:
+        return replace(part, again=True)
+
+    def heed_stop() -> None:
+        context.progress(0, 0, f"own masks {part.folder}".removesuffix(" ."))
+        if context.should_stop():
+            raise Stopped
+
+    own = surest(
+        weak,
+        labeller(context.out / part.folder),
+        root=context.images_root,
+        share=settings.self_training,
+        first=len(training.images),
+        heed_stop=heed_stop,
+    )
+    return replace(part, targets=(*part.targets, *own), again=True)
+
+
 def _fit_part(part: _Part, bench: Bench, context: TrainContext, progress: _Progress) -> None:
     folder = context.out / part.folder
     folder.mkdir(parents=True, exist_ok=True)
     for variant in bench.settings.variants if part.targets else ():
-        task = _task(part, variant, bench)
+        task = _task(part, variant, bench, folder)
         trainer = HeadTrainer(task, context.workdir / part.folder)
         before = progress.done
         note = f"{variant} {part.folder}".removesuffix(" .")
@@ -110,15 +168,17 @@ def _fit_part(part: _Part, bench: Bench, context: TrainContext, progress: _Progr
 
         trainer.run(context.should_stop, show)
         progress.done = before + bench.settings.steps
-        progress.losses.setdefault(part.folder, {})[variant] = trainer.losses
+        progress.losses.setdefault(part.folder, {}).setdefault(variant, []).extend(trainer.losses)
         save_head(task.head, folder, variant)
 
 
-def _task(part: _Part, variant: str, bench: Bench) -> HeadTask:
-    name = f"{part.folder}/{variant}"
+def _task(part: _Part, variant: str, bench: Bench, folder: Path) -> HeadTask:
+    name = f"{part.folder}/{variant}" + "/again" * part.again
     width = bench.texts.width if bench.texts else 0
     # The branch starts from the same numbers in every part, so folds differ by their data and draws alone.
     head = new_head(bench.predictor.sam, variant, bench.settings, text_width=width, seed=bench.seed)
+    if part.again:
+        fill(trained_parameters(head), load_file(head_path(folder, variant)))
     return HeadTask(name, variant, head, part.targets, bench)
 
 

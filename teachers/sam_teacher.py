@@ -6,6 +6,7 @@ One encoder pass an image serves P-SAM and BP-SAM. The rules are those of weak_p
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pipeline.data.errors import BadInput
 from pipeline.data.masks import iou_matrix
@@ -15,11 +16,12 @@ from teachers.answerer import Answerer, Question, View
 from teachers.finetune import tune
 from teachers.gating import Choice, Fold, Scores
 from teachers.head_scores import compare
-from teachers.heads import TeacherFile
+from teachers.heads import TeacherFile, load_head
 from teachers.identity import ModelIdentity, mask_digest
 from teachers.point_way import refined_prompts
 from teachers.protocols import Sample
 from teachers.sam.masks import PredictedMask
+from teachers.self_training import Label
 from teachers.settings import BOX, PLAIN_BOX, POINT, POINT_BOX, ClassAwareSettings, SamSettings
 from teachers.weak_prompts import Request, Way, requests
 
@@ -91,7 +93,20 @@ class SamTeacher:
             settings=self.settings,
             answerer=self.answerer,
             identity=self.identity,
+            labeller=self._labeller,
         )
+
+    def _labeller(self, folder: Path) -> Label:
+        """How this teacher labels with the heads in a folder."""
+        plain = self.answerer
+        assert isinstance(self.settings, ClassAwareSettings)
+        width = plain.texts.width if plain.texts else 0
+        heads = {
+            variant: load_head(plain.predictor.sam, folder, variant, settings=self.settings, text_width=width)
+            for variant in self.settings.variants
+        }
+        answerer = Answerer(plain.predictor, heads, plain.texts, zoom=plain.zoom)
+        return SamTeacher(answerer, self.settings, self.identity).label
 
     def label(self, batch: Sequence[Sample]) -> list[list[Instance]]:
         """Pseudo-masks of each sample: human labels in their order, then proposals, best first.

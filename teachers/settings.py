@@ -71,6 +71,8 @@ class ClassAwareSettings(SamSettings):
     `calibrate` learns from; ours, a second pass of the decoder.
     `box_jitter`: the boxes that heads are tuned with are moved, each side by a normal draw of that share of the box's
     width or height (Kirillov et al. 2023 have 0.1); 0 is the paper's.
+    `self_training`: after the tuning a second round of as many steps, on the human masks and that share of the masks
+    that the tuned teacher makes of (up to 200) weak images' points and boxes, the surest first; ours.
     `batch_size`: instances a step. `points`: sampled points of a mask's loss. `cache_gb`: the most the embedding cache
     takes on disk; what is beyond it is embedded anew each time. `checkpoint_every`: steps between saved states.
     """
@@ -86,6 +88,7 @@ class ClassAwareSettings(SamSettings):
     lora: int | None = Field(None, ge=1)
     second_opinion: bool = False
     box_jitter: float = Field(0.0, ge=0, le=0.5)
+    self_training: float = Field(0.0, ge=0, le=1)
     steps: int = Field(PAPER_STEPS, ge=1)
     lr: float = Field(PAPER_LR, gt=0)
     decay_at: float = Field(PAPER_DECAY_AT, gt=0, le=1)

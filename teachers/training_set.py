@@ -111,9 +111,9 @@ def collect(data: Iterable[Record]) -> TrainingSet:
     return TrainingSet(tuple(images), tuple(targets), reserved)
 
 
-def target_of(instance: Instance, image: int) -> Target | None:
-    """A human instance with a mask of at least one pixel as a target; None for any other."""
-    if instance.source is not Source.HUMAN or instance.rle is None or instance.dropped is not None:
+def target_of(instance: Instance, image: int, *, source: Source = Source.HUMAN) -> Target | None:
+    """An instance of that source with a mask of at least one pixel as a target; None for any other."""
+    if instance.source is not source or instance.rle is None or instance.dropped is not None:
         return None
     box = masks.tight_box(instance.rle)
     if box is None:

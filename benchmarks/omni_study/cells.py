@@ -24,6 +24,7 @@ TEACHERS: Mapping[str, Settings] = MappingProxyType(
         "lora": {"lora": 4},
         "jitter": {"box_jitter": 0.1},
         "lora and jitter": {"lora": 4, "box_jitter": 0.1},
+        "self-training": {"self_training": 0.3},
     }
 )
 STUDENTS: Mapping[str, Settings] = MappingProxyType(

@@ -20,7 +20,7 @@ class FinetuneTeacher(JobStage):
     """Fits B-SAM, P-SAM and BP-SAM; with fewer than two masked images the artifact says that nothing was tuned.
 
     Reserved records are lent so that the teacher knows whether the gate has masks of its own or needs folds; their
-    masks are not fitted on. No weak image is seen: the artifact serves every weak kind.
+    masks are not fitted on. Without `self_training` no weak image is seen: the artifact serves every weak kind.
     """
 
     name = "finetune_teacher"
@@ -32,6 +32,8 @@ class FinetuneTeacher(JobStage):
     def __init__(self, config: StageConfig) -> None:
         assert isinstance(config, FinetuneTeacherConfig)
         self.config = config
+        if config.model.settings.get("self_training"):
+            self.roles = FinetuneTeacher.roles | {Role.WEAK}
 
     def unshareable(self, world: int) -> str:
         """As `JobStage`: each process needs equally many instances of every step."""

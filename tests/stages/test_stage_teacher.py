@@ -140,6 +140,14 @@ def test_finetune_passes_its_steps_on(
     assert Role.WEAK not in stage.roles
 
 
+@pytest.mark.parametrize(("share", "seen"), [(0.0, False), (0.3, True)])
+def test_weak_images_are_seen_by_self_training_alone(share: float, seen: bool) -> None:
+    spec = ModelSpec(name="model", use="fake", settings={"self_training": share})
+    stage = finetune_teacher.FinetuneTeacher(finetune_teacher.FinetuneTeacherConfig(model=spec))
+    assert (Role.WEAK in stage.roles) is seen
+    assert Role.VAL not in stage.roles
+
+
 def test_settings_that_are_not_set_leave_the_models_own() -> None:
     assert with_settings(SPEC, steps=None, alpha=1).settings == {"steps": 7, "alpha": 1}
     assert SPEC.settings == {"steps": 7}

@@ -15,17 +15,29 @@ from segment_anything.modeling import Sam
 
 from pipeline.data.errors import BadInput
 from pipeline.data.masks import decode, encode
-from pipeline.data.records import Category, Instance, Ontology, Origin, Prompt, Record, Role, Source
+from pipeline.data.records import (
+    Category,
+    Instance,
+    Ontology,
+    Origin,
+    Prompt,
+    Record,
+    Role,
+    Source,
+    WeakKind,
+)
+from pipeline.data.weak import simulate
 from pipeline.engine.context import Metrics, Stopped, TrainContext
 from teachers.answerer import Answerer
 from teachers.class_texts import ClassTexts
 from teachers.embedding_cache import EmbeddingCache
-from teachers.finetune import tune
-from teachers.fit_head import Bench, HeadTask, batch_loss, batch_targets
+from teachers.fit_head import Bench, HeadTask, HeadTrainer, batch_loss, batch_targets
 from teachers.heads import load_head, read_teacher
 from teachers.identity import ModelIdentity
 from teachers.sam.predictor import Ask, Embeddings, Head, SamPredictor
 from teachers.sam.zoom import Part, Zoom
+from teachers.sam_teacher import SamTeacher
+from teachers.self_training import certainty
 from teachers.settings import ClassAwareSettings
 from teachers.training_set import collect
 
@@ -88,13 +100,13 @@ class Run:
         self.asked += 1
         return self.stop_after is not None and self.asked > self.stop_after
 
-    def context(self, out: str, *, seed: int = 0) -> TrainContext:
+    def context(self, out: str, *, seed: int = 0, root: Path | None = None) -> TrainContext:
         (self.folder / out).mkdir(parents=True)
         (self.folder / "work").mkdir(exist_ok=True)
         return TrainContext(
             device="cpu",
             ontology=ONTOLOGY,
-            images_root=self.folder,
+            images_root=root or self.folder,
             artifacts={},
             seed=seed,
             workdir=self.folder / "work",
@@ -116,13 +128,8 @@ def run_tune(make_sam: Callable[[int], Sam]) -> Callable[..., Tuned]:
             SamPredictor(make_sam(0)),
             ClassTexts(TwoNames(), ONTOLOGY) if settings.class_aware else None,
         )
-        metrics = tune(
-            Listed(tuple(records)),
-            context,
-            settings=settings,
-            answerer=Answerer(predictor, {}, texts, zoom=Zoom(settings.zoom, 64)),
-            identity=IDENTITY,
-        )
+        answerer = Answerer(predictor, {}, texts, zoom=Zoom(settings.zoom, 64))
+        metrics = SamTeacher(answerer, settings, IDENTITY).fit(Listed(tuple(records)), context)
         return metrics, {path.stem: load_file(path) for path in context.out.glob("*.safetensors")}
 
     return run
@@ -136,6 +143,71 @@ def equal(a: Mapping[str, Mapping[str, torch.Tensor]], b: Mapping[str, Mapping[s
 def reserved_after(count: int, root: Path) -> list[Record]:
     """`count` training images and one reserved image, so that no fold is made."""
     return [scene(i, root) for i in range(count)] + [scene(count, root, role=Role.RESERVED)]
+
+
+def weakly(image_id: int, root: Path, kind: WeakKind = WeakKind.BOX) -> Record:
+    """A scene of which no more is known than the kind says."""
+    return simulate(scene(image_id, root), kind, 0)
+
+
+def test_the_surest_masks_of_weak_images_are_learned_from_too(
+    run_tune: Callable[..., Tuned], tmp_path: Path
+) -> None:
+    records = reserved_after(3, tmp_path)
+    weak = [
+        weakly(i, tmp_path, kind)
+        for i, kind in ((10, WeakKind.BOX), (11, WeakKind.POINT), (12, WeakKind.CLASS))
+    ]
+    dropped = replace(weakly(13, tmp_path), dropped="why")
+    plain, first = run_tune(records, Run(tmp_path / "a").context("out", root=tmp_path))
+    settings = SETTINGS.model_copy(update={"self_training": 0.5})
+    run = Run(tmp_path / "b").context("out", root=tmp_path)
+    metrics, second = run_tune([*records, *weak, dropped], run, settings)
+    assert metrics["own_masks"] == 2  # half of four; nothing says where the third image's things are
+    assert not equal(first, second)
+    curves = json.loads((tmp_path / "b/out/loss.json").read_text())["."]
+    assert {len(curve) for curve in curves.values()} == {2 * SETTINGS.steps}
+    assert (
+        curves["box"][: SETTINGS.steps] == json.loads((tmp_path / "a/out/loss.json").read_text())["."]["box"]
+    )
+    nothing, same = run_tune([*records, weak[2]], Run(tmp_path / "c").context("out", root=tmp_path), settings)
+    assert "own_masks" not in nothing
+    assert equal(first, same)
+    assert plain["images"] == metrics["images"] == 3
+
+
+def test_the_second_round_goes_on_from_the_first(
+    run_tune: Callable[..., Tuned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [*reserved_after(3, tmp_path), weakly(10, tmp_path)]
+    _, first = run_tune(records, Run(tmp_path / "a").context("out", root=tmp_path))
+    run = HeadTrainer.run
+
+    def idle(self: HeadTrainer, *rest: object) -> None:
+        if not self._task.name.endswith("/again"):
+            run(self, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(HeadTrainer, "run", idle)
+    settings = SETTINGS.model_copy(update={"self_training": 1.0})
+    _, second = run_tune(records, Run(tmp_path / "b").context("out", root=tmp_path), settings)
+    assert equal(first, second)
+
+
+def test_with_few_masks_every_fold_has_its_own_second_round(
+    run_tune: Callable[..., Tuned], tmp_path: Path
+) -> None:
+    records = [scene(i, tmp_path) for i in range(3)] + [weakly(10, tmp_path)]
+    run_tune(records, Run(tmp_path).context("out"), SETTINGS.model_copy(update={"self_training": 1.0}))
+    curves = json.loads((tmp_path / "out/loss.json").read_text())
+    assert {len(curve) for part in curves.values() for curve in part.values()} == {2 * SETTINGS.steps}
+    assert len(curves) == 4
+
+
+def test_certainty_is_the_product_of_what_is_known() -> None:
+    made = Instance(Source.TEACHER, 3, pred_iou=0.8, stability=0.5)
+    assert certainty(made) == pytest.approx(0.4)
+    assert certainty(replace(made, agreement=0.5)) == pytest.approx(0.2)
+    assert certainty(Instance(Source.TEACHER, 3)) == 1
 
 
 def test_it_learns_and_says_so(run_tune: Callable[..., Tuned], tmp_path: Path) -> None:
@@ -171,12 +243,22 @@ def test_the_file_holds_what_was_trained(
     assert not any(value.requires_grad for value in loaded.decoder.parameters())
 
 
-@pytest.mark.parametrize(("stop_after", "lora"), [(1, None), (8, None), (26, None), (13, 2)])
+@pytest.mark.parametrize(
+    ("stop_after", "more"),
+    [
+        (1, {}),
+        (8, {}),
+        (26, {}),
+        (13, {"lora": 2}),
+        (42, {"self_training": 0.5}),
+        (58, {"self_training": 0.5, "lora": 2, "box_jitter": 0.1}),
+    ],
+)
 def test_same_bits_after_a_stop(
-    run_tune: Callable[..., Tuned], tmp_path: Path, stop_after: int, lora: int | None
+    run_tune: Callable[..., Tuned], tmp_path: Path, stop_after: int, more: dict[str, object]
 ) -> None:
-    records = reserved_after(3, tmp_path)
-    settings = SETTINGS.model_copy(update={"lora": lora})
+    records = [*reserved_after(3, tmp_path), *(weakly(i, tmp_path) for i in (10, 11))]
+    settings = SETTINGS.model_copy(update=more)
     (tmp_path / "whole").mkdir()
     whole = Run(tmp_path / "whole").context("out")
     expected = run_tune(records, replace(whole, images_root=tmp_path), settings)

@@ -19,10 +19,10 @@ from pipeline.engine.team import ALONE, Team
 from teachers.answerer import Answerer
 from teachers.class_texts import ClassTexts
 from teachers.embedding_cache import EmbeddingCache
-from teachers.finetune import tune
 from teachers.fit_head import Bench, HeadTask, HeadTrainer
 from teachers.heads import new_head
 from teachers.sam.predictor import SamPredictor
+from teachers.sam_teacher import SamTeacher
 from teachers.settings import ClassAwareSettings
 from teachers.training_set import collect
 
@@ -58,7 +58,7 @@ def run_tune(
     answerer = Answerer(SamPredictor(build_small_sam(0)), {}, ClassTexts(TwoNames(), ONTOLOGY), zoom=NO_ZOOM)
     context = context_of(folder, name, team, stop_after)
     try:
-        tune(Listed(tuple(records)), context, settings=SETTINGS, answerer=answerer, identity=IDENTITY)
+        SamTeacher(answerer, SETTINGS, IDENTITY).fit(Listed(tuple(records)), context)
     except Stopped:
         return "stopped"
     return "done"
