@@ -4,13 +4,12 @@ from collections.abc import Collection, Sequence
 
 from pydantic import JsonValue
 
+from pipeline.calibration_rules import calibration_problems
 from pipeline.data.records import WeakKind
 from pipeline.engine.plan import PlannedStage
-from pipeline.stages.calibrate import Calibrate, CalibrateConfig
-from pipeline.stages.filter import FilterConfig
+from pipeline.stages.calibrate import CalibrateConfig
 from pipeline.stages.finetune_teacher import FinetuneTeacherConfig
 from pipeline.stages.gate import GateConfig
-from pipeline.stages.models import with_settings
 from pipeline.stages.propose import Propose, ProposeConfig
 from pipeline.stages.pseudo_label import PseudoLabel, PseudoLabelConfig
 from teachers.catalog import ENTRIES, ModelSpec
@@ -48,8 +47,7 @@ def incoherences(
         *_repeated(stages),
         *_deaf(sound),
         *_at_odds(sound),
-        *(() if Calibrate.produces in lent else _uncalibrated(stages, sound)),
-        *_calibrated_apart(sound),
+        *calibration_problems(weak, stages, sound, lent),
     ]
 
 
@@ -120,58 +118,3 @@ def _at_odds(stages: Sequence[PlannedStage]) -> list[str]:
         ):
             problems.append(f"{where}: expected {tuned.name!r}, the tuned one, found {config.model.name!r}")
     return problems
-
-
-def _uncalibrated(stages: Sequence[PlannedStage], sound: Sequence[PlannedStage]) -> list[str]:
-    """Limits of `filter` on a quality that nothing before it calibrates."""
-    labels = [planned.label for planned in stages]
-    calibrated = [planned.stage.name for planned in stages]
-    return [
-        f"{planned.label}.{key}: expected a stage `calibrate` before it, found none"
-        for planned in sound
-        if isinstance(config := planned.config, FilterConfig)
-        for key, limit in (("min_quality", config.min_quality), ("precision", config.precision))
-        if limit is not None and Calibrate.name not in calibrated[: labels.index(planned.label)]
-    ]
-
-
-def _calibrated_apart(stages: Sequence[PlannedStage]) -> list[str]:
-    """Where `calibrate` would not label as the stages do whose masks it is to judge."""
-    by_config = {type(planned.config): planned for planned in reversed(stages)}
-    calibrate, label = by_config.get(CalibrateConfig), by_config.get(PseudoLabelConfig)
-    if calibrate is None:
-        return []
-    config, where = calibrate.config, calibrate.label
-    assert isinstance(config, CalibrateConfig)
-    problems: list[str] = []
-    if label is not None:
-        assert isinstance(label.config, PseudoLabelConfig)
-        problems += _other_teacher(config, label.config, where)
-    propose = by_config.get(ProposeConfig)
-    found, own = None, config.proposer
-    if propose is not None:
-        assert isinstance(propose.config, ProposeConfig)
-        found = propose.config.model
-        if own is not None and config.score != propose.config.score:
-            problems.append(
-                f"{where}.score: expected {propose.config.score:g}, as in propose, found {config.score:g}"
-            )
-    if found != own:
-        names = [repr(spec.name) if spec else "none" for spec in (found, own)]
-        problems.append(f"{where}.proposer: expected {names[0]}, as in propose, found {names[1]}")
-    return problems
-
-
-def _other_teacher(config: CalibrateConfig, label: PseudoLabelConfig, where: str) -> list[str]:
-    if config.model.name != label.model.name:
-        return [
-            f"{where}.model: expected {label.model.name!r}, as in pseudo_label, found {config.model.name!r}"
-        ]
-    keys = ("alpha", "beta", "tau", "score", "nms")
-    own = with_settings(label.model, **{key: getattr(label, key) for key in keys}).settings
-    return [
-        f"{where}.model: pseudo_label sets {key} to {own[key]} for itself, the model has "
-        f"{label.model.settings.get(key)}; set it in models.{label.model.name}"
-        for key in keys
-        if own.get(key) != label.model.settings.get(key)
-    ]

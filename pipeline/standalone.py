@@ -136,14 +136,30 @@ def plan_labelling(found: Found, proposer: str | None, photos: Photos | Folder, 
         "models": models,
         "stages": stages,
     }
-    return make_plan(raw, request, lent=_lent(found, weak))
+    why = _other_masks(found, weak, proposer, request)
+    limits = [
+        key for key in ("precision", "min_quality") if found.settings.get("filter", {}).get(key) is not None
+    ]
+    if why and limits:
+        raise BadInput(
+            f"label: the teacher's run has filter.{limits[0]}, which {why}; expected labels as there"
+        )
+    lent = {name: path for name, path in found.lent.items() if not why or name != CALIBRATION}
+    return make_plan(raw, request, lent=lent)
 
 
-def _lent(found: Found, weak: str) -> dict[str, Path]:
-    """What the teacher learned; what was calibrated on masks from other labels says nothing of these."""
+def _other_masks(found: Found, weak: str, proposer: str | None, request: Request) -> str:
+    """Why what a run calibrated says nothing of masks that are made so; empty if it does, or if there is nothing."""
     folder = found.lent.get(CALIBRATION)
-    fits = folder is not None and CalibrationFile.read(folder / "calibration.json").weak == weak
-    return {name: path for name, path in found.lent.items() if fits or name != CALIBRATION}
+    if folder is None:
+        return ""
+    calibrated = CalibrationFile.read(folder / "calibration.json").weak
+    if calibrated != weak:
+        return f"was calibrated for --weak={calibrated}, not {weak}"
+    if weak != WeakKind.BOX.value and (proposer is not None or found.proposer is None):
+        return "was calibrated with another proposer"
+    changed = [text for text in request.settings if text.split(".")[0] in ("models", "stages")]
+    return f"was calibrated without --set={changed[0]}" if changed else ""
 
 
 def photos_to_label(images: Path, coco: Path | None, classes: str | None, found: Found) -> Photos | Folder:

@@ -5,9 +5,9 @@ Numbers of Das et al. 2024 are the defaults; what the paper leaves open is marke
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PAPER_STEPS = 36874  # Das et al. 2024, the same for 1% and 10% masks
 PAPER_LR = 1e-5
@@ -19,6 +19,7 @@ PAPER_NMS = 0.9
 PAPER_ALPHA, PAPER_BETA, PAPER_TAU = 5.0, 2.0, 0.1  # Algorithm 1
 TINY_ZOOM = 0.35  # ours, measured (docs/results.md)
 MOST_ZOOM = 0.8  # more would cut the box
+MOST_JITTERED = 0.4  # the zoom up to which moved boxes and their objects stay in sight
 WEIGHT_DECAY = 0.05  # not stated in the paper; Mask2Former's
 
 
@@ -70,7 +71,7 @@ class ClassAwareSettings(SamSettings):
     `second_opinion`: plain SAM answers the prompts of tuned heads too, and a mask keeps how far both agree, which
     `calibrate` learns from; ours, a second pass of the decoder.
     `box_jitter`: the boxes that heads are tuned with are moved, each side by a normal draw of that share of the box's
-    width or height (Kirillov et al. 2023 have 0.1); 0 is the paper's.
+    width or height (Kirillov et al. 2023 have 0.1, of at most 20 pixels at 1024); 0 is the paper's.
     `self_training`: after the tuning a second round of as many steps, on the human masks and that share of the masks
     that the tuned teacher makes of (up to 200) weak images' points and boxes, the surest first; ours.
     `batch_size`: instances a step. `points`: sampled points of a mask's loss. `cache_gb`: the most the embedding cache
@@ -87,7 +88,7 @@ class ClassAwareSettings(SamSettings):
     class_aware: Literal["no_box"] | bool = "no_box"
     lora: int | None = Field(None, ge=1)
     second_opinion: bool = False
-    box_jitter: float = Field(0.0, ge=0, le=0.5)
+    box_jitter: float = Field(0.0, ge=0, le=0.2)
     self_training: float = Field(0.0, ge=0, le=1)
     steps: int = Field(PAPER_STEPS, ge=1)
     lr: float = Field(PAPER_LR, gt=0)
@@ -99,6 +100,15 @@ class ClassAwareSettings(SamSettings):
     cache_gb: float = Field(40.0, ge=0)
     cache_dtype: Literal["float16", "float32"] = "float16"
     checkpoint_every: int = Field(500, ge=1)
+
+    @model_validator(mode="after")
+    def _moved_boxes_are_seen(self) -> Self:
+        if self.box_jitter and self.zoom > MOST_JITTERED:
+            raise ValueError(
+                f"box_jitter needs a zoom of at most {MOST_JITTERED}, or moved boxes would leave what is seen; "
+                f"found {self.zoom:g}"
+            )
+        return self
 
     @property
     def decay_step(self) -> int:

@@ -32,7 +32,8 @@ class Target:
     def prompt(self, variant: str, rng: np.random.Generator, *, jitter: float = 0.0) -> Prompt:
         """The prompt that a variant learns from: a box and/or the centre of a uniformly random foreground pixel.
 
-        The box is the tight one, each side moved by a normal draw of `jitter` shares of the width or height.
+        The box is the tight one, each side moved by a normal draw of `jitter` shares of the width or height, at most by
+        MOST_MOVED of it.
         """
         x, y = masks.foreground_pixel(self.rle, int(rng.integers(self.area)))
         points = () if variant in (BOX, PLAIN_BOX) else (Point(x + 0.5, y + 0.5),)
@@ -47,7 +48,7 @@ class Target:
         if variant == POINT:
             return self.image, None
         rng = np.random.default_rng([self.image, self.area, *map(int, self.box)])
-        # The point of a variant that has one too lies in the box.
+        # The point of a variant that has one too lies in the tight box, and that in the part (MOST_JITTERED).
         return self.image, zoom.window(Prompt(Origin.HUMAN, self._moved(jitter, rng)), *self.rle.size)
 
     def _moved(self, jitter: float, rng: np.random.Generator) -> Box:

@@ -21,7 +21,7 @@ GATE = {"gate": {"model": "teacher"}}
 PROPOSE = {"propose": {"model": "proposer"}}
 LABEL = {"pseudo_label": {"model": "teacher", "alpha": 5}}
 CALIBRATE = {"calibrate": {"model": "teacher", "proposer": "proposer"}}
-PRECISE = {"filter": {"preset": "custom", "precision": 0.9}}
+PRECISE = {"filter": {"precision": 0.9}}
 EXPORT: dict[str, object] = {"export": {}}
 
 
@@ -30,11 +30,9 @@ def _weights_of_another_day(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "identity", lambda spec: {"weights": f"digest of {spec.use}"})
 
 
-def load(
-    folder: Path, stages: tuple[dict[str, object], ...], models: dict[str, object] | None = None
-) -> RunPlan:
+def load(folder: Path, stages: tuple[dict[str, object], ...], **top: object) -> RunPlan:
     data = {"source": "toyworld", "train": 8, "val": 2}
-    config = {"name": "c", "data": data, "masks": "10%", "models": models or MODELS, "stages": list(stages)}
+    config = {"name": "c", "data": data, "masks": "10%", "models": MODELS, "stages": list(stages), **top}
     file = folder / "stages.yaml"
     file.write_text(yaml.safe_dump(copy.deepcopy(config)))
     return load_plan(Request(file, device="cpu", data_root=folder))
@@ -103,3 +101,41 @@ def test_what_makes_no_sense(tmp_path: Path, stages: tuple[dict[str, object], ..
         load(tmp_path, stages)
     (found,) = caught.value.problems
     assert found.startswith(expected)
+
+
+WHOLE = (PROPOSE, LABEL, CALIBRATE, PRECISE)
+LEAST = {"filter": {"min_quality": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("stages", "top", "expected"),
+    [
+        (WHOLE, {"weak": "none"}, "filter.precision: cannot be promised with weak: none"),
+        (WHOLE, {"masks": "0%"}, "filter.precision: expected human masks to calibrate on, found none"),
+        ((*WHOLE[:3], LEAST), {"masks": None, "shots": 0}, "filter.min_quality: expected human masks"),
+        (
+            (LABEL, {"calibrate": {"model": "teacher", "score": 0.3}}, LEAST),
+            {},
+            "calibrate.score: is of proposals, found no proposer",
+        ),
+    ],
+)
+def test_limits_without_ground(
+    tmp_path: Path, stages: tuple[dict[str, object], ...], top: dict[str, object], expected: str
+) -> None:
+    with pytest.raises(BadPlan) as caught:
+        load(tmp_path, stages, **top)
+    (found,) = caught.value.problems
+    assert found.startswith(expected)
+
+
+def test_without_a_label_quality_is_limited_all_the_same(tmp_path: Path) -> None:
+    assert load(tmp_path, (*WHOLE[:3], LEAST), weak="none").stages[-1].config.min_quality == 0.5  # type: ignore[attr-defined]
+
+
+def test_a_resolved_config_can_be_run(tmp_path: Path) -> None:
+    plan = load(tmp_path, (LABEL, {"calibrate": {"model": "teacher"}}, LEAST))
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(plan.resolved))
+    again = load_plan(Request(file, device="cpu", data_root=tmp_path))
+    assert again.resolved == plan.resolved

@@ -125,7 +125,7 @@ def test_the_tables_say_what_the_ledger_has() -> None:
     assert "| 100% |  | 0.400 (0.000) | 100 | 100 | 20.0 (0.0) |" in lines
     assert "| `box+class` | weights | 0.260 (0.000) | 65 (0) |" in lines
     assert "| `point+class` | lora | 70.0 (0.0) | 70.0 (0.0) |" in lines
-    assert "| `class` | 10% | 0.100 (0.000) | - | - | - | - | 0.500 (0.000) |" in lines
+    assert "| `class` | 10% | 0.100 (0.000) | - | - | - | - | - | 0.500 (0.000) | - |" in lines
     assert text.count("zero-shot") == 2
     assert "toyworld" not in tables([row(study.cells_of("penn-fudan", 0)[0], miou=0.1)])
 

@@ -59,3 +59,7 @@ def test_a_file_without_the_marks_is_left_alone(tmp_path: Path, text: str) -> No
     with pytest.raises(ValueError, match="expected <!-- study --> and <!-- end of study -->"):
         study.write(file, "tables")
     assert file.read_text() == text
+
+
+def test_the_results_have_a_place_for_the_tables() -> None:
+    study.check(Path("docs/results.md"))

@@ -125,12 +125,18 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def check(file: Path) -> None:
+    """ValueError unless a file has the two marks that the tables stand between."""
+    text = file.read_text(encoding="utf-8")
+    if [text.count(mark) for mark in MARKS] != [1, 1] or text.index(MARKS[0]) > text.index(MARKS[1]):
+        raise ValueError(f"{file}: expected {MARKS[0]} and {MARKS[1]}, each once and in that order")
+
+
 def write(file: Path, text: str) -> None:
     """Put the tables between their two marks in a file; ValueError if it lacks them."""
-    before, *rest = file.read_text(encoding="utf-8").split(MARKS[0])
-    if len(rest) != 1 or MARKS[1] not in rest[0]:
-        raise ValueError(f"{file}: expected {MARKS[0]} and {MARKS[1]}, each once and in that order")
-    after = rest[0].split(MARKS[1], 1)[1]
+    check(file)
+    before, rest = file.read_text(encoding="utf-8").split(MARKS[0])
+    after = rest.split(MARKS[1], 1)[1]
     file.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}", encoding="utf-8")
 
 

@@ -32,7 +32,7 @@ PAPER_MIOU: Mapping[tuple[str, str], Mapping[str, float]] = MappingProxyType(
     }
 )
 PAPER_UNTUNED = MappingProxyType({POINT: (39.9, 40.4, 40.0), BOX: (40.9, 40.8, 41.3)})
-ESTIMATES = ("quality", "predicted IoU", "stability")
+ESTIMATES = ("quality", "predicted IoU", "stability", "agreement")
 PROMPTS = (("point", POINT, False), ("point + proposals", POINT, True), ("box", BOX, True))
 
 
@@ -158,7 +158,7 @@ def _trust(rows: Sequence[Row]) -> str:
             ]
             lines.append((f"`{weak}`", masks, *found))
     header = ("weak labels", "masks", *(f"{of}, {name}" for of in ("error", "rank") for name in ESTIMATES))
-    return _markdown("Calibrated trust, on hidden truth", header, lines, numbers=slice(2, 8))
+    return _markdown("Calibrated trust, on hidden truth", header, lines, numbers=slice(2, 10))
 
 
 def _teacher(rows: Sequence[Row], **choice: object) -> dict[int, float]:

@@ -1,13 +1,13 @@
 """From what a pseudo-mask shows of itself to the IoU that it can be expected to have: ridge regression, cross-fitted.
 
-Legend: n masks, d features. A feature is standardised over the masks that have it; one that a mask lacks counts as the
-mean, and a second column says that it is lacking.
+Legend: n masks, d features. A feature is standardised over the masks that have it, and no mask counts as further away
+from the mean than any that was seen; one that a mask lacks counts as the mean, and a second column says that it is
+lacking.
 """
 
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,8 @@ from pipeline.data.records import Instance, Point
 
 FOLDS = 5
 RIDGE = 10.0  # weights shrink as if that many more masks had been found at the mean
-RIGHT = 0.5  # IoU from which a mask counts as right
-CONFIDENCE = 1.2816  # standard deviations: one-sided 90% of a normal distribution
+LEAST_SPREAD = 0.05  # of a feature: rarer differences tell of a few masks alone
+MOST_SPREADS = 3.0  # that a mask's feature counts as away from the mean: further out nothing was seen
 LEAST_MASKS = 10  # to calibrate on
 
 Floats = npt.NDArray[np.float64]
@@ -98,7 +98,14 @@ class Calibrator(BaseModel):
 
 
 def fit(known: Floats, iou: Floats) -> Calibrator:
-    """The ridge regression of IoU (n,) on features (n, d), in the order of FEATURES, NaN where unknown."""
+    """The ridge regression of IoU (n,) on features (n, d), in the order of FEATURES, NaN where unknown.
+
+    No estimate counts against a mask by being high: with few masks a weight of the wrong sign is chance.
+    """
+    from scipy.optimize import (
+        lsq_linear,
+    )  # imported late: it takes long, and every command looks at the stages
+
     there = ~np.isnan(known)
     counts = np.maximum(there.sum(0), 1)
     means = np.where(there, known, 0).sum(0) / counts
@@ -107,9 +114,12 @@ def fit(known: Floats, iou: Floats) -> Calibrator:
     bias = float(iou.mean())
     shift = columns.mean(0)
     centred = columns - shift
-    inner = centred.T @ centred + RIDGE * np.eye(columns.shape[1])
-    weights = np.linalg.solve(inner, centred.T @ (iou - bias))
     half = len(FEATURES)
+    lowest = np.full(2 * half, -np.inf)
+    lowest[: half - 1] = 0.0  # all but the area say how well something went
+    rows = np.concatenate([centred, np.sqrt(RIDGE) * np.eye(2 * half)])
+    wanted = np.concatenate([iou - bias, np.zeros(2 * half)])
+    weights = lsq_linear(rows, wanted, bounds=(lowest, np.inf), method="bvls").x
     return Calibrator(
         names=FEATURES,
         means=tuple(means.tolist()),
@@ -121,10 +131,10 @@ def fit(known: Floats, iou: Floats) -> Calibrator:
 
 
 def _columns(known: Floats, means: Floats, spreads: Floats) -> Floats:
-    """Standardised features and flags of absence (n, 2 d); a feature without spread says nothing."""
+    """Standardised features and flags of absence (n, 2 d)."""
     there = ~np.isnan(known)
-    scale = np.where(spreads > 1e-9, spreads, np.inf)
-    return np.concatenate([np.where(there, known - means, 0) / scale, (~there).astype(np.float64)], 1)
+    away = np.where(there, known - means, 0) / np.maximum(spreads, LEAST_SPREAD)
+    return np.concatenate([away.clip(-MOST_SPREADS, MOST_SPREADS), (~there).astype(np.float64)], 1)
 
 
 def cross_fitted(known: Floats, iou: Floats, image_ids: npt.NDArray[np.int64]) -> Floats:
@@ -142,49 +152,3 @@ def cross_fitted(known: Floats, iou: Floats, image_ids: npt.NDArray[np.int64]) -
         mine = fold == held_out
         said[mine] = fit(known[~mine], iou[~mine]).predict(known[mine])
     return said
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Masks of a quality of at least `quality`: their share `kept`, and `right`, of these the share that is right.
-
-    `sure`: the lower end of a one-sided 90% interval (Wilson 1927) for `right`.
-    """
-
-    quality: float
-    kept: float
-    right: float
-    sure: float
-
-
-def cuts(said: Floats, iou: Floats) -> list[Cut]:
-    """Every cut that the masks' expected IoU allows, from the one that keeps fewest; the one that keeps all is at 0."""
-    order = np.argsort(-said, kind="stable")
-    said, right = said[order], iou[order] >= RIGHT
-    count = np.arange(1, len(said) + 1)
-    share = np.cumsum(right) / count
-    lower = wilson(share, count)
-    last = np.append(said[1:] != said[:-1], True)  # masks of one quality stay together
-    return [
-        Cut(
-            float(said[k]) if k + 1 < len(said) else 0.0,
-            float(count[k] / len(said)),
-            float(share[k]),
-            float(lower[k]),
-        )
-        for k in np.flatnonzero(last)
-    ]
-
-
-def cut_for(precision: float, said: Floats, iou: Floats) -> Cut | None:
-    """The cut that keeps most masks among those that are surely right often enough; None if there is none."""
-    reached = [cut for cut in cuts(said, iou) if cut.sure >= precision]
-    return max(reached, key=lambda cut: cut.kept, default=None)
-
-
-def wilson(share: Floats, count: npt.NDArray[np.int64]) -> Floats:
-    """Lower end of the one-sided 90% score interval of a share found in `count` cases (Wilson 1927)."""
-    z = CONFIDENCE**2 / count
-    spread = np.sqrt(z * share * (1 - share) + z**2 / 4)
-    lower: Floats = (share + z / 2 - spread) / (1 + z)
-    return lower

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.data.calibration import RIGHT, cut_for
+from pipeline.data.precision import RIGHT, cut_for
 from pipeline.report.blocks import Beside, Block, Section, Table, Text
 from pipeline.report.documents import CalibrationFile
 from pipeline.report.quality import curve
@@ -33,17 +33,17 @@ def calibration_words(found: CalibrationFile) -> str:
 
 
 def _precisions(found: CalibrationFile) -> Table:
-    said, true = np.array(found.said), np.array(found.true)
+    compared = np.array(found.said), np.array(found.true), np.array(found.image_ids)
     rows = []
     for wanted in WANTED:
-        cut = cut_for(wanted, said, true)
+        cut = cut_for(wanted, *compared)
         if cut is None:
             rows.append((f"{wanted:g}", DASH, DASH, DASH))
         else:
             kept = percent(round(cut.kept * found.masks), found.masks)
             rows.append((f"{wanted:g}", score(cut.quality), kept, score(cut.right)))
     caption = (
-        f"filter: {{preset: custom, precision: P}} keeps the masks of at least that quality, of which a share P is "
+        f"filter: {{precision: P}} keeps the masks of at least that quality, of which a share P is "
         f"right (IoU {RIGHT:g}) with 90% confidence; {DASH} where these masks cannot promise it"
     )
     return Table(("precision", "quality at least", "masks kept", "right among them"), tuple(rows), caption)

@@ -155,7 +155,8 @@ class GateFile(RootModel[dict[str, GateVariant]]):
 class CalibrationFile(Document):
     """calibration.json: how good the teacher's masks are on images whose human masks it was not fitted on.
 
-    `said` and `true`: of each of these masks the quality by a regression that has not seen its image, and its IoU.
+    `said`, `true` and `image_ids`: of each of these masks the quality by a regression that has not seen its image, its
+    IoU, and its image. `kinds`: how many of them came of each kind of weak label.
     `calibrator` is the regression on all of them; null, as `reliability`, where there were too few masks. `why` says
     so, or on which masks it was fitted.
     """
@@ -166,8 +167,10 @@ class CalibrationFile(Document):
     masks: int
     calibrator: Calibrator | None
     reliability: Reliability | None
+    kinds: dict[str, int]
     said: list[float]
     true: list[float]
+    image_ids: list[int]
 
 
 class CostRow(Document):

@@ -6,6 +6,7 @@ Each such image is shown as weakly as the run's others, labelled as they are, an
 
 import hashlib
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.known, self.iou, self.image_ids = array("d"), array("d"), array("q")
+        self.kinds: Counter[str] = Counter()
         self.images = 0
 
     def note(self, truth: Record, found: list[Instance]) -> None:
@@ -64,25 +66,32 @@ class Tally:
             self.known.extend(calibration.features(instance).values())
             self.iou.append(iou)
             self.image_ids.append(truth.image_id)
+            if instance.weak_kind is not None:
+                self.kinds[instance.weak_kind.value] += 1
 
     def file(self, kind: WeakKind, masks: str) -> CalibrationFile:
         """The regression on all of it, and what it is worth by cross-fitting."""
         iou, ids = np.array(self.iou), np.array(self.image_ids)
         known = np.array(self.known).reshape(len(iou), len(calibration.FEATURES))
-        found = f"{len(iou)} masks of {len(set(ids.tolist()))} images"
-        enough = len(iou) >= calibration.LEAST_MASKS and len(set(ids.tolist())) > 1
-        if not enough:
-            why = f"{found} to learn from; expected {calibration.LEAST_MASKS} of 2 at least"
-            return CalibrationFile(
-                weak=kind.value, why=why, images=self.images, masks=len(iou), calibrator=None,
-                reliability=None, said=[], true=[],
-            )  # fmt: skip
-        said = calibration.cross_fitted(known, iou, ids)
-        return CalibrationFile(
-            weak=kind.value, why=masks, images=self.images, masks=len(iou),
-            calibrator=calibration.fit(known, iou), reliability=reliability(said, iou),
-            said=said.tolist(), true=iou.tolist(),
+        images = len(set(ids.tolist()))
+        file = CalibrationFile(
+            weak=kind.value, why=masks, images=self.images, masks=len(iou), kinds=dict(sorted(self.kinds.items())),
+            calibrator=None, reliability=None, said=[], true=[], image_ids=[],
         )  # fmt: skip
+        if len(iou) < calibration.LEAST_MASKS or images < 2:
+            least = f"at least {calibration.LEAST_MASKS} masks on at least 2 images"
+            why = f"expected {least} to learn from ({masks}), found {len(iou)} on {images}"
+            return file.model_copy(update={"why": why})
+        said = calibration.cross_fitted(known, iou, ids)
+        return file.model_copy(
+            update={
+                "calibrator": calibration.fit(known, iou),
+                "reliability": reliability(said, iou),
+                "said": said.tolist(),
+                "true": iou.tolist(),
+                "image_ids": ids.tolist(),
+            }
+        )
 
 
 class Calibrate(JobStage):
@@ -122,19 +131,30 @@ class Calibrate(JobStage):
         """On which masks the teacher is tried, in words, and each teacher with its images."""
         folder = context.artifacts.get("teacher")
         teacher = self._load(folder, context)
+        if folder is not None and not isinstance(teacher, GatedTeacher):
+            raise BadInput(
+                f"calibrate: nothing tells which masks model {self.config.model.name!r} was not fitted on"
+            )
         if folder is None or not isinstance(teacher, GatedTeacher) or teacher.zero_shot_reason is not None:
             everything = self._drawn(data, frozenset(Role))
             return "any human masks, as the teacher was not tuned", iter([(teacher, everything)])
         if teacher.folds:
             drawn = self._drawn(data, frozenset({Role.HUMAN_MASKED}))
             each = ((folder / fold.path, drawn.intersection(fold.held_out)) for fold in teacher.folds)
-            return "masks that a fold of the teacher left out", (
-                (self._load(path, context), ids) for path, ids in each
-            )
+            return "masks that a fold of the teacher left out", self._tuned_folds(each, context)
         return "reserved masks", iter([(teacher, self._drawn(data, frozenset({Role.RESERVED})))])
 
+    def _tuned_folds(
+        self, folds: Iterable[tuple[Path, frozenset[int]]], context: TrainContext
+    ) -> Iterator[Round]:
+        """The teachers of the folds; one whose other images had no mask was not tuned and is left out."""
+        for path, ids in folds:
+            teacher = self._load(path, context)
+            if isinstance(teacher, GatedTeacher) and teacher.zero_shot_reason is None:
+                yield teacher, ids
+
     def _drawn(self, data: Records, roles: frozenset[Role]) -> frozenset[int]:
-        ids = [record.image_id for record in data if record.role in roles]
+        ids = [record.image_id for record in data if record.role in roles and record.dropped is None]
         ranked = sorted(ids, key=lambda i: hashlib.sha256(f"calibrate:{i}".encode()).digest())
         return frozenset(ranked[: self.config.images])
 

@@ -11,9 +11,10 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from pipeline.data.calibration import Calibrator, cut_for, cuts
+from pipeline.data.calibration import LEAST_MASKS
 from pipeline.data.errors import BadInput
 from pipeline.data.masks import area, decode
+from pipeline.data.precision import cut_for, cuts
 from pipeline.data.records import Instance, Record, Role, Source
 from pipeline.engine.stage import MapConfig, MapStage, StageConfig, WorkerContext
 from pipeline.report.documents import CalibrationFile
@@ -23,10 +24,11 @@ class FilterConfig(MapConfig):
     """What a pseudo-mask must reach; unset limits drop nothing. Area in pixels.
 
     `min_quality`: expected IoU. `precision`: as many masks are kept as can be while at least that share of them is
-    right (IoU 0.5), as the lower end of a 90% interval on the masks of `calibrate`.
+    right (IoU 0.5), as the lower end of a 90% interval on the masks of `calibrate` (`pipeline.data.precision`). Without
+    a `preset` it is `custom` where there is a limit.
     """
 
-    preset: Literal["paper", "custom"] = "paper"
+    preset: Literal["paper", "custom"] | None = None
     min_score: float | None = Field(None, ge=0, le=1)
     min_stability: float | None = Field(None, ge=0, le=1)
     min_quality: float | None = Field(None, ge=0, le=1)
@@ -55,7 +57,7 @@ class Filter(MapStage[Record]):
     roles = frozenset({Role.WEAK})
     may_use = ("calibration",)
 
-    calibrator: Calibrator | None = None
+    found: CalibrationFile | None = None
 
     def __init__(self, config: StageConfig) -> None:
         assert isinstance(config, FilterConfig)
@@ -64,9 +66,8 @@ class Filter(MapStage[Record]):
     def setup(self, context: WorkerContext) -> None:
         """Read the calibration, if there is one; BadInput where it does not allow what the settings ask for."""
         folder = context.artifacts.get("calibration")
-        found = None if folder is None else CalibrationFile.read(folder / "calibration.json")
-        self.calibrator = None if found is None else found.calibrator
-        self.config = self.config.model_copy(update={"min_quality": least_quality(self.config, found)})
+        self.found = None if folder is None else CalibrationFile.read(folder / "calibration.json")
+        self.config = self.config.model_copy(update={"min_quality": least_quality(self.config, self.found)})
 
     def load(self, record: Record) -> Record:
         """No pixels are needed."""
@@ -82,10 +83,17 @@ class Filter(MapStage[Record]):
     def _judge(self, instance: Instance) -> Instance:
         if instance.source is not Source.TEACHER or instance.dropped is not None:
             return instance
-        if self.calibrator is not None and instance.rle is not None:
-            instance = replace(instance, quality=self.calibrator.quality(instance))
+        if self.found is not None and self.found.calibrator is not None and is_known(instance, self.found):
+            instance = replace(instance, quality=self.found.calibrator.quality(instance))
         reason = reason_to_drop(instance, self.config)
         return instance if reason is None else replace(instance, dropped=reason)
+
+
+def is_known(instance: Instance, found: CalibrationFile) -> bool:
+    """Whether masks like this were calibrated: made by this run, from a kind of label that was seen often enough."""
+    kind = instance.weak_kind
+    made_here = instance.rle is not None and instance.prompt is not None
+    return made_here and kind is not None and found.kinds.get(kind.value, 0) >= LEAST_MASKS
 
 
 def least_quality(config: FilterConfig, found: CalibrationFile | None) -> float | None:
@@ -100,20 +108,29 @@ def least_quality(config: FilterConfig, found: CalibrationFile | None) -> float 
         raise BadInput(f"filter: quality and precision need calibrated masks: {why}")
     limits = [limit for limit in (config.min_quality,) if limit is not None]
     if config.precision is not None:
-        said, true = np.array(found.said), np.array(found.true)
-        cut = cut_for(config.precision, said, true)
-        if cut is None:
-            best = max(cuts(said, true), key=lambda one: one.sure)
-            raise BadInput(
-                f"filter.precision: {config.precision:g} cannot be promised on {found.masks} masks; the most is "
-                f"{best.sure:.3f}, for the {best.kept:.0%} of quality {best.quality:.3f} or more"
-            )
-        limits.append(cut.quality)
+        limits.append(_quality_of(config.precision, found))
     return max(limits)
 
 
+def _quality_of(precision: float, found: CalibrationFile) -> float:
+    compared = np.array(found.said), np.array(found.true), np.array(found.image_ids)
+    cut = cut_for(precision, *compared)
+    if cut is None:
+        best = max(cuts(*compared), key=lambda one: one.sure)
+        raise BadInput(
+            f"filter.precision: {precision:g} cannot be promised on {found.masks} masks; the most is "
+            f"{best.sure:.3f}, for the {best.kept:.0%} of quality {best.quality:.3f} or more"
+        )
+    return cut.quality
+
+
 def reason_to_drop(instance: Instance, config: FilterConfig) -> str | None:
-    """The first limit that a pseudo-mask misses, in words; None if it stays. An unknown number misses no limit."""
+    """The first limit that a pseudo-mask misses, in words; None if it stays.
+
+    An unknown number misses no limit, but an unknown quality does: nothing could be promised.
+    """
+    if config.min_quality is not None and instance.quality is None and instance.rle is not None:
+        return "no calibrated quality: too few masks like it were calibrated"
     checks = (
         ("score", instance.score, config.min_score),
         ("stability", instance.stability, config.min_stability),

@@ -36,7 +36,7 @@ def pseudo_masks(data: Iterable[Record]) -> Iterator[tuple[Record, Instance]]:
 
 
 def mask_trust(data: Records) -> Floats:
-    """Trust [n] in (0, 1] in the pseudo-masks of `data` in their order; NaN for one without any estimate.
+    """Trust [n] in [0, 1] in the pseudo-masks of `data` in their order; NaN for one without any estimate.
 
     Its calibrated quality if every mask has one. Else the mean, over the estimates that a mask has, of its rank among
     all masks: the estimates have scales of their own, and many masks may share the lowest value of one.

@@ -18,7 +18,7 @@ from stage_fakes import (
 )
 
 from pipeline.data.errors import BadInput
-from pipeline.data.records import Instance, Record, Role, Source
+from pipeline.data.records import RLE, Instance, Origin, Point, Prompt, Record, Role, Source, WeakKind
 from pipeline.engine.stage import Stopped
 from pipeline.report.documents import CalibrationFile, GateFile
 from pipeline.stages import calibrate, gate
@@ -54,7 +54,8 @@ class Doubter(FakeTeacher):
 
 def _answer(label: Instance, right: bool) -> Instance:
     rle = box_rle(2, 2, 10, 10) if right else box_rle(2, 2, 10, 4)
-    return replace(label, source=Source.TEACHER, rle=rle, pred_iou=0.9 if right else 0.2)
+    prompt = Prompt(Origin.HUMAN, points=(Point(3, 3),), class_id=label.class_id)
+    return replace(label, source=Source.TEACHER, rle=rle, prompt=prompt, pred_iou=0.9 if right else 0.2)
 
 
 def masked(image_id: int, role: Role = Role.RESERVED) -> Record:
@@ -167,11 +168,12 @@ def test_of_many_images_some_are_drawn(run: Run) -> None:
     assert found.images == len(set(model.labelled)) == 12
 
 
-@pytest.mark.parametrize(("count", "found"), [(0, "0 masks of 0 images"), (9, "9 masks of 9 images")])
+@pytest.mark.parametrize(("count", "found"), [(0, "found 0 on 0"), (9, "found 9 on 9")])
 def test_too_few_masks_calibrate_nothing_and_it_says_so(run: Run, count: int, found: str) -> None:
     file = run([masked(i) for i in range(1, count + 1)])
     assert (file.calibrator, file.reliability, file.said) == (None, None, [])
-    assert file.why == f"{found} to learn from; expected 10 of 2 at least"
+    least = "at least 10 masks on at least 2 images"
+    assert file.why == f"expected {least} to learn from (reserved masks), {found}"
 
 
 def test_it_stops_when_asked(run: Run) -> None:
@@ -185,6 +187,12 @@ def test_a_semantic_set_is_refused(run: Run) -> None:
         run(MANY)
 
 
+def made(rle: RLE, pred_iou: float = 0.9) -> Instance:
+    """A mask as the run's teacher makes it."""
+    prompt = Prompt(Origin.HUMAN, points=(Point(3, 3),), class_id=3)
+    return teacher(rle, pred_iou=pred_iou, weak_kind=WeakKind.POINT, prompt=prompt)
+
+
 def filtered(run: Run, instance: Instance, **limits: float) -> Instance:
     stage = Filter(FilterConfig.model_validate({"preset": "custom"} | limits))
     stage.setup(context(run.folder, artifacts={"calibration": run.folder / "out"}))
@@ -194,7 +202,7 @@ def filtered(run: Run, instance: Instance, **limits: float) -> Instance:
 
 def test_filter_gives_masks_their_quality_and_cuts(run: Run) -> None:
     run(MANY)
-    sure, doubtful = (teacher(box_rle(2, 2, 10, y), pred_iou=p) for y, p in ((10, 0.9), (4, 0.2)))
+    sure, doubtful = (made(box_rle(2, 2, 10, y), p) for y, p in ((10, 0.9), (4, 0.2)))
     qualities = [filtered(run, one).quality or 0.0 for one in (sure, doubtful)]
     assert qualities == pytest.approx([1, 0.25], abs=0.2)
     assert filtered(run, doubtful).dropped is None
@@ -202,24 +210,49 @@ def test_filter_gives_masks_their_quality_and_cuts(run: Run) -> None:
     reason = filtered(run, doubtful, min_quality=0.5).dropped or ""
     assert reason.startswith("quality 0.")
     assert reason.endswith("below 0.5")
-    assert filtered(run, sure, precision=0.85).dropped is None
-    assert filtered(run, doubtful, precision=0.85).dropped is not None
-    assert filtered(run, doubtful, precision=0.3).dropped is None
+    assert filtered(run, sure, precision=0.6).dropped is None
+    assert filtered(run, doubtful, precision=0.6).dropped is not None
+    assert filtered(run, doubtful, precision=0.2).dropped is None
     assert filtered(run, human(box_rle(2, 2, 10, 10))).quality is None
     assert filtered(run, teacher(None, dropped="empty mask")).quality is None
 
 
 def test_a_precision_that_the_masks_cannot_promise_is_refused(run: Run) -> None:
     run(MANY)
-    with pytest.raises(
-        BadInput, match=r"precision: 0.99 cannot be promised on 20 masks; the most is 0\.\d+, for"
-    ):
-        filtered(run, teacher(box_rle(2, 2, 10, 10)), precision=0.99)
+    with pytest.raises(BadInput, match=r"0.99 cannot be promised on 20 masks; the most is 0\.\d+, for the"):
+        filtered(run, made(box_rle(2, 2, 10, 10)), precision=0.99)
     run([masked(1)])
-    assert filtered(run, teacher(box_rle(2, 2, 10, 10))).quality is None
+    assert filtered(run, made(box_rle(2, 2, 10, 10))).quality is None
     for limit in ("precision", "min_quality"):
-        with pytest.raises(BadInput, match="need calibrated masks: 1 masks of 1 images"):
-            filtered(run, teacher(box_rle(2, 2, 10, 10)), **{limit: 0.5})
+        with pytest.raises(BadInput, match="need calibrated masks: expected at least 10 masks"):
+            filtered(run, made(box_rle(2, 2, 10, 10)), **{limit: 0.5})
+
+
+def test_masks_unlike_those_that_were_calibrated_have_no_quality(run: Run) -> None:
+    run(MANY)
+    rle = box_rle(2, 2, 10, 10)
+    of_a_file = replace(made(rle), prompt=None)
+    of_a_box = replace(made(rle), weak_kind=WeakKind.BOX)
+    for one in (of_a_file, of_a_box):
+        assert filtered(run, one).quality is None
+        assert filtered(run, one).dropped is None
+        reason = "no calibrated quality: too few masks like it were calibrated"
+        assert filtered(run, one, min_quality=0.1).dropped == reason
+    assert filtered(run, made(rle)).quality is not None
+
+
+def test_a_teacher_that_cannot_tell_what_it_was_fitted_on_is_refused(run: Run) -> None:
+    run.models["."] = FakeTeacher()
+    with pytest.raises(BadInput, match="nothing tells which masks model 'model' was not fitted on"):
+        run(MANY)
+
+
+def test_a_fold_that_was_not_tuned_is_left_out(run: Run) -> None:
+    folds = (Fold(path="folds/0", held_out=tuple(range(1, 12))), Fold(path="folds/1", held_out=(12, 13)))
+    untuned = Doubter(zero_shot_reason="no human mask outside the held-out images")
+    run.models = {".": Doubter(folds=folds), "folds/0": Doubter(), "folds/1": untuned}
+    assert run([masked(i, Role.HUMAN_MASKED) for i in range(1, 14)]).images == 11
+    assert untuned.labelled == []
 
 
 def test_without_calibrate_a_wanted_precision_is_refused(tmp_path: Path) -> None:

@@ -51,4 +51,5 @@ def test_the_papers_preset_drops_nothing() -> None:
 @pytest.mark.parametrize("limits", [{"min_score": 0.5}, {"point_inside": True}, {"min_area": 3}])
 def test_a_limit_that_would_do_nothing_is_refused(limits: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match="preset: custom"):
-        FilterConfig.model_validate(limits)
+        FilterConfig.model_validate({"preset": "paper"} | limits)
+    assert FilterConfig.model_validate(limits).preset is None

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from segment_anything.modeling import Sam
 
@@ -174,6 +175,32 @@ def test_the_surest_masks_of_weak_images_are_learned_from_too(
     assert "own_masks" not in nothing
     assert equal(first, same)
     assert plain["images"] == metrics["images"] == 3
+
+
+@pytest.mark.parametrize("zoom", [0.0, 0.4])
+def test_moved_boxes_teach_something_else(
+    run_tune: Callable[..., Tuned], tmp_path: Path, zoom: float
+) -> None:
+    records = reserved_after(3, tmp_path)
+    heads = []
+    for jitter in (0.0, 0.2):
+        settings = SETTINGS.model_copy(update={"box_jitter": jitter, "zoom": zoom})
+        heads.append(
+            run_tune(records, Run(tmp_path / str(jitter)).context("out", root=tmp_path), settings)[1]
+        )
+    assert not any(
+        torch.equal(heads[0][variant][name], heads[1][variant][name])
+        for variant in ("box", "point_box")
+        for name in heads[0][variant]
+        if name.endswith("output_upscaling.0.weight")
+    )
+    assert equal({"point": heads[0]["point"]}, {"point": heads[1]["point"]})  # a point has no box to move
+
+
+@pytest.mark.parametrize("settings", [{"box_jitter": 0.1, "zoom": 0.5}, {"box_jitter": 0.3}])
+def test_boxes_are_not_moved_out_of_sight(settings: dict[str, float]) -> None:
+    with pytest.raises(ValidationError, match=r"zoom of at most 0\.4|less than or equal to 0\.2"):
+        ClassAwareSettings.model_validate(settings)
 
 
 def test_the_second_round_goes_on_from_the_first(

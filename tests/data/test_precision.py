@@ -1,0 +1,68 @@
+"""The cut for a wanted precision: that it keeps what it can, and that its promise holds."""
+
+import numpy as np
+import pytest
+
+from pipeline.data.precision import LEAST_KEPT, Z, cut_for, cuts, independent, wilson
+
+ALONE = np.arange(400)  # every mask on an image of its own
+
+
+@pytest.mark.parametrize(
+    ("share", "count", "expected"),
+    [(1.0, 10, 10 / (10 + Z**2)), (0.0, 5, 0.0), (0.5, 100, 0.3867), (0.9, 1000, 0.8757)],
+)
+def test_wilson(share: float, count: int, expected: float) -> None:
+    assert wilson(share, count) == pytest.approx(expected, abs=3e-4)
+
+
+def test_a_cut_keeps_as_many_masks_as_the_precision_allows() -> None:
+    said = np.repeat([0.9, 0.7, 0.5, 0.3], 100)
+    right = np.concatenate([np.arange(100) % 100 >= wrong for wrong in (2, 10, 40, 90)])
+    iou = np.where(right, 0.8, 0.1)
+    found = cuts(said, iou, ALONE)
+    assert [(cut.quality, cut.kept, cut.right) for cut in found] == [
+        (0.9, 0.25, pytest.approx(0.98)),
+        (0.7, 0.5, pytest.approx(0.94)),
+        (0.5, 0.75, pytest.approx(0.8267, abs=1e-4)),
+        (0.0, 1.0, pytest.approx(0.645)),
+    ]
+    assert all(cut.sure < cut.right for cut in found)
+    for wanted, quality in ((0.91, 0.9), (0.88, 0.7), (0.77, 0.5), (0.58, 0.0), (0.97, None)):
+        cut = cut_for(wanted, said, iou, ALONE)
+        assert (None if cut is None else cut.quality) == quality
+
+
+def test_few_masks_promise_little() -> None:
+    said, right = np.linspace(0.5, 0.9, 30), np.ones(30)
+    assert cut_for(0.9, said, right, ALONE[:30]) is None
+    assert cut_for(0.8, said, right, ALONE[:30]) is not None
+    assert cut_for(0.8, said, right, np.zeros(30, np.int64)) is None  # thirty masks of one image are one case
+    assert cuts(said[: LEAST_KEPT - 1], right[: LEAST_KEPT - 1], ALONE[: LEAST_KEPT - 1]) == []
+
+
+def test_masks_of_an_image_that_are_right_together_count_as_one() -> None:
+    rng = np.random.default_rng(0)
+    apart = rng.random(1000) < 0.8
+    together = np.repeat(rng.random(100) < 0.8, 10)
+    images = np.repeat(np.arange(100), 10)
+    assert independent(apart, images) == pytest.approx(1000, rel=0.35)
+    assert independent(together, images) == pytest.approx(100, rel=0.1)
+    assert independent(np.ones(50, bool), np.repeat(np.arange(5), 10)) == 5
+    assert independent(np.array([True, False]), np.array([7, 7])) == 1
+
+
+@pytest.mark.parametrize(("images", "together"), [(20, 0.0), (100, 0.0), (100, 1.5), (400, 1.0)])
+def test_the_promise_is_kept(images: int, together: float) -> None:
+    """Of studies with masks that are right with probability about 0.88 whatever is said, few promise more."""
+    rng = np.random.default_rng(images)
+    ids = np.repeat(np.arange(images), 5)
+    logit = 2.0 + 0.35 * together  # keeps the mean near 0.88
+    of_world = rng.normal(size=200_000) * together + logit
+    true = float((1 / (1 + np.exp(-of_world))).mean())
+    broken = 0
+    for _ in range(200):
+        chance = 1 / (1 + np.exp(-(np.repeat(rng.normal(size=images), 5) * together + logit)))
+        right = rng.random(len(ids)) < chance
+        broken += cut_for(true + 0.005, rng.random(len(ids)), np.where(right, 0.8, 0.2), ids) is not None
+    assert broken <= 0.1 * 200
