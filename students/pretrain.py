@@ -133,7 +133,9 @@ def main() -> int:
             export(options, listing.STUDENT, score)
         return 0
     scenes = training_scenes(options, PRETRAIN)
-    recipe = Recipe(steps=options.steps, lr=options.lr, seed=options.seed, warmup=100, ema=0.998)
+    recipe = Recipe(
+        steps=options.steps, lr=options.lr, seed=options.seed, warmup=100, ema=0.998, muon=options.muon
+    )
 
     def batch(step: int) -> Batch:
         rng = step_rng(options.seed, step)

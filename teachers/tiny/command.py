@@ -37,13 +37,14 @@ class Options:
     steps: int
     batch: int
     lr: float
+    muon: float
     seed: int
     bf16: bool
     evaluate: int | None
     export: Path | None
 
 
-def parse(doc: str | None, *, steps: int, batch: int, lr: float) -> Options:
+def parse(doc: str | None, *, steps: int, batch: int, lr: float, muon: float = 0.0) -> Options:
     """Read the command line; the defaults given are those of the committed weights."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True, help="checkpoints and log; resumed if there")
@@ -52,6 +53,7 @@ def parse(doc: str | None, *, steps: int, batch: int, lr: float) -> Options:
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--lr", type=float, default=lr)
+    parser.add_argument("--muon", type=float, default=muon, help="see recipe.py")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--bf16", action="store_true", help="autocast the step to bfloat16")
@@ -109,7 +111,13 @@ def _module() -> str:
 
 
 def _settings(options: Options) -> list[str]:
-    named = {"steps": options.steps, "batch": options.batch, "lr": options.lr, "count": options.count}
+    named = {
+        "steps": options.steps,
+        "batch": options.batch,
+        "lr": options.lr,
+        "muon": options.muon,
+        "count": options.count,
+    }
     words = [
         word for key, value in {**named, "seed": options.seed}.items() for word in (f"--{key}", str(value))
     ]

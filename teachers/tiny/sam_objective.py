@@ -1,7 +1,7 @@
 """What the tiny SAM learns from: SAM's recipe (Kirillov et al. 2023, App. A) on masks of every level, without classes.
 
 Each step: 8 scenes, 4 masks each; the prompt is a point, a jittered box or both; the best of the three outputs learns
-(the ambiguity of a point), output 0 always learns. Losses: 20 focal + dice + IoU regression, on 128 x 128. Some steps
+(the ambiguity of a point), output 0 always learns. Losses: 20 focal + dice + IoU regression. Some steps
 go on with correction clicks: the mask of the best estimate is a prompt too, with a click in its error, and output 0
 learns.
 
@@ -21,14 +21,15 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from teachers.sam.decode import decode_outputs
+from teachers.tiny.affinity import FINER, Affinity, Regions, regions
 from teachers.tiny.clicks import random_clicks
 from teachers.tiny.recipe import step_rng
-from teachers.tiny.sam import IMAGE_SIZE
+from teachers.tiny.sam import IMAGE_SIZE, PATCH_SIZE
 from teachers.tiny.scenes import CachedScene, SceneCache
 
 SCENES_PER_STEP = 8
 MASKS_PER_SCENE = 4
-LOSS_SIZE = 128
+LOSS_SIZE = 128  # unless the training says otherwise
 FOCAL_WEIGHT = 20.0  # Kirillov et al. 2023: focal to dice 20:1
 BOX_JITTER = 0.1  # standard deviation as a share of the side, at most 20 pixels at 1024 (5 at 256)
 POINT_SHARE, BOX_SHARE = 0.45, 0.35  # of the prompts; the rest is both
@@ -41,21 +42,25 @@ ZOOM_SHARE = 0.5  # of the images of a fine batch
 LEAST_ZOOM, MOST_ZOOM = 1.5, 5.0
 ZOOM_FILL = 0.7  # the most of the enlarged image that its mask's box may fill
 LEAST_SEEN = 0.5  # share of a mask that must lie in the enlarged part
+_FINE = PATCH_SIZE // FINER  # pixels of the image that one of the regions' is
 LEVEL_WEIGHT = np.array([3.0, 1.0, 3.0, 1.0])  # whole, part, group, clutter: a whole has several parts
 
-Masked = tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]  # an image (H, W, 3) and masks on it (K, H, W)
+# An image (H, W, 3), masks on it (K, H, W), and its regions (2, H, W).
+Masked = tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_], Regions]
 
 
 @dataclass(frozen=True)
 class StepBatch:
     """images (B, 3, 256, 256) normalised; masks (B*K, 256, 256) bool; points (B*K, 2) and boxes (B*K, 4) pixels.
 
+    `regions` (B, 2, 4g, 4g), g the grid: which pixels belong together (`affinity.regions`).
     `point_on` and `box_on` (B*K,) say which of the two are the prompt; `clicks`: so many corrections follow, drawn from
     `rng`.
     """
 
     images: Tensor
     masks: Tensor
+    regions: Tensor
     points: Tensor
     boxes: Tensor
     point_on: Tensor
@@ -69,6 +74,7 @@ def make_batch(sam: Sam, cache: SceneCache, *, seed: int, step: int, fine: bool 
     rng = step_rng(seed, step)
     images: list[npt.NDArray[np.float32]] = []
     masks: list[npt.NDArray[np.bool_]] = []
+    found: list[Regions] = []
     while len(images) < SCENES_PER_STEP:
         scene = cache[int(rng.integers(len(cache)))]
         if len(scene.masks) == 0:
@@ -76,10 +82,11 @@ def make_batch(sam: Sam, cache: SceneCache, *, seed: int, step: int, fine: bool 
         view = zoomed(scene, rng) if fine and rng.random() < ZOOM_SHARE else None
         if view is None:
             rows = _choose(scene, rng, fine=fine)
-            view = scene.image, np.stack([scene.mask(int(row)) for row in rows])
-        image, chosen = _augment(*view, rng)
+            view = scene.image, np.stack([scene.mask(int(row)) for row in rows]), regions(scene)
+        image, chosen, within = _augment(*view, rng)
         images.append(image)
         masks.append(chosen)
+        found.append(within[:, _FINE // 2 :: _FINE, _FINE // 2 :: _FINE])
     stacked = np.concatenate(masks)
     points = np.stack([_random_pixel(mask, rng) for mask in stacked])
     boxes = np.stack([_jittered_box(mask, rng) for mask in stacked])
@@ -88,6 +95,7 @@ def make_batch(sam: Sam, cache: SceneCache, *, seed: int, step: int, fine: bool 
     return StepBatch(
         images=(pixels - sam.pixel_mean) / sam.pixel_std,
         masks=torch.from_numpy(stacked),
+        regions=torch.from_numpy(np.stack(found)),
         points=torch.from_numpy(points),
         boxes=torch.from_numpy(boxes),
         point_on=(kind < POINT_SHARE) | (kind >= POINT_SHARE + BOX_SHARE),
@@ -123,7 +131,8 @@ def zoomed(scene: CachedScene, rng: np.random.Generator) -> Masked | None:
     others = rng.choice(inside, MASKS_PER_SCENE - 1, replace=len(inside) < MASKS_PER_SCENE - 1)
     masks = [scene.mask(row)[y : y + side, x : x + side] for row in (target, *others.tolist())]
     large = [_resized(mask.astype(np.uint8) * 255) >= 128 for mask in masks]
-    return _resized(scene.image[y : y + side, x : x + side]), np.stack(large)
+    within = [_resized(one[y : y + side, x : x + side], Image.Resampling.NEAREST) for one in regions(scene)]
+    return _resized(scene.image[y : y + side, x : x + side]), np.stack(large), np.stack(within)
 
 
 def _window(box: npt.NDArray[np.float32], side: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -139,21 +148,30 @@ def _is_seen(mask: npt.NDArray[np.bool_], x: int, y: int, side: int) -> bool:
     return bool(mask[y : y + side, x : x + side].sum() >= max(LEAST_SEEN * mask.sum(), 4))
 
 
-def _resized(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    full = (IMAGE_SIZE, IMAGE_SIZE)
-    return np.asarray(Image.fromarray(pixels).resize(full, Image.Resampling.BILINEAR))
+def _resized(
+    pixels: npt.NDArray[np.uint8], how: Image.Resampling = Image.Resampling.BILINEAR
+) -> npt.NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(pixels).resize((IMAGE_SIZE, IMAGE_SIZE), how))
 
 
 def _augment(
-    pixels: npt.NDArray[np.uint8], masks: npt.NDArray[np.bool_], rng: np.random.Generator
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    pixels: npt.NDArray[np.uint8],
+    masks: npt.NDArray[np.bool_],
+    found: Regions,
+    rng: np.random.Generator,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], Regions]:
     image = pixels[..., rng.permutation(3)].astype(np.float32)
     image = image * rng.uniform(0.7, 1.3) + rng.uniform(-25, 25)
     turns = int(rng.integers(4))
-    image, masks = np.rot90(image, turns, (0, 1)), np.rot90(masks, turns, (1, 2))
+    image = np.rot90(image, turns, (0, 1))
+    masks, found = np.rot90(masks, turns, (1, 2)), np.rot90(found, turns, (1, 2))
     if rng.random() < 0.5:
-        image, masks = image[:, ::-1], masks[:, :, ::-1]
-    return np.ascontiguousarray(image.clip(0, 255)), np.ascontiguousarray(masks)
+        image, masks, found = image[:, ::-1], masks[:, :, ::-1], found[:, :, ::-1]
+    return (
+        np.ascontiguousarray(image.clip(0, 255)),
+        np.ascontiguousarray(masks),
+        np.ascontiguousarray(found),
+    )
 
 
 def _random_pixel(mask: npt.NDArray[np.bool_], rng: np.random.Generator) -> npt.NDArray[np.float32]:
@@ -183,9 +201,9 @@ def sparse_prompts(sam: Sam, points: Tensor, labels: Tensor, boxes: Tensor, box_
 def decode(
     sam: Sam, embedding: Tensor, sparse: Tensor, previous: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """All four outputs: logits (P, 4, 128, 128) and IoU estimates (P, 4), for K prompts an image, image-major.
+    """All four outputs: logits (P, 4, 4g, 4g) and IoU estimates (P, 4), for K prompts an image, image-major.
 
-    `previous` (P, 128, 128): logits of the masks to be corrected.
+    `previous` (P, 4g, 4g): logits of the masks to be corrected.
     """
     encoder = sam.prompt_encoder
     if previous is None:
@@ -216,27 +234,42 @@ def mask_losses(logits: Tensor, target: Tensor, *, fine: bool = False) -> tuple[
     return (FINE_FOCAL_WEIGHT if fine else FOCAL_WEIGHT) * focal + dice, iou
 
 
-def step_loss(sam: Sam, batch: StepBatch, *, fine: bool = False) -> dict[str, Tensor]:
-    """Named losses of one step."""
+def step_loss(
+    sam: Sam,
+    batch: StepBatch,
+    *,
+    affinity: Affinity | None = None,
+    fine: bool = False,
+    size: int = LOSS_SIZE,
+) -> dict[str, Tensor]:
+    """Named losses of one step, on masks of `size` x `size`: beyond 4g a border may lie between the logits' centres."""
     embedding = sam.image_encoder(batch.images).float()
-    target = F.interpolate(batch.masks[:, None].float(), LOSS_SIZE, mode="area")[:, 0].gt(0.5).float()
+    target = F.interpolate(batch.masks[:, None].float(), size, mode="area")[:, 0].gt(0.5).float()
     points, labels = batch.points[:, None], torch.where(batch.point_on, 1, -1)[:, None]
     sparse = sparse_prompts(sam, points, labels, batch.boxes, batch.box_on)
     logits, quality = decode(sam, embedding, sparse)
-    losses, iou = mask_losses(logits, target, fine=fine)
+    losses, iou = mask_losses(_enlarged(logits, size), target, fine=fine)
     rows = torch.arange(len(losses))
     parts = {
         "best": losses[rows, losses[:, 1:].detach().argmin(1) + 1].mean(),
         "single": losses[:, 0].mean(),
         "iou": F.mse_loss(quality, iou),
     }
+    if affinity is not None:
+        parts["affinity"] = affinity.loss(embedding, batch.regions)
     chosen = logits[rows, quality[:, 1:].detach().argmax(1) + 1].detach()
     for count in range(1, batch.clicks + 1):
         click, label = random_clicks(chosen, batch.masks, batch.rng)
         points, labels = torch.cat([points, click], 1), torch.cat([labels, label], 1)
         sparse = sparse_prompts(sam, points, labels, batch.boxes, batch.box_on)
         logits, quality = decode(sam, embedding, sparse, chosen)
-        losses, iou = mask_losses(logits[:, :1], target, fine=fine)
+        losses, iou = mask_losses(_enlarged(logits[:, :1], size), target, fine=fine)
         parts[f"click_{count}"] = losses.mean() + F.mse_loss(quality[:, :1], iou)
         chosen = logits[:, 0].detach()
     return parts
+
+
+def _enlarged(logits: Tensor, size: int) -> Tensor:
+    if logits.shape[-1] == size:
+        return logits
+    return F.interpolate(logits, size, mode="bilinear", align_corners=False)

@@ -168,6 +168,7 @@ def main() -> int:
         ema=0.995,
         bf16=options.bf16,
         clip=5.0,
+        muon=options.muon,
     )
 
     def loss_fn(step: int) -> dict[str, Tensor]:

@@ -8,18 +8,22 @@ python -m teachers.tiny.train_sam --workdir W --export          # fp16 weights a
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from segment_anything.modeling import Sam
+from torch import nn
 
 from teachers.sam.attention import use_fast_attention
 from teachers.tiny import listing
+from teachers.tiny.affinity import Affinity
 from teachers.tiny.command import TRAIN_SEED
-from teachers.tiny.evaluate_sam import evaluate
+from teachers.tiny.evaluate_sam import evaluate_seeds
 from teachers.tiny.recipe import Recipe, Trained, train
-from teachers.tiny.sam import build_tiny_sam
-from teachers.tiny.sam_objective import make_batch, step_loss
+from teachers.tiny.sam import PROMPT_WIDTH, build_tiny_sam
+from teachers.tiny.sam_objective import LOSS_SIZE, make_batch, step_loss
 from teachers.tiny.scenes import SceneCache
 from teachers.tiny.weights import WeightFacts, save_weights
 
@@ -33,8 +37,9 @@ def main() -> int:
     kept = options.workdir / "weights.safetensors"
     if options.evaluate or options.export:
         sam = build_tiny_sam()
-        sam.load_state_dict(load_file(kept))
-        score = evaluate(sam, scenes=options.evaluate or EVALUATION_SCENES)
+        halves = {name: value.half().float() for name, value in load_file(kept).items()}
+        sam.load_state_dict(halves)
+        score = evaluate_seeds(sam, scenes=options.evaluate or EVALUATION_SCENES)
         sys.stdout.write(json.dumps(score) + "\n")
         if options.export:
             facts = json.loads(kept.with_suffix(".json").read_text())
@@ -48,6 +53,8 @@ def main() -> int:
         flags += f" --restart {' '.join(map(str, options.restart))}"
     if options.fine_from is not None:
         flags += f" --fine-from {options.fine_from}"
+    if options.loss_size != LOSS_SIZE:
+        flags += f" --loss-size {options.loss_size}"
     if options.muon:
         flags += f" --muon {options.muon:g}"
     facts = {
@@ -64,12 +71,21 @@ def main() -> int:
     return 0
 
 
+class Learner(nn.Module):
+    """The SAM and the head of the loss that helps it learn; the head starts anew in every stage."""
+
+    def __init__(self, sam: Sam) -> None:
+        super().__init__()
+        self.sam, self.affinity = sam, Affinity(PROMPT_WIDTH)
+
+
 def _train(options: argparse.Namespace) -> Trained:
     torch.manual_seed(options.seed)
     sam = build_tiny_sam()
     if options.start:
         sam.load_state_dict(load_file(options.start))
     use_fast_attention(sam.image_encoder)
+    learner = Learner(sam)
     folder = options.scenes or options.workdir / "scenes"
     cache = SceneCache(folder, world="pretrain", seed=TRAIN_SEED, count=SCENES)
     recipe = Recipe(
@@ -86,9 +102,13 @@ def _train(options: argparse.Namespace) -> Trained:
     def loss_fn(step: int) -> dict[str, torch.Tensor]:
         fine = options.fine_from is not None and step >= options.fine_from
         batch = make_batch(sam, cache, seed=options.seed, step=step, fine=fine)
-        return step_loss(sam, batch, fine=fine)
+        return step_loss(sam, batch, affinity=learner.affinity, fine=fine, size=options.loss_size)
 
-    return train(sam, loss_fn=loss_fn, recipe=recipe, workdir=options.workdir)
+    trained = train(learner, loss_fn=loss_fn, recipe=recipe, workdir=options.workdir)
+    own = {
+        name.removeprefix("sam."): value for name, value in trained.state.items() if name.startswith("sam.")
+    }
+    return replace(trained, state=own)
 
 
 def _options() -> argparse.Namespace:
@@ -112,6 +132,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--fine-from", type=int, metavar="STEP", help="from here on small masks count in full"
+    )
+    parser.add_argument(
+        "--loss-size", type=int, default=LOSS_SIZE, help="side of the masks that are compared"
     )
     parser.add_argument("--muon", type=float, default=0.0, help="see recipe.py")
     parser.add_argument(

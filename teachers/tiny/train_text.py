@@ -145,7 +145,13 @@ def main() -> int:
         return 0
     crops = Crops(training_scenes(options))
     recipe = Recipe(
-        steps=options.steps, lr=options.lr, seed=options.seed, ema=0.995, bf16=options.bf16, weight_decay=0.1
+        steps=options.steps,
+        lr=options.lr,
+        seed=options.seed,
+        ema=0.995,
+        bf16=options.bf16,
+        weight_decay=0.1,
+        muon=options.muon,
     )
 
     def loss_fn(step: int) -> dict[str, Tensor]:

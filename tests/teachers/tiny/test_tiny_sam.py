@@ -15,12 +15,14 @@ from teachers.tiny import sam_objective as objective
 from teachers.tiny import train_sam
 from teachers.tiny.evaluate_sam import evaluate
 from teachers.tiny.listing import SAM, read_listing
-from teachers.tiny.sam import build_tiny_sam
+from teachers.tiny.sam import IMAGE_SIZE, PATCH_SIZE, build_tiny_sam
 from teachers.tiny.sam_objective import decode, make_batch, mask_losses, sparse_prompts, step_loss, zoomed
 from teachers.tiny.scenes import LEVELS, MIN_PIXELS, CachedScene, SceneCache
 from teachers.tiny.weights import load_weights
 
 WORLD, SEED, COUNT = "pretrain", 5, 3
+GRID = IMAGE_SIZE // PATCH_SIZE
+STEP = PATCH_SIZE // 4  # pixels of the image that a low-res one is
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +58,28 @@ def test_a_cache_is_rendered_once(cache: SceneCache) -> None:
 
 def test_a_batch_is_a_function_of_seed_and_step(cache: SceneCache, sam: Sam) -> None:
     one, same, other = (make_batch(sam, cache, seed=0, step=step) for step in (3, 3, 4))
-    for name in ("images", "masks", "points", "boxes", "point_on", "box_on"):
+    for name in ("images", "masks", "regions", "points", "boxes", "point_on", "box_on"):
         assert torch.equal(getattr(one, name), getattr(same, name))
     assert not torch.equal(one.masks, other.masks)
     assert one.images.shape == (objective.SCENES_PER_STEP, 3, 256, 256)
     assert len(one.masks) == objective.SCENES_PER_STEP * objective.MASKS_PER_SCENE
+    assert one.regions.shape == (objective.SCENES_PER_STEP, 2, 4 * GRID, 4 * GRID)
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_the_regions_lie_where_the_masks_do(cache: SceneCache, sam: Sam, step: int) -> None:
+    """Turned, mirrored and enlarged alike: where a mask of a whole thing or a part lies, there is a region."""
+    batch = make_batch(sam, cache, seed=4, step=step, fine=True)
+    masks = batch.masks.unflatten(0, (-1, objective.MASKS_PER_SCENE))[
+        :, :, STEP // 2 :: STEP, STEP // 2 :: STEP
+    ]
+    covered = [
+        float((found[1] > 0)[mask].float().mean())
+        for own, found in zip(masks, batch.regions, strict=True)
+        for mask in own
+        if mask.any()
+    ]
+    assert np.mean([share > 0.9 for share in covered]) > 0.8  # groups hold ground too
 
 
 @pytest.mark.parametrize("step", range(4))
@@ -125,11 +144,11 @@ def test_absent_boxes_leave_no_trace(sam: Sam) -> None:
 
 @torch.no_grad()
 def test_decoding_keeps_the_prompts_with_their_images(sam: Sam) -> None:
-    embedding = torch.randn(2, 128, 32, 32)
+    embedding = torch.randn(2, 128, GRID, GRID)
     sparse = torch.randn(4, 3, 128)
     logits, quality = decode(sam, embedding, sparse)
     alone, alone_quality = decode(sam, embedding[1:], sparse[2:])
-    assert (logits.shape, quality.shape) == ((4, 4, 128, 128), (4, 4))
+    assert (logits.shape, quality.shape) == ((4, 4, 4 * GRID, 4 * GRID), (4, 4))
     torch.testing.assert_close(logits[2:], alone)
     torch.testing.assert_close(quality[2:], alone_quality)
 
@@ -167,7 +186,7 @@ def test_some_steps_have_corrections(cache: SceneCache, sam: Sam, monkeypatch: p
 
 def test_evaluation_names_its_numbers(sam: Sam) -> None:
     score = evaluate(sam, scenes=2)
-    means = ("box", "point", "point_best_of_3", "three_clicks")
+    means = ("box", "zoomed_box", "ceiling", "point", "point_best_of_3", "three_clicks")
     assert set(score) == {"objects", "iou_correlation", *means}
     assert all(0 <= score[name] <= 1 for name in means)
 
@@ -203,7 +222,8 @@ def test_an_enlarged_part_shows_its_masks(cache: SceneCache, seed: int) -> None:
     scene = cache[seed % COUNT]
     view = zoomed(scene, np.random.default_rng(seed))
     assert view is not None
-    image, masks = view
+    image, masks, found = view
+    assert found.shape == (2, 256, 256)
     assert (image.shape, masks.shape) == ((256, 256, 3), (objective.MASKS_PER_SCENE, 256, 256))
     assert masks.reshape(len(masks), -1).any(1).all()
     ys, xs = np.nonzero(masks[0])  # the small mask that it was enlarged for is whole and no longer small
