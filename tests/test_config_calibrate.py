@@ -129,6 +129,15 @@ def test_limits_without_ground(
     assert found.startswith(expected)
 
 
+def test_a_second_opinion_needs_a_tuned_teacher(tmp_path: Path) -> None:
+    models = {**MODELS, "teacher": {**MODELS["teacher"], "second_opinion": True}}
+    with pytest.raises(BadPlan) as caught:
+        load(tmp_path, (PROPOSE, LABEL, CALIBRATE), models=models)
+    (found,) = caught.value.problems
+    assert found.startswith("models.teacher.second_opinion: expected a stage `finetune_teacher`, found none")
+    assert load(tmp_path, (TUNE, PROPOSE, LABEL, CALIBRATE), models=models).stages
+
+
 def test_without_a_label_quality_is_limited_all_the_same(tmp_path: Path) -> None:
     assert load(tmp_path, (*WHOLE[:3], LEAST), weak="none").stages[-1].config.min_quality == 0.5  # type: ignore[attr-defined]
 

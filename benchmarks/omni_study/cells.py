@@ -83,7 +83,10 @@ def config_of(base: Settings, cell: Cell) -> Settings:
         "refine": cell.refine,
         **TEACHERS[cell.teacher],
     }
-    left_out = set() if cell.tuned else {"finetune_teacher", "gate"}
+    left_out: set[str] = set()
+    if not cell.tuned:
+        models["teacher"].pop("second_opinion", None)  # of plain SAM on itself
+        left_out |= {"finetune_teacher", "gate"}
     left_out |= set() if cell.gated else {"gate"}
     left_out |= {"calibrate"} if cell.masks == FULL else set()  # there is nothing to judge
     if cell.student is None:
