@@ -104,7 +104,11 @@ def evaluate(model: TinyGrounder, encoder: TextEncoder, *, scenes: int) -> dict[
     model.eval()
     vectors = torch.from_numpy(encoder.encode([c.name for c in CLASSES]))
     rendered = [render(WORLD, EVALUATION_SEED, index) for index in range(scenes)]
-    found = [detect(model, scene.image, vectors) for scene in rendered]
+    return score_boxes(rendered, [detect(model, scene.image, vectors) for scene in rendered])
+
+
+def score_boxes(rendered: list[Scene], found: list[Detections]) -> dict[str, float]:
+    """As `evaluate`, of what any detector found in each scene."""
     evaluator = hotcoco.COCOeval(*_as_coco(rendered, found), "bbox")
     evaluator.evaluate()
     evaluator.accumulate()
@@ -115,7 +119,7 @@ def evaluate(model: TinyGrounder, encoder: TextEncoder, *, scenes: int) -> dict[
         sure = {CLASSES[name].id for name in detections.names[detections.scores >= CONFIDENT]}
         alarms += [c.id in sure for c in CLASSES if c.id not in present]
     return {
-        "scenes": scenes,
+        "scenes": len(rendered),
         "AP50": round(float(precision[0][precision[0] >= 0].mean()), 4),
         "AP": round(float(precision[precision >= 0].mean()), 4),
         "absent": round(float(np.mean(alarms)), 4),
