@@ -134,7 +134,7 @@ def _backbone(what: str, variant: str, repository: str, megabytes: float) -> Wei
 
 WEIGHTS: dict[str, Weights] = {
     "tiny_sam": Weights("the embedded SAM", "sam", 4.6, settings={"sam": "tiny"}),
-    "tiny_text": Weights("the embedded text tower", "class_aware_sam", 0.9, settings={"text": "tiny"}),
+    "tiny_text": Weights("the embedded text tower", "class_aware_sam", 1.7, settings={"text": "tiny"}),
     "tiny_grounder": Weights("the embedded proposer", "tiny_grounder", 1.6),
     "sam_vit_b": _sam("vit_b", "sam_vit_b_01ec64.pth", 375),
     "sam_vit_l": _sam("vit_l", "sam_vit_l_0b3195.pth", 1250),

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from teachers.tiny.blocks import Residual, convolved
 
-WIDTH = 64
+WIDTH = 64  # of the vectors, and of the text tower
+IMAGE_WIDTH = 96
 CONTEXT = 32
 CROP_SIZE = 64
 START, END = 256, 257  # END is the greatest token: open_clip pools where the greatest stands
@@ -21,8 +22,8 @@ PIXEL_MEAN, PIXEL_STD = 0.45, 0.25  # of all three channels, in 0..1
 
 
 def build_tiny_clip() -> CLIP:
-    """A randomly initialised tiny CLIP: 0.12 M parameters of text tower, 0.3 M of image tower."""
-    vision = CLIPVisionCfg(layers=3, width=64, head_width=16, patch_size=8, image_size=CROP_SIZE)
+    """A randomly initialised tiny CLIP: 0.12 M parameters of text tower, 0.7 M of image tower."""
+    vision = CLIPVisionCfg(layers=4, width=IMAGE_WIDTH, head_width=32, patch_size=8, image_size=CROP_SIZE)
     text = CLIPTextCfg(context_length=CONTEXT, vocab_size=VOCABULARY, width=64, heads=4, layers=2)
     clip = CLIP(WIDTH, vision, text)
     # A plain patch embedding needs many times the images before a vision transformer starts to learn (Xiao et al.
@@ -31,8 +32,8 @@ def build_tiny_clip() -> CLIP:
         convolved(3, 24, stride=2),
         convolved(24, 48, stride=2),
         Residual(48),
-        convolved(48, 64, stride=2),
-        Residual(64),
+        convolved(48, IMAGE_WIDTH, stride=2),
+        Residual(IMAGE_WIDTH),
     )
     return clip
 

@@ -133,7 +133,7 @@ def evaluate(model: CLIP, *, scenes: int) -> dict[str, float]:
 
 
 def main() -> int:
-    options = parse(__doc__, steps=1100, batch=96, lr=1.5e-3)
+    options = parse(__doc__, steps=5000, batch=96, lr=1e-3, muon=5.0)
     torch.manual_seed(options.seed)
     model = build_tiny_clip()
     if options.evaluate is not None or options.export is not None:

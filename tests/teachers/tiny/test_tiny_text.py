@@ -35,7 +35,7 @@ def test_tokens(name: str, content: bytes) -> None:
 def test_it_is_small_and_its_end_token_is_the_one_pooled() -> None:
     torch.manual_seed(0)
     clip = build_tiny_clip().eval()
-    assert sum(p.numel() for p in clip.parameters()) < 600_000
+    assert sum(p.numel() for p in clip.parameters()) < 900_000
     assert clip.encode_image(normalise_crops(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))).shape == (2, 64)
     tokens = tokenize(["car"])
     padded = tokens.clone()
