@@ -32,12 +32,14 @@ def _clicks(
     size = truth.shape[-1]
     masks = F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0] > 0
     points, labels = [], []
-    for mask, true in zip(masks.numpy(), truth.numpy(), strict=True):
+    for mask, true in zip(masks.cpu().numpy(), truth.cpu().numpy(), strict=True):
         wrong = mask ^ true
         y, x = pick(wrong if wrong.any() else true)  # a perfect mask is confirmed
         points.append([[x + 0.5, y + 0.5]])
         labels.append([int(true[y, x])])
-    return torch.tensor(points, dtype=torch.float32), torch.tensor(labels)
+    return torch.tensor(points, dtype=torch.float32, device=logits.device), torch.tensor(
+        labels, device=logits.device
+    )
 
 
 def _any_pixel(region: BoolMask, rng: np.random.Generator) -> tuple[int, int]:

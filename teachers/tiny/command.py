@@ -65,7 +65,7 @@ def parse(doc: str | None, *, steps: int, batch: int, lr: float, muon: float = 0
 
 
 def training_scenes(options: Options, world: str = WORLD) -> SceneCache:
-    """The scenes to train on; the missing ones are rendered by two processes."""
+    """The scenes to train on; the missing ones are rendered by a process a core."""
     return SceneCache(options.scenes, world=world, seed=TRAIN_SEED, count=options.count)
 
 

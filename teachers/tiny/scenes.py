@@ -7,7 +7,6 @@ mask `scene` (index in the shard), `class_id` (0 = none), `level` (index into LE
 import multiprocessing
 import os
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +35,12 @@ class CachedScene:
         return np.unpackbits(self.masks[index]).reshape(SIZE, SIZE).astype(bool)
 
 
+# All images of a shard, the scene of each mask, and all its masks as if they were one scene's.
+Shard = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], CachedScene]
+
+
 class SceneCache:
-    """`count` scenes of one world and seed under `folder`; renders what is missing with two processes."""
+    """`count` scenes of one world and seed under `folder`; renders what is missing with a process a core."""
 
     def __init__(self, folder: Path, *, world: str, seed: int, count: int) -> None:
         self.folder, self.world, self.seed, self.count = folder, world, seed, count
@@ -45,9 +48,13 @@ class SceneCache:
         todo = [(self._path(shard), world, seed, shard) for shard in range(self._shards)]
         todo = [job for job in todo if not job[0].exists()]
         if todo:
-            with multiprocessing.get_context("spawn").Pool(2) as pool:
+            with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
                 pool.starmap(_render_shard, todo, chunksize=1)
-        self._open = lru_cache(maxsize=None)(self._read)
+        self._shards_read: dict[int, Shard] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        """For another process, which reads the files itself."""
+        return {**vars(self), "_shards_read": {}}
 
     @property
     def _shards(self) -> int:
@@ -70,11 +77,12 @@ class SceneCache:
     def _path(self, shard: int) -> Path:
         return self.folder / f"{self.world}-{self.seed}-{shard:04d}.npz"
 
-    def _read(self, shard: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], CachedScene]:
-        """All images, the scene of each mask, and all masks of a shard as if they were one scene's."""
-        with np.load(self._path(shard)) as a:
-            masks = CachedScene(a["images"][0], a["masks"], a["class_id"], a["level"], a["box"])
-            return a["images"], a["scene"], masks
+    def _open(self, shard: int) -> Shard:
+        if shard not in self._shards_read:
+            with np.load(self._path(shard)) as a:
+                masks = CachedScene(a["images"][0], a["masks"], a["class_id"], a["level"], a["box"])
+                self._shards_read[shard] = a["images"], a["scene"], masks
+        return self._shards_read[shard]
 
 
 def _render_shard(path: Path, world: str, seed: int, shard: int) -> None:

@@ -8,6 +8,7 @@ python -m teachers.tiny.train_sam --workdir W --export          # fp16 weights a
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from teachers.tiny.command import TRAIN_SEED
 from teachers.tiny.evaluate_sam import evaluate_seeds
 from teachers.tiny.recipe import Recipe, Trained, train
 from teachers.tiny.sam import PROMPT_WIDTH, build_tiny_sam
-from teachers.tiny.sam_objective import LOSS_SIZE, make_batch, step_loss
+from teachers.tiny.sam_batches import SCENES_PER_STEP, StepBatch, Steps
+from teachers.tiny.sam_objective import LOSS_SIZE, step_loss
 from teachers.tiny.scenes import SceneCache
 from teachers.tiny.weights import WeightFacts, save_weights
 
@@ -49,6 +51,10 @@ def main() -> int:
     save_file(trained.state, kept)
     before = json.loads(options.start.with_suffix(".json").read_text()) if options.start else None
     flags = f"--steps {options.steps} --lr {options.lr:g} --seed {options.seed}" + " --bf16" * options.bf16
+    if options.batch != SCENES_PER_STEP:
+        flags += f" --batch {options.batch}"
+    if options.count != SCENES:
+        flags += f" --count {options.count}"
     if options.restart:
         flags += f" --restart {' '.join(map(str, options.restart))}"
     if options.fine_from is not None:
@@ -85,9 +91,9 @@ def _train(options: argparse.Namespace) -> Trained:
     if options.start:
         sam.load_state_dict(load_file(options.start))
     use_fast_attention(sam.image_encoder)
-    learner = Learner(sam)
+    learner = Learner(sam).to(options.device)
     folder = options.scenes or options.workdir / "scenes"
-    cache = SceneCache(folder, world="pretrain", seed=TRAIN_SEED, count=SCENES)
+    cache = SceneCache(folder, world="pretrain", seed=TRAIN_SEED, count=options.count)
     recipe = Recipe(
         steps=options.steps,
         lr=options.lr,
@@ -99,14 +105,20 @@ def _train(options: argparse.Namespace) -> Trained:
         muon=options.muon,
     )
 
+    steps = Steps(cache, options.seed, options.fine_from, options.batch)
+    ahead: list[Iterator[StepBatch]] = []
+
     def loss_fn(step: int) -> dict[str, torch.Tensor]:
-        fine = options.fine_from is not None and step >= options.fine_from
-        batch = make_batch(sam, cache, seed=options.seed, step=step, fine=fine)
-        return step_loss(sam, batch, affinity=learner.affinity, fine=fine, size=options.loss_size)
+        if not ahead:  # the first step is known only now: a training goes on where it was stopped
+            ahead.append(steps.since(step, options.steps, workers=options.workers))
+        batch = next(ahead[0]).to(torch.device(options.device))
+        return step_loss(sam, batch, affinity=learner.affinity, fine=steps.fine(step), size=options.loss_size)
 
     trained = train(learner, loss_fn=loss_fn, recipe=recipe, workdir=options.workdir)
     own = {
-        name.removeprefix("sam."): value for name, value in trained.state.items() if name.startswith("sam.")
+        name.removeprefix("sam."): value.cpu()
+        for name, value in trained.state.items()
+        if name.startswith("sam.")
     }
     return replace(trained, state=own)
 
@@ -119,7 +131,11 @@ def _options() -> argparse.Namespace:
         "--workdir", type=Path, required=True, help="checkpoints, scenes and log; resumed if there"
     )
     parser.add_argument("--scenes", type=Path, help="rendered scenes (default: WORKDIR/scenes)")
+    parser.add_argument("--count", type=int, default=SCENES, help="scenes to train on")
+    parser.add_argument("--batch", type=int, default=SCENES_PER_STEP, help="scenes a step")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw batches ahead, for a GPU")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument(
