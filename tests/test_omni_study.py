@@ -44,8 +44,9 @@ def test_a_cell_is_a_plan(cell: Cell, tmp_path: Path) -> None:
     assert ("train_student" in names) == (cell.student is not None)
     assert ("finetune_teacher" in names) == cell.tuned
     assert ("gate" in names) == (cell.tuned and cell.gated)
-    assert ("calibrate" in names) == (cell.masks != FULL)
+    assert ("calibrate" in names) == (cell.masks != FULL and cell.student is not None)
     settings = plan.resolved["models"]["teacher"]  # type: ignore[index,call-overload]
+    assert settings["second_opinion"] == (cell.tuned and cell.student is not None)  # type: ignore[index,call-overload]
     assert settings["class_aware"] == cell.class_aware  # type: ignore[index,call-overload]
     assert settings["refine"] == cell.refine  # type: ignore[index,call-overload]
 
@@ -124,7 +125,8 @@ def test_the_tables_say_what_the_ledger_has() -> None:
     assert "| 1% | `point+class` | 0.200 (0.000) | 50 (0) | 96 / 92 / 81 | 20.0 (0.0) |" in lines
     assert "| 100% |  | 0.400 (0.000) | 100 | 100 | 20.0 (0.0) |" in lines
     assert "| `box+class` | weights | 0.260 (0.000) | 65 (0) |" in lines
-    assert "| `point+class` | lora | 70.0 (0.0) | 70.0 (0.0) |" in lines
+    assert "| `point+class` | lora | 70.0 (0.0) | - |" in lines
+    assert "| `point+class` | paper | 70.0 (0.0) | 70.0 (0.0) |" in lines
     assert "| `class` | 10% | 0.100 (0.000) | - | - | - | - | - | 0.500 (0.000) | - |" in lines
     assert text.count("zero-shot") == 2
     assert "toyworld" not in tables([row(study.cells_of("penn-fudan", 0)[0], miou=0.1)])

@@ -85,13 +85,14 @@ def config_of(base: Settings, cell: Cell) -> Settings:
     }
     left_out: set[str] = set()
     if not cell.tuned:
-        models["teacher"].pop("second_opinion", None)  # of plain SAM on itself
         left_out |= {"finetune_teacher", "gate"}
     left_out |= set() if cell.gated else {"gate"}
     left_out |= {"calibrate"} if cell.masks == FULL else set()  # there is nothing to judge
+    if not cell.tuned or cell.student is None:  # plain SAM has no opinion but its own, or nobody asks for it
+        models["teacher"].pop("second_opinion", None)
     if cell.student is None:
         models.pop("student")
-        left_out.add("train_student")
+        left_out |= {"train_student", "calibrate"}
     else:
         models["student"] |= STUDENTS[cell.student]
     config["stages"] = [stage for stage in config["stages"] if not left_out & set(stage)]
@@ -130,5 +131,5 @@ def past_the_paper(world: str, seed: int, *, masks: str = "1%") -> Iterator[Cell
         for student in STUDENTS:
             yield Cell(world, seed, weak, masks, student=student)
         for teacher in TEACHERS:
-            for share in (masks, "10%"):
-                yield Cell(world, seed, weak, share, teacher=teacher, gated=False)
+            yield Cell(world, seed, weak, masks, teacher=teacher, gated=False)
+        yield Cell(world, seed, weak, "10%", gated=False)  # what they would reach
