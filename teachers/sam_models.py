@@ -53,7 +53,13 @@ def _predictor(settings: SamSettings, device: str) -> SamPredictor:
         settings.sam, settings.checkpoint, sha256=settings.sha256, attention=settings.attention
     ).to(device)
     share = device != "cpu" if settings.share_chunks is None else settings.share_chunks
-    return SamPredictor(sam, chunk=settings.chunk, embed_batch=settings.embed_batch, share=share)
+    return SamPredictor(
+        sam,
+        chunk=settings.chunk,
+        embed_batch=settings.embed_batch,
+        share=share,
+        encoder_bf16=settings.encoder_bf16,
+    )
 
 
 def _zoom(settings: SamSettings, predictor: SamPredictor) -> Zoom:

@@ -67,13 +67,25 @@ _Group = tuple[int | None, int, bool]
 
 
 class SamPredictor:
-    """A frozen SAM on a device, and how work is cut (CPU: chunks of 1-4 are fastest; GPU: large, shared ones)."""
+    """A frozen SAM on a device, and how work is cut (CPU: chunks of 1-4 are fastest; GPU: large, shared ones).
 
-    def __init__(self, sam: Sam, *, chunk: int = 4, embed_batch: int = 1, share: bool = False) -> None:
+    With `encoder_bf16` the image encoder runs under autocast; features are float32 all the same.
+    """
+
+    def __init__(
+        self,
+        sam: Sam,
+        *,
+        chunk: int = 4,
+        embed_batch: int = 1,
+        share: bool = False,
+        encoder_bf16: bool = False,
+    ) -> None:
         self.sam = sam
         self.chunk = chunk
         self.embed_batch = embed_batch
         self.share = share
+        self.encoder_bf16 = encoder_bf16
         with torch.no_grad():
             self._position = sam.prompt_encoder.get_dense_pe()
 
@@ -100,9 +112,14 @@ class SamPredictor:
             ]
             filled = torch.zeros(self.embed_batch, *squares[0][0].shape)
             filled[: len(squares)] = torch.stack([pixels for pixels, _ in squares])
-            features.append(self.sam.image_encoder(filled.to(self.sam.device))[: len(squares)])
+            features.append(self._encoded(filled)[: len(squares)])
             frames += [frame for _, frame in squares]
         return Embeddings(torch.cat(features), tuple(frames))
+
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        with torch.autocast(self.sam.device.type, torch.bfloat16, enabled=self.encoder_bf16):
+            features: Tensor = self.sam.image_encoder(pixels.to(self.sam.device))
+        return features.float()
 
     @torch.no_grad()
     def decode(self, head: Head, embeddings: Embeddings, asks: Sequence[Ask]) -> Iterator[tuple[int, Answer]]:

@@ -32,6 +32,7 @@ ONTOLOGY = Ontology(tuple(Category(c.id, c.name) for c in classes("demo")))
 TEACHERS = [
     teachers.ModelSpec(name="t", use="class_aware_sam", settings={"sam": "tiny", "text": "tiny"}),
     teachers.ModelSpec(name="t", use="sam", settings={"sam": "tiny"}),
+    teachers.ModelSpec(name="t", use="sam", settings={"sam": "tiny", "encoder_bf16": True}),
     teachers.ModelSpec(name="t", use="fake_teacher"),
 ]
 PROPOSERS = [
@@ -74,6 +75,18 @@ def test_every_entry_is_covered() -> None:
     covered = {spec.use for spec in (*TEACHERS, *PROPOSERS)} | NEEDS_A_CHECKPOINT
     assert covered == set(teachers.ENTRIES)
     assert {spec.use for spec in STUDENTS} == set(students.ENTRIES)
+
+
+def test_a_sam_in_bfloat16_answers_a_little_otherwise() -> None:
+    batch = [sample(0, WeakKind.BOX)]
+    ((exact,), (other,)) = (
+        teachers.load_teacher(spec, ontology=ONTOLOGY, device="cpu").label(batch) for spec in TEACHERS[1:3]
+    )
+    assert exact != other
+    for one, two in zip(exact, other, strict=True):
+        assert one.rle is not None
+        assert two.rle is not None
+        assert masks.iou_matrix([one.rle], [two.rle])[0, 0] > 0.8
 
 
 @pytest.mark.parametrize("kind", [WeakKind.NONE, WeakKind.POINT, WeakKind.BOX])

@@ -152,6 +152,16 @@ def test_chunks_have_one_size_and_sharing_needs_fewer(
         assert rows == expected
 
 
+@pytest.mark.parametrize("embed_batch", [1, 2])
+def test_an_encoder_in_bfloat16_gives_nearly_the_same_features(small_sam: Sam, embed_batch: int) -> None:
+    images = [photo(1), photo(2, (64, 200))]
+    exact = SamPredictor(small_sam, embed_batch=embed_batch).embed(images).features
+    found = SamPredictor(small_sam, embed_batch=embed_batch, encoder_bf16=True).embed(images).features
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, exact)
+    assert (found - exact).norm() < 0.02 * exact.norm()
+
+
 def test_class_aware_at_initialisation_is_plain_sam_to_the_bit(small_sam: Sam) -> None:
     torch.manual_seed(2)
     head = Head(deepcopy(small_sam.mask_decoder), ClassAwarePrompts(small_sam.prompt_encoder, 6))
