@@ -34,7 +34,7 @@ class SamSettings(BaseModel):
     `checkpoint`: a .pth as published or .safetensors (tiny: embedded); `sha256` is needed for other .pth and .pt files.
     `chunk`, `embed_batch`: prompts and images per forward (CPU: 1-4 and 1; GPU: as many as fit). `share_chunks`:
     prompts of several images fill a chunk together (unset: on a GPU only; see sam/predictor.py).
-    `encoder_bf16`: the image encoder in bfloat16, for devices that have it in hardware; the masks are a little others.
+    `encoder_bf16`: the image encoder in bfloat16, for devices that have it in hardware; masks differ a little.
     `zoom`: a box is asked on the part of the image in which it takes this share of a side, 0 on the whole image (0.35
     is the default of `tiny`, whose grid is coarse; 0 that of the others, as in the paper; see sam/zoom.py).
     `score`, `nms`: of proposals that become box prompts. `nms_by_class` keeps overlapping boxes of different classes.

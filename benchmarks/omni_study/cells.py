@@ -87,12 +87,15 @@ def config_of(base: Settings, cell: Cell) -> Settings:
     if not cell.tuned:
         left_out |= {"finetune_teacher", "gate"}
     left_out |= set() if cell.gated else {"gate"}
-    left_out |= {"calibrate"} if cell.masks == FULL else set()  # there is nothing to judge
-    if not cell.tuned or cell.student is None:  # plain SAM has no opinion but its own, or nobody asks for it
+    if cell.masks == FULL or cell.student is None:  # there is nothing to judge, or nobody asks
+        left_out.add("calibrate")
+    if (
+        not cell.tuned or "calibrate" in left_out
+    ):  # plain SAM would agree with itself, or nothing learns from it
         models["teacher"].pop("second_opinion", None)
     if cell.student is None:
         models.pop("student")
-        left_out |= {"train_student", "calibrate"}
+        left_out.add("train_student")
     else:
         models["student"] |= STUDENTS[cell.student]
     config["stages"] = [stage for stage in config["stages"] if not left_out & set(stage)]
