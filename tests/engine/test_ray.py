@@ -93,7 +93,7 @@ def test_ray_makes_the_bytes_of_the_local_engine_and_leaves_nothing(tmp_path, wh
 def test_whatever_is_killed_the_bytes_are_the_same(tmp_path, whole, victim):
     """An actor, the process that it supervises, a whole node: of the last the run ends, and the next goes on."""
     process = start(tmp_path)
-    wait_for(lambda: list(tmp_path.glob("store/units/*/*.parquet")) and below(process, victim))
+    wait_for(lambda: len(list(tmp_path.glob("store/units/*/*.parquet"))) > 2 and below(process, victim))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("store/units/*/*.parquet")}
     os.kill(below(process, victim)[0].pid, signal.SIGKILL)
     _, told = process.communicate(timeout=PATIENCE)
@@ -102,7 +102,8 @@ def test_whatever_is_killed_the_bytes_are_the_same(tmp_path, whole, victim):
         finish(tmp_path)
     else:
         assert process.returncode == 0, told
-    assert {path: path.stat().st_mtime_ns for path in before} == before
+    again = [path for path, made in before.items() if path.stat().st_mtime_ns != made]
+    assert len(again) <= 1  # the killed one may have made its unit and not have told of it
     assert_same(tmp_path, whole)
 
 
