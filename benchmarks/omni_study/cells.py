@@ -89,9 +89,8 @@ def config_of(base: Settings, cell: Cell) -> Settings:
     left_out |= set() if cell.gated else {"gate"}
     if cell.masks == FULL or cell.student is None:  # there is nothing to judge, or nobody asks
         left_out.add("calibrate")
-    if (
-        not cell.tuned or "calibrate" in left_out
-    ):  # plain SAM would agree with itself, or nothing learns from it
+    # Plain SAM would agree with itself, or nothing learns from the second opinion.
+    if not cell.tuned or "calibrate" in left_out:
         models["teacher"].pop("second_opinion", None)
     if cell.student is None:
         models.pop("student")

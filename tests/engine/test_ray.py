@@ -103,7 +103,8 @@ def test_whatever_is_killed_the_bytes_are_the_same(tmp_path, whole, victim):
     else:
         assert process.returncode == 0, told
     again = [path for path, made in before.items() if path.stat().st_mtime_ns != made]
-    assert len(again) <= 1  # the killed one may have made its unit and not have told of it
+    # A killed worker may have made its unit and not have told of it; after a run's end the store tells the next.
+    assert len(again) <= (victim != "raylet/raylet")
     assert_same(tmp_path, whole)
 
 
