@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # Where this is set, every process would compile all of torch and transformers anew: 7 of 12 seconds of a worker's start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow check kinds study overfit-student bench torture lock format clean
+.PHONY: demo test test-slow check kinds demo-seeds study overfit-student bench torture lock format clean
 
 demo: $(READY)
 	$(BIN)/pipeline run stages.yaml --weak=point+class --out runs/demo
@@ -27,6 +27,9 @@ check: $(READY)
 
 kinds: $(READY)
 	$(BIN)/python -m benchmarks.kinds
+
+demo-seeds: $(READY)
+	$(BIN)/python -m benchmarks.demo_seeds
 
 LEDGER := docs/ledgers/study.jsonl
 

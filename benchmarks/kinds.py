@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import TypedDict
 
 from benchmarks.baselines import Run, baselines
 
@@ -31,17 +32,25 @@ ZERO_SHOT = "zero-shot"
 AT_A_TIME = 2  # seeds; a run has one thread
 
 
-def run_pipeline(config: str, out: Path, *, weak: str, seed: int) -> Run:
-    """One run by the command line a user would type; CalledProcessError if it fails."""
+def run_pipeline(config: str, out: Path, *settings: str, weak: str, seed: int) -> Run:
+    """One run by the command line a user would type, `settings` as `--set` has them; CalledProcessError if it fails."""
     command = [sys.executable, "-m", "pipeline.cli", "run", config, f"--weak={weak}", f"--out={out}"]
-    seeds = [f"--set={key}={seed}" for key in ("seed", "data.seed")]
-    subprocess.run([*command, *seeds], check=True)
+    given = (f"seed={seed}", f"data.seed={seed}", *settings)
+    subprocess.run([*command, *(f"--set={one}" for one in given)], check=True)
     return Run.open(out)
 
 
-def spread(values: Sequence[float]) -> dict[str, float | list[float]]:
+class Spread(TypedDict):
     """Mean and standard deviation of a score over the seeds, and the scores."""
-    return {"mean": statistics.fmean(values), "spread": statistics.stdev(values), "values": list(values)}
+
+    mean: float
+    spread: float
+    values: list[float]
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Those of several scores."""
+    return Spread(mean=statistics.fmean(values), spread=statistics.stdev(values), values=list(values))
 
 
 def checks(means: Mapping[str, float]) -> dict[str, bool]:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from pydantic import JsonValue
 
 from pipeline.calibration_rules import calibration_problems
+from pipeline.data.errors import BadInput, show
 from pipeline.data.records import WeakKind
 from pipeline.engine.plan import PlannedStage
 from pipeline.stages.calibrate import CalibrateConfig
@@ -13,6 +14,7 @@ from pipeline.stages.gate import GateConfig
 from pipeline.stages.propose import Propose, ProposeConfig
 from pipeline.stages.pseudo_label import PseudoLabel, PseudoLabelConfig
 from teachers.catalog import ENTRIES, ModelSpec
+from teachers.grounding_names import normalise
 
 # A stage and those that use what it makes, which the planner cannot know: they also run without it. After the last of
 # them it works for nobody.
@@ -28,6 +30,8 @@ USERS = {
     "cost": ("report",),
 }
 ONCE = (Propose.name, PseudoLabel.name)  # a second one replaces what the first one found, or labels it again
+PLACELESS = (WeakKind.NONE, WeakKind.CLASS)
+NAMED = 3  # of several names in a message
 
 
 def incoherences(
@@ -35,14 +39,18 @@ def incoherences(
     stages: Sequence[PlannedStage],
     sound: Sequence[PlannedStage],
     lent: Collection[str] = (),
+    *,
+    sought: Sequence[str] = (),
 ) -> list[str]:
     """A line for each stage that cannot do what its settings say, beside these other stages and `--weak`.
 
     `sound` are those of the stages whose settings are valid; of the others the names count. `lent` are the artifacts
-    that are there before the first stage.
+    that are there before the first stage, `sought` the names of the classes to be found in weak images.
     """
     return [
         *_placeless(weak, stages),
+        *_beyond(weak, sound, sought),
+        *_nothing_to_learn(weak, sound),
         *_in_vain(stages),
         *_repeated(stages),
         *_deaf(sound),
@@ -55,12 +63,51 @@ def incoherences(
 def _placeless(weak: JsonValue, stages: Sequence[PlannedStage]) -> list[str]:
     """Labels without a place prompt nothing: a proposer must have found boxes first."""
     names = [planned.stage.name for planned in stages]
-    if weak not in (WeakKind.NONE, WeakKind.CLASS) or PseudoLabel.name not in names:
+    if weak not in PLACELESS or PseudoLabel.name not in names:
         return []
     if Propose.name in names[: names.index(PseudoLabel.name)]:
         return []
     return [
         f"weak: {weak} labels have no place: expected a stage `propose` before `pseudo_label`, found none"
+    ]
+
+
+def _beyond(weak: JsonValue, sound: Sequence[PlannedStage], sought: Sequence[str]) -> list[str]:
+    """Proposers that know some names alone, where they should find others."""
+    problems: list[str] = []
+    for planned in sound:
+        config = planned.config
+        if isinstance(config, ProposeConfig) and (lost := _unfound(config.model, sought)):
+            more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
+            problems.append(
+                f"{planned.label}.model: with weak: {weak}, {', '.join(map(show, lost[:NAMED]))}{more} should be found "
+                f"by {config.model.name!r}, but the embedded proposer knows the names of toyworld only; use "
+                "grounding_dino, or label points or boxes"
+            )
+    return problems
+
+
+def _unfound(proposer: ModelSpec, names: Sequence[str]) -> list[str]:
+    finds = ENTRIES[proposer.use].finds
+    return [] if finds is None else [name for name in names if not _is_among(name, finds)]
+
+
+def _is_among(name: str, known: Collection[str]) -> bool:
+    try:
+        return normalise(name) in known
+    except BadInput:
+        return False
+
+
+def _nothing_to_learn(weak: JsonValue, sound: Sequence[PlannedStage]) -> list[str]:
+    """A second round of tuning on weak images, where none of their labels has a place."""
+    if weak not in PLACELESS:
+        return []
+    return [
+        f"models.{config.model.name}.self_training: expected weak: {WeakKind.POINT} or {WeakKind.BOX}, found {weak}: "
+        "there is no localised weak label to learn from"
+        for config in (planned.config for planned in sound)
+        if isinstance(config, FinetuneTeacherConfig) and config.model.settings.get("self_training")
     ]
 
 

@@ -17,7 +17,7 @@ from pipeline.data.errors import BadInput
 from pipeline.data.records import WeakKind
 from pipeline.engine.faults import BadPlan
 from pipeline.engine.plan import PlannedStage, RunPlan
-from pipeline.inputs import input_problems
+from pipeline.inputs import look_at
 from pipeline.models import Models, model_fields
 from pipeline.overrides import apply_overrides, read_config
 from pipeline.problems import explain
@@ -93,12 +93,12 @@ def make_plan(
     _lay_flags(raw, request)
     problems = apply_overrides(raw, request.settings)
     file, wrong = _read(raw, problems)
-    ingest = _ingest(file, request.data_root.resolve(), problems)
+    ingest, sought = _ingest(file, request.data_root.resolve(), problems)
     models = Models(None if "models" in wrong else file.models)
     stages = StageList(file.stages, models, ingest)
     problems += [*stages.problems, *models.problems]
     if "stages" not in wrong:
-        problems += stages.order_problems(file.weak, lent)
+        problems += stages.order_problems(file.weak, lent, sought)
     if problems or ingest is None:
         raise BadPlan(tuple(problems))
     plan = _plan(file, models, stages.planned(), request)
@@ -116,8 +116,11 @@ def _read(raw: dict[str, JsonValue], problems: list[str]) -> tuple[RunFile, set[
     return RunFile.model_construct(set(right), **{"stages": [], **right}), wrong
 
 
-def _ingest(file: RunFile, root: Path, problems: list[str]) -> IngestConfig | None:
-    """The settings of ingest, and what is wrong with them or with the files that they name."""
+def _ingest(file: RunFile, root: Path, problems: list[str]) -> tuple[IngestConfig | None, tuple[str, ...]]:
+    """The settings of ingest and the names of the classes to be found in its images.
+
+    What is wrong with the settings, or with the files that they name, is noted.
+    """
     given = (
         "data" in file.model_fields_set
     )  # that it lacks was told; the other keys are looked at all the same
@@ -128,9 +131,10 @@ def _ingest(file: RunFile, root: Path, problems: list[str]) -> IngestConfig | No
         )
     except ValidationError as error:
         problems += explain(error, IngestConfig, "")
-        return None
-    problems += input_problems(ingest, root)
-    return ingest if given else None
+        return None, ()
+    inputs = look_at(ingest, root)
+    problems += inputs.problems
+    return (ingest, inputs.sought) if given else (None, ())
 
 
 def _named(lent: Mapping[str, Path]) -> dict[str, JsonValue]:

@@ -1,33 +1,50 @@
 """The files and folders that `data:` names, looked at before any work, as ingest will; no photo is decoded."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.data.errors import BadInput, printable
 from pipeline.data.paths import Place, check_folder, is_there, place_of
+from pipeline.data.records import WeakKind
 from pipeline.stages.folders import find_photos
 from pipeline.stages.ingest import IngestConfig
 from pipeline.stages.intake import Intake
-from pipeline.stages.sources import FolderData, Split, ToyworldData, coco_splits
+from pipeline.stages.sources import CocoData, FolderData, Split, coco_splits
+from pipeline.toyworld.world import classes
 
 
-def input_problems(config: IngestConfig, root: Path) -> list[str]:
+@dataclass
+class Inputs:
+    """What was found: `problems`, and the names of the classes that weak labels leave to be `sought`."""
+
+    problems: list[str] = field(default_factory=list)
+    sought: tuple[str, ...] = ()
+
+
+def look_at(config: IngestConfig, root: Path) -> Inputs:
     """Everything that would end ingest, told by opening the COCO files and looking for the images they list."""
-    data, problems = config.data, list[str]()
-    if isinstance(data, ToyworldData):
-        return []
+    data, found = config.data, Inputs()
     try:
-        if isinstance(data, FolderData):
+        if isinstance(data, CocoData):
+            _look_at_files(data, config, root, found)
+        elif isinstance(data, FolderData):
+            found.sought = tuple(data.classes) if config.kind is WeakKind.NONE else ()
             find_photos(place_of(root, data.images))
-            return []
-        splits = coco_splits(data, root)
-        for folder in dict.fromkeys(split.images for split in splits):
-            problems += _folder_problems(folder)
-        with Intake(splits, config.setting()) as intake:
-            problems += [] if problems else _absent(intake, splits)
-            intake.check()
+        elif config.kind in (WeakKind.NONE, WeakKind.CLASS):
+            found.sought = tuple(c.name for c in classes(data.world))
     except BadInput as error:
-        problems += str(error).splitlines()
-    return problems
+        found.problems += str(error).splitlines()
+    return found
+
+
+def _look_at_files(data: CocoData, config: IngestConfig, root: Path, found: Inputs) -> None:
+    splits = coco_splits(data, root)
+    for folder in dict.fromkeys(split.images for split in splits):
+        found.problems += _folder_problems(folder)
+    with Intake(splits, config.setting()) as intake:
+        found.sought = intake.sought()
+        found.problems += [] if found.problems else _absent(intake, splits)
+        intake.check()
 
 
 def _folder_problems(folder: Place) -> list[str]:

@@ -26,7 +26,7 @@ def list_models(folder: Kept = KEPT) -> None:
         rows += [(e.kind, name, "-", "-", e.licence, e.what) for name, e in teachers.ENTRIES.items()]
         rows += [("student", name, "-", "-", e.licence, e.what) for name, e in students.ENTRIES.items()]
         for name, weights in WEIGHTS.items():
-            state, size = weights.state(name, folder), f"{weights.megabytes:g}"
+            state, size = weights.state(name, folder), weights.size(name)
             rows.append(("weights", name, size, state, weights.licence, weights.what))
         for line in _table(rows):
             typer.echo(line)

@@ -55,13 +55,16 @@ class StageList:
             for label, e in zip(labels, self._entries, strict=True)
         ]
 
-    def order_problems(self, weak: JsonValue, lent: Mapping[str, object]) -> list[str]:
-        """Why the stages cannot follow each other, or make no sense together, whatever `weak` is."""
+    def order_problems(self, weak: JsonValue, lent: Mapping[str, object], sought: Sequence[str]) -> list[str]:
+        """Why the stages cannot follow each other, or make no sense together, whatever `weak` is.
+
+        `sought`: names of the classes to be found in weak images.
+        """
         if not self._ordered:
             return []
         planned = self.planned()
         sound = [stage for stage, entry in zip(planned, self._entries, strict=True) if entry.sound]
-        return [*incoherences(weak, planned, sound, list(lent)), *prove(planned, list(lent))]
+        return [*incoherences(weak, planned, sound, list(lent), sought=sought), *prove(planned, list(lent))]
 
     def _read(self, entry: JsonValue, where: str) -> _Entry | None:
         if not isinstance(entry, dict) or len(entry) != 1:
@@ -86,7 +89,6 @@ class StageList:
             resources = Resources.model_validate(settings.pop("resources", {}))
         except ValidationError as error:
             self.problems += explain(error, Resources, f"{where}.resources")
-        weights: dict[str, str] = {}
         unkeyed: set[str] = set()
         specs: dict[str, ModelSpec] = {}
         for name in model_fields(stage.Config):
@@ -94,18 +96,22 @@ class StageList:
             if isinstance(named, str):
                 specs[name] = self._models.spec(named, stage.name, name, f"{where}.{name}")
                 settings[name] = specs[name].model_dump(mode="json")
-                weights |= {f"{name}.{role}": digest for role, digest in self._models.weights(named).items()}
                 unkeyed |= {f"{name}.{path}" for path in self._models.not_in_key(named)}
             elif named is not None:
                 self.problems.append(f"{where}.{name}: expected the name of a model, found {named!r}")
                 settings[name] = ModelSpec(name="", use="").model_dump(mode="json")
+        sound = before == (len(self.problems), len(self._models.problems))
+        weights = {
+            f"{name}.{role}": digest
+            for name, spec in specs.items()
+            for role, digest in self._models.weights(spec.name).items()
+        }
         try:
             config = stage.Config.model_validate(settings)
         except ValidationError as error:
             self.problems += explain(error, stage.Config, where)
             return self._stand_in(stage, specs)
-        unknown = any(not self._models.knows(spec.name) for spec in specs.values())
-        sound = before == (len(self.problems), len(self._models.problems)) and not unknown
+        sound &= all(self._models.knows(spec.name) for spec in specs.values())
         return _Entry(stage, config, sound, resources, weights, frozenset(unkeyed))
 
     def _stand_in(self, stage: type[Stage], specs: Mapping[str, ModelSpec] | None = None) -> _Entry:

@@ -33,7 +33,7 @@ def verify(name: str, folder: Path) -> Verdict:
     try:
         if isinstance(weights.source, Repository):
             note = _compare_recorded(folder / name)
-        _inspect(weights.spec(name, folder))
+        _inspect(weights.spec(name, folder), weights.part)
     except BadInput as error:
         return Verdict("damaged", "; ".join(str(error).splitlines()))
     return Verdict("ok", note)
@@ -52,5 +52,8 @@ def _compare_recorded(folder: Path) -> str:
     return ""
 
 
-def _inspect(spec: ModelSpec) -> None:
-    (teachers if spec.use in teachers.ENTRIES else students).inspect(spec)
+def _inspect(spec: ModelSpec, part: str | None) -> None:
+    if spec.use in teachers.ENTRIES:
+        teachers.inspect(spec, part)
+    else:
+        students.inspect(spec)

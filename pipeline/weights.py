@@ -1,7 +1,8 @@
 """The weights there are: what each is, its licence and size, where it comes from and how a config names it.
 
-Sizes are those of the published files in millions of bytes; SAM's digests are Meta's. Hub models have none published:
-`fetched.json` beside them holds the commit and the digests of what the first fetch brought.
+Sizes are those of the published files in millions of bytes, of embedded ones as they lie there; SAM's digests are
+Meta's. Hub models have none published: `fetched.json` beside them holds the commit and the digests of what the first
+fetch brought.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from pipeline.data.errors import BadInput
 from pipeline.problems import did_you_mean
 from teachers.catalog import ModelSpec
 from teachers.identity import OFFICIAL_SHA256
+from teachers.tiny import listing
 
 SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything"
 RECORD = "fetched.json"
@@ -44,16 +46,25 @@ class Repository:
 class Weights:
     """One set of weights. A config names it by `use`, `settings` and, unless it is embedded (`source` None), `key`.
 
-    `key`: the setting that takes its file or folder.
+    `key`: the setting that takes its file or folder. `part`: the part of the model whose weights they are, if others
+    have their own. `megabytes`: unless it is embedded.
     """
 
     what: str
     use: str
-    megabytes: float
+    megabytes: float | None = None
     source: Download | Repository | None = None
     key: str = "checkpoint"
     settings: Mapping[str, JsonValue] = field(default_factory=dict)
     licence: str = "Apache-2.0"
+    part: str | None = None
+
+    def size(self, name: str) -> str:
+        """In millions of bytes; `-` for an embedded file that is not there."""
+        if self.megabytes is not None:
+            return f"{self.megabytes:g}"
+        file = listing.path_of(name)
+        return f"{file.stat().st_size / 1e6:.1f}" if file.is_file() else "-"
 
     def place(self, name: str, folder: Path) -> Path | None:
         """Where it lies once fetched into `folder`: the file or folder that a config names; None if embedded."""
@@ -67,7 +78,7 @@ class Weights:
         """`embedded`, `absent`, `fetched`, or `unrecorded`: a hub model without the record of a whole fetch."""
         place = self.place(name, folder)
         if place is None:
-            return "embedded"
+            return "embedded" if listing.path_of(name).is_file() else "absent"
         if not place.exists():
             return "absent"
         recorded = not isinstance(self.source, Repository) or (folder / name / RECORD).is_file()
@@ -124,6 +135,7 @@ def _clip(text: str, repository: str, megabytes: float) -> Weights:
         "text_checkpoint",
         settings,
         licence="MIT",
+        part="text",
     )
 
 
@@ -133,9 +145,12 @@ def _backbone(what: str, variant: str, repository: str, megabytes: float) -> Wei
 
 
 WEIGHTS: dict[str, Weights] = {
-    "tiny_sam": Weights("the embedded SAM", "sam", 4.6, settings={"sam": "tiny"}),
-    "tiny_text": Weights("the embedded text tower", "class_aware_sam", 1.7, settings={"text": "tiny"}),
-    "tiny_grounder": Weights("the embedded proposer", "tiny_grounder", 1.6),
+    listing.SAM: Weights("the embedded SAM", "sam", settings={"sam": "tiny"}),
+    listing.TEXT: Weights(
+        "the embedded text tower", "class_aware_sam", settings={"text": "tiny"}, part="text"
+    ),
+    listing.GROUNDER: Weights("the embedded proposer", "tiny_grounder", part="tiny_grounder"),
+    listing.STUDENT: Weights("the embedded student's start", "mask2former", settings={"variant": "tiny"}),
     "sam_vit_b": _sam("vit_b", "sam_vit_b_01ec64.pth", 375),
     "sam_vit_l": _sam("vit_l", "sam_vit_l_0b3195.pth", 1250),
     "sam_vit_h": _sam("vit_h", "sam_vit_h_4b8939.pth", 2565),

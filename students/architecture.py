@@ -1,6 +1,7 @@
 """The architectures behind the variants of `students.settings`, built offline with random weights."""
 
 from transformers import (
+    AutoBackbone,
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
     ResNetConfig,
@@ -8,9 +9,8 @@ from transformers import (
 )
 
 from students.settings import Variant
+from students.tiny_backbone import STAGES, TinyBackbone, TinyBackboneConfig
 from teachers.quiet import quiet
-
-STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 
 def model_config(variant: Variant, num_classes: int) -> Mask2FormerConfig:
@@ -23,6 +23,8 @@ def model_config(variant: Variant, num_classes: int) -> Mask2FormerConfig:
 
 def build(variant: Variant, num_classes: int) -> Mask2FormerForUniversalSegmentation:
     """A new model with random weights from torch's global generator; asks no network."""
+    # transformers makes a model's backbone by its config's class.
+    AutoBackbone.register(TinyBackboneConfig, TinyBackbone, exist_ok=True)
     config = model_config(variant, num_classes)
     with quiet():
         return Mask2FormerForUniversalSegmentation(config)
@@ -71,23 +73,14 @@ def _paper(backbone: ResNetConfig | SwinConfig) -> Mask2FormerConfig:
 
 
 def _tiny() -> Mask2FormerConfig:
-    backbone = ResNetConfig(
-        num_channels=7,  # RGB and one wave of x and y (`students.layers`)
-        embedding_size=32,
-        hidden_sizes=[32, 64, 96, 128],
-        depths=[1, 1, 1, 1],
-        layer_type="basic",
-    )
-    backbone.out_features = STAGES
     return Mask2FormerConfig(
-        backbone_config=backbone,
+        backbone_config=TinyBackboneConfig(),
         num_queries=32,
         feature_size=64,  # the pixel decoder's group norm has 32 groups
         mask_feature_size=64,
         hidden_dim=64,
         num_attention_heads=4,
-        encoder_layers=1,
-        encoder_feedforward_dim=128,
+        encoder_layers=0,  # the backbone's levels have been told of each other
         decoder_layers=4,
         dim_feedforward=256,
         dropout=0.0,

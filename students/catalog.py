@@ -18,6 +18,8 @@ from students.card import CARD, read_card
 from students.protocols import Student
 from students.settings import MASK2FORMER, Mask2FormerSettings
 from teachers.catalog import ModelSpec
+from teachers.identity import embedded_digest
+from teachers.tiny.listing import STUDENT
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ def _open_mask2former(artifact: Path, device: str) -> Student:
 
 def _mask2former_identity(settings: BaseModel) -> Mapping[str, str]:
     assert isinstance(settings, Mask2FormerSettings)
+    if settings.embedded:
+        return {"weights": embedded_digest("variant", STUDENT)}
     if settings.weights is None:
         return {}
     if not settings.weights.is_file():
@@ -135,10 +139,12 @@ def _mask2former_batch(settings: BaseModel) -> int:
 
 def _inspect_mask2former(settings: BaseModel) -> None:
     from students.architecture import build
-    from students.weights import load_weights
+    from students.weights import load_embedded, load_weights
 
     assert isinstance(settings, Mask2FormerSettings)
-    if settings.weights is not None:
+    if settings.embedded:
+        load_embedded(build(settings.variant, 1))
+    elif settings.weights is not None:
         load_weights(build(settings.variant, 1), settings.weights)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import Mask2FormerForUniversalSegmentation
+from transformers import Mask2FormerForUniversalSegmentation, PreTrainedModel
 
 # ImageNet statistics of 8-bit RGB, as the official configuration subtracts and divides them.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -32,9 +32,9 @@ def predictions(model: Mask2FormerForUniversalSegmentation, pixels: Tensor, *, b
     core, encoder = model.model, model.model.pixel_level_module.encoder
     device = pixels.device.type
     with torch.autocast(device, torch.bfloat16, enabled=bf16):
-        features = encoder(_inputs(pixels, encoder.config.num_channels)).feature_maps
+        levels = features(encoder, pixels)
     with torch.autocast(device, enabled=False):
-        decoded = core.pixel_level_module.decoder([feature.float() for feature in features])
+        decoded = core.pixel_level_module.decoder([level.float() for level in levels])
     with torch.autocast(device, torch.bfloat16, enabled=bf16):
         output = core.transformer_module(
             multi_scale_features=decoded.multi_scale_features,
@@ -49,6 +49,12 @@ def predictions(model: Mask2FormerForUniversalSegmentation, pixels: Tensor, *, b
     )
 
 
+def features(encoder: PreTrainedModel, pixels: Tensor) -> Sequence[Tensor]:
+    """The backbone's features (B, C, h, w) of each level, finest first, for `pixels` (B, S, S, 3) uint8."""
+    levels: Sequence[Tensor] = encoder(_inputs(pixels)).feature_maps
+    return levels
+
+
 def freeze_batch_norm(backbone: nn.Module) -> None:
     """Keeps the statistics and weights of every batch norm; call again after each `model.train()`."""
     for module in backbone.modules():
@@ -57,25 +63,8 @@ def freeze_batch_norm(backbone: nn.Module) -> None:
             module.requires_grad_(False)
 
 
-def _inputs(pixels: Tensor, channels: int) -> Tensor:
-    """(B, S, S, 3) uint8 to (B, channels, S, S): normalised RGB, then waves of x and y for what is beyond three.
-
-    A network of few layers sees too little of the canvas to tell one place from another, so a small backbone is told
-    (Liu et al. 2018, CoordConv); else two like objects would get one mask.
-    """
+def _inputs(pixels: Tensor) -> Tensor:
+    """(B, S, S, 3) uint8 to (B, 3, S, S), normalised."""
     mean = torch.tensor(PIXEL_MEAN, device=pixels.device)
     std = torch.tensor(PIXEL_STD, device=pixels.device)
-    colours = ((pixels.float() - mean) / std).permute(0, 3, 1, 2)
-    place = _waves(pixels.shape[1], channels - 3, device=pixels.device).expand(len(pixels), -1, -1, -1)
-    return torch.cat([colours, place], dim=1)
-
-
-def _waves(size: int, channels: int, *, device: torch.device) -> Tensor:
-    """(channels, size, size): for each wave number 1/2, 1, 2, ... the cosine and sine along x, then along y."""
-    centres = (torch.arange(size, device=device) + 0.5) / size
-    waves = []
-    for index in range(channels // 4):
-        angle = centres * torch.pi * 2**index
-        for wave in (angle.cos(), angle.sin()):
-            waves += [wave[None, :].expand(size, size), wave[:, None].expand(size, size)]
-    return torch.stack(waves) if waves else torch.zeros(0, size, size, device=device)
+    return ((pixels.float() - mean) / std).permute(0, 3, 1, 2)

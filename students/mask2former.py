@@ -25,7 +25,7 @@ from students.layers import predictions
 from students.pool import Loader, RecordPool, write_pool
 from students.settings import MASK2FORMER, Mask2FormerSettings
 from students.trainer import Training, write_losses
-from students.weights import load_weights
+from students.weights import load_embedded, load_weights
 from students.window import canvas_image, fitted_window
 from teachers.protocols import Sample
 
@@ -73,11 +73,11 @@ class Mask2Former:
         )
         with torch.random.fork_rng([] if self.device == "cpu" else [self.device]):
             model = self._new_model(context.seed)
-            if not self._frozen_norm():
+            if not self.recipe.frozen_norm:
                 share_batch_norms(model, context.team)
             nn.Module.to(model, self.device)
             training = Training(
-                model, self.recipe, bf16=self.settings.bf16(self.device), frozen=self._frozen_norm()
+                model, self.recipe, bf16=self.settings.bf16(self.device), frozen=self.recipe.frozen_norm
             )
             progress = training.run(loader, context)
         self._model = model
@@ -125,11 +125,9 @@ class Mask2Former:
     def _new_model(self, seed: int) -> Mask2FormerForUniversalSegmentation:
         torch.manual_seed(seed)
         model = build(self.settings.variant, len(self.ontology.ids))
+        if self.settings.embedded:
+            return load_embedded(model)
         return model if self.settings.weights is None else load_weights(model, self.settings.weights)
-
-    def _frozen_norm(self) -> bool:
-        """Batch statistics are worth keeping only if the backbone brought some."""
-        return self.recipe.frozen_norm and self.settings.weights is not None
 
     def _save(self, model: Mask2FormerForUniversalSegmentation, out: Path) -> None:
         state = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}

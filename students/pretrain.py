@@ -1,80 +1,134 @@
-"""Pretrains the tiny Mask2Former on the whole objects of the pretrain world, without classes; resumable.
+r"""Pretrains the tiny Mask2Former on the masks of both worlds, on the embedded grounder's pyramid; resumable.
 
-The paper's students start from a backbone that has seen ImageNet; the tiny one from this: it knows what an object is.
+The paper's students start from a backbone that has seen what ImageNet names; the tiny one's is the grounder's, which
+has seen what the demo world names. All else learns masks without classes, and in such a way that its queries still tell
+what they found; in a second stage the backbone does too. A student's class head is its own.
 
-python -m students.pretrain --workdir W
-python -m students.pretrain --workdir W --evaluate   # one JSON line on unseen scenes of the demo world
-python -m students.pretrain --workdir W --export     # fp16 weights and their facts, into teachers/tiny/weights
+python -m students.pretrain --workdir W1 --count 5000 --steps 12000 --batch 4 --lr 0.0015 --muon 3 --seed 0 --bf16
+python -m students.pretrain --workdir W2 --count 5000 --steps 12000 --batch 4 --lr 0.0007 --muon 3 --seed 1 --bf16 \
+    --start W1/weights.safetensors
+python -m students.pretrain --workdir W2 --evaluate  # one JSON line on unseen scenes of the demo world
+python -m students.pretrain --workdir W2 --export    # fp16 weights and their facts, into teachers/tiny/weights
 """
 
 import sys
-from typing import TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import hotcoco
 import numpy as np
-import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Mask2FormerForUniversalSegmentation
 
 from pipeline.data.masks import encode
 from pipeline.data.records import RLE, Instance
 from pipeline.toyworld.scene import Scene, render
-from pipeline.toyworld.world import SIZE
+from pipeline.toyworld.world import SIZE, classes
 from students.architecture import build
-from students.criterion import mask2former_loss
+from students.criterion import mask2former_loss, match_layer
 from students.inference import to_instances
 from students.layers import predictions
+from students.pretrain_scenes import example
 from students.targets import Batch, Example, collate
-from students.window import canvas_image, canvas_masks, fitted_window, random_window
+from students.window import fitted_window
 from teachers.tiny import listing
-from teachers.tiny.command import EVALUATION_SEED, WORLD, export, keep, kept, parse, say, training_scenes
+from teachers.tiny.command import (
+    EVALUATION_SEED,
+    WORLD,
+    Options,
+    export,
+    go_on,
+    keep,
+    kept,
+    parse,
+    parser,
+    say,
+    training_worlds,
+)
 from teachers.tiny.recipe import Recipe, step_rng, train
-from teachers.tiny.scenes import LEVELS, CachedScene
+from teachers.tiny.scenes import Scenes
+from teachers.tiny.weights import load_weights
 
-PRETRAIN = "pretrain"
-OBJECT = 1  # the only class
-SCALE = (0.7, 2.0)  # of the large-scale jitter
-LEAST_PIXELS = 20  # of a target on its canvas
+SEEN = (WORLD, WORLD, "pretrain")  # a scene is of each of these equally often
+FIRST = {WORLD: 0, "pretrain": len(classes(WORLD))}  # where a world's names begin among all names
+NAMES = sum(len(classes(world)) for world in FIRST)
+NAMES_WEIGHT = 2.0
+OBJECT = 1  # the one class
 MIN_OBJECT_PIXELS = 100  # of the evaluation; smaller objects are neither asked for nor wrong
 EVALUATION_SCENES = 100
 
-Value = TypeVar("Value", np.bool_, np.uint8)
+
+class Learner(nn.Module):
+    """The model, and a head that names what a query found, of which nothing is kept.
+
+    Mask2Former's own loss knows one class here. Without the head its queries forget what a thing looks like, and a
+    student learns classes from nothing.
+    """
+
+    def __init__(self, model: Mask2FormerForUniversalSegmentation) -> None:
+        super().__init__()
+        self.model = model
+        self.head = nn.Linear(model.config.hidden_dim, NAMES)
+        self._queries = torch.zeros(0)
+        model.class_predictor.register_forward_hook(self._note)
+
+    def train(self, mode: bool = True) -> "Learner":
+        super().train(mode)
+        self.model.model.pixel_level_module.encoder.train(False)  # the grounder's batch statistics stay
+        return self
+
+    def _note(self, _module: nn.Module, given: tuple[Tensor], _made: Tensor) -> None:
+        self._queries = given[0]  # (B, Q, D) of the last layer, when all have been asked
+
+    def losses(self, batch: Batch, *, bf16: bool) -> dict[str, Tensor]:
+        """Mask2Former's loss and the head's on a batch whose classes are numbers below NAMES."""
+        config = self.model.config
+        things = replace(batch, classes=torch.zeros_like(batch.classes))
+        outputs = predictions(self.model, batch.pixels, bf16=bf16)
+        found = {"masks": mask2former_loss(outputs, things, config)}
+        if not len(batch.classes):
+            return found
+        points = torch.rand(len(batch.counts), config.train_num_points, 2)
+        match = match_layer(
+            outputs.class_logits[-1], outputs.mask_logits[-1], batch=things, points=points, config=config
+        )
+        told = self.head(self._queries[match.image, match.query].float())
+        return found | {"names": NAMES_WEIGHT * F.cross_entropy(told, batch.classes[match.target])}
 
 
-def example(scene: CachedScene, rng: np.random.Generator) -> Example:
-    """A scene scaled, moved, mirrored, turned and in other colours; clutter is ground of which nothing is said."""
-    window = random_window((SIZE, SIZE), size=SIZE, scale=SCALE, rng=rng)
-    pixels = canvas_image(_recoloured(scene.image, rng), window, SIZE)
-    whole, clutter = (
-        canvas_masks([scene.mask(int(row)) for row in np.flatnonzero(scene.level == level)], window, SIZE)
-        for level in (LEVELS.index("whole"), LEVELS.index("clutter"))
-    )
-    seen = whole[whole.sum((1, 2)) >= LEAST_PIXELS]
-    ignore = (clutter.any(0) | whole.any(0)) & ~seen.any(0)
-    turns = int(rng.integers(4))
-    return Example(
-        _turned(pixels, turns, (0, 1)),
-        _turned(seen, turns, (1, 2)),
-        np.zeros(len(seen), np.int64),
-        _turned(ignore, turns, (0, 1)),
-        np.ones(len(seen), np.float32),
-    )
+@dataclass(frozen=True)
+class Steps:
+    """What each step sees: scenes of all `worlds`, drawn by the step's own random numbers."""
+
+    worlds: Sequence[tuple[Scenes, int]]  # scenes, and the number of their first class
+    seed: int
+    batch: int
+
+    def __getitem__(self, step: int) -> Batch:
+        rng = step_rng(self.seed, step)
+        return collate([self._example(rng) for _ in range(self.batch)])
+
+    def _example(self, rng: np.random.Generator) -> Example:
+        scenes, first = self.worlds[int(rng.integers(len(self.worlds)))]
+        found = example(scenes[int(rng.integers(len(scenes)))], rng)
+        return replace(found, classes=found.classes + first)
 
 
-def _recoloured(image: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    lit = image[..., rng.permutation(3)].astype(np.float32) * rng.uniform(0.7, 1.3) + rng.uniform(-25, 25)
-    return lit.clip(0, 255).astype(np.uint8)
+def seen(options: Options) -> list[tuple[Scenes, int]]:
+    """The scenes of SEEN, each with the number of its world's first class."""
+    return [
+        (scenes, FIRST[world]) for world, scenes in zip(SEEN, training_worlds(options, SEEN), strict=True)
+    ]
 
 
-def _turned(array: npt.NDArray[Value], turns: int, axes: tuple[int, int]) -> npt.NDArray[Value]:
-    return np.ascontiguousarray(np.rot90(array, turns, axes))
-
-
-def evaluate(model: Mask2FormerForUniversalSegmentation, *, scenes: int) -> dict[str, float]:
+def evaluate(
+    model: Mask2FormerForUniversalSegmentation, *, scenes: int, seed: int = EVALUATION_SEED
+) -> dict[str, float]:
     """Mask AP50 and AP, without classes, on objects of at least 100 px of unseen scenes of the demo world."""
     nn.Module.eval(model)
-    rendered = [render(WORLD, EVALUATION_SEED, index) for index in range(scenes)]
+    rendered = [render(WORLD, seed, index) for index in range(scenes)]
     evaluator = hotcoco.COCOeval(*_as_coco(rendered, [_found(model, scene) for scene in rendered]), "segm")
     evaluator.evaluate()
     evaluator.accumulate()
@@ -90,8 +144,9 @@ def evaluate(model: Mask2FormerForUniversalSegmentation, *, scenes: int) -> dict
 def _found(model: Mask2FormerForUniversalSegmentation, scene: Scene) -> list[Instance]:
     outputs = predictions(model, torch.from_numpy(scene.image.copy())[None], bf16=False)
     window = fitted_window((SIZE, SIZE), SIZE)
-    logits = outputs.class_logits[-1][0], outputs.mask_logits[-1][0]
-    return to_instances(*logits, window=window, size=SIZE, class_ids=[OBJECT])
+    return to_instances(
+        outputs.class_logits[-1][0], outputs.mask_logits[-1][0], window=window, size=SIZE, class_ids=[OBJECT]
+    )
 
 
 def _as_coco(scenes: list[Scene], found: list[list[Instance]]) -> tuple[hotcoco.COCO, hotcoco.COCO]:
@@ -99,7 +154,7 @@ def _as_coco(scenes: list[Scene], found: list[list[Instance]]) -> tuple[hotcoco.
     results: list[dict[str, object]] = []
     for index, (scene, instances) in enumerate(zip(scenes, found, strict=True), start=1):
         shared = {"image_id": index, "category_id": OBJECT}
-        for thing in (o for o in scene.objects if o.level in ("whole", "clutter")):
+        for thing in (o for o in scene.objects if o.class_id is not None or o.level == "clutter"):
             area = int(thing.mask.sum())
             ignored = int(area < MIN_OBJECT_PIXELS or thing.level == "clutter")
             rle = _segmentation(encode(thing.mask))
@@ -121,32 +176,52 @@ def _segmentation(rle: RLE) -> dict[str, object]:
     return {"size": list(rle.size), "counts": rle.counts}
 
 
+def begin(model: Mask2FormerForUniversalSegmentation) -> None:
+    """Give a model the embedded grounder's pyramid, as something that learns no more."""
+    pyramid = model.model.pixel_level_module.encoder.requires_grad_(False).pyramid
+    grounder = load_weights(listing.GROUNDER)
+    pyramid.load_state_dict({name: grounder[name] for name in pyramid.state_dict()})
+
+
 def main() -> int:
-    options = parse(__doc__, steps=8000, batch=8, lr=1e-3)
+    given = parser(
+        __doc__,
+        steps=12000,
+        batch=4,
+        lr=1.5e-3,
+        scenes=EVALUATION_SCENES,
+        muon=3.0,
+        start="the first stage",
+    )
+    options = parse(given, Options)
     torch.manual_seed(options.seed)
     model = build("tiny", 1)
     if options.evaluate is not None or options.export is not None:
         model.load_state_dict(kept(options))
-        score = evaluate(model, scenes=options.evaluate or EVALUATION_SCENES)
+        scenes = options.evaluate or EVALUATION_SCENES
+        score = evaluate(model, scenes=scenes, seed=options.evaluation_seed)
         say(score)
         if options.export is not None:
             export(options, listing.STUDENT, score)
         return 0
-    scenes = training_scenes(options, PRETRAIN)
+    if options.start is None:
+        begin(model)
+    else:
+        go_on(model, options.start)
+    learner = Learner(model)
+    steps = Steps(seen(options), options.seed, options.batch)
     recipe = Recipe(
         steps=options.steps, lr=options.lr, seed=options.seed, warmup=100, ema=0.998, muon=options.muon
     )
-
-    def batch(step: int) -> Batch:
-        rng = step_rng(options.seed, step)
-        return collate([example(scenes[int(i)], rng) for i in rng.integers(len(scenes), size=options.batch)])
-
-    def loss_fn(step: int) -> Tensor:
-        drawn = batch(step)
-        outputs = predictions(model, drawn.pixels, bf16=options.bf16)
-        return mask2former_loss(outputs, drawn, model.config)
-
-    keep(options, train(model, loss_fn=loss_fn, recipe=recipe, workdir=options.workdir), needs={})
+    trained = train(
+        learner,
+        loss_fn=lambda step: learner.losses(steps[step], bf16=options.bf16),
+        recipe=recipe,
+        workdir=options.workdir,
+        data=options.data,
+    )
+    own = {n.removeprefix("model."): v for n, v in trained.state.items() if n.startswith("model.")}
+    keep(options, replace(trained, state=own), needs={})
     return 0
 
 

@@ -27,7 +27,8 @@ class Recipe:
     """How one variant is trained.
 
     `size`: side of the square canvas in pixels. `scale`: range of the large-scale jitter, 1 = fits the canvas.
-    `backbone_lr`: factor on the backbone's learning rate. `clip`: largest norm of the whole model's gradient.
+    `backbone_lr`, `head_lr`: factors on the learning rates of the backbone and of the class head. `clip`: largest norm
+    of the whole model's gradient.
     `frozen_norm`: a pretrained backbone keeps its batch statistics. `filter_empty`: images without a target are left
     out. `schedule`: `drops` follows `LR_DROPS`, `cosine` ends at zero; both after a linear warm-up of `warmup` steps.
     """
@@ -38,6 +39,7 @@ class Recipe:
     steps: int
     lr: float
     backbone_lr: float
+    head_lr: float
     weight_decay: float
     clip: float
     warmup: int
@@ -54,6 +56,7 @@ PAPER = Recipe(
     steps=PAPER_STEPS,
     lr=PAPER_LR,
     backbone_lr=0.1,
+    head_lr=1.0,
     weight_decay=0.05,
     clip=0.01,
     warmup=0,
@@ -63,20 +66,21 @@ PAPER = Recipe(
     checkpoint_every=5000,
 )
 
-# From scratch and in few steps: everything learns at one rate, far higher than the paper's, in many small batches, and
-# only mirrored images are added to the given ones. Images without a target are left out: each step should teach masks.
+# From the embedded start, whose class head alone is new, in few steps: many small batches, and only mirrored images are
+# added to the given ones. Images without a target are left out: each step should teach masks.
 TINY = Recipe(
     size=256,
     scale=(1.0, 1.0),
     batch=4,
     steps=400,
-    lr=2e-3,
-    backbone_lr=1.0,
+    lr=1e-3,
+    backbone_lr=0.1,
+    head_lr=20.0,
     weight_decay=0.05,
     clip=1.0,
     warmup=20,
     schedule="cosine",
-    frozen_norm=False,
+    frozen_norm=True,
     filter_empty=True,
     checkpoint_every=50,
 )
@@ -88,7 +92,8 @@ class Mask2FormerSettings(BaseModel):
     """What a user may choose; a number left out is the variant's own (`RECIPES`).
 
     `weights`: local safetensors file of a backbone or a whole model; the paper's variants are made for a pretrained
-    backbone and need it, unless `from_scratch` says that random weights are meant. `steps` moves the drops of the
+    backbone and need it. Without, `tiny` starts from embedded weights (`students.pretrain`). `from_scratch`: from
+    random ones. `steps` moves the drops of the
     learning rate with it. `amp`: bfloat16 on a GPU; on a CPU only with `cpu_bf16`, as it pays off only where the CPU
     has it in hardware. `checkpoint_every`: steps between saved states.
 
@@ -126,9 +131,16 @@ class Mask2FormerSettings(BaseModel):
             raise ValueError("expected a file, or `from_scratch: true`, found both")
         return weights
 
+    @property
+    def embedded(self) -> bool:
+        """Whether it starts from the weights that come with the package."""
+        return self.variant == "tiny" and self.weights is None and not self.from_scratch
+
     def recipe(self) -> Recipe:
         """The variant's recipe with this user's numbers."""
         base = RECIPES[self.variant]
+        if self.variant == "tiny" and not self.embedded:
+            base = _of_another_start(base, from_scratch=self.from_scratch)
         steps = base.steps if self.steps is None else self.steps
         return replace(
             base,
@@ -136,6 +148,8 @@ class Mask2FormerSettings(BaseModel):
             warmup=min(base.warmup, steps // 4),
             batch=base.batch if self.batch_size is None else self.batch_size,
             lr=base.lr if self.lr is None else self.lr,
+            # Batch statistics are worth keeping only if the backbone brought some.
+            frozen_norm=base.frozen_norm and not self.from_scratch,
             filter_empty=base.filter_empty if self.filter_empty is None else self.filter_empty,
             checkpoint_every=self.checkpoint_every or base.checkpoint_every,
         )
@@ -143,3 +157,9 @@ class Mask2FormerSettings(BaseModel):
     def bf16(self, device: str) -> bool:
         """Whether to compute in bfloat16 on a device."""
         return self.cpu_bf16 if device.startswith("cpu") else self.amp
+
+
+def _of_another_start(tiny: Recipe, *, from_scratch: bool) -> Recipe:
+    """The class head in a file need not be new; from nothing all learns at one rate, far higher than the paper's."""
+    found = replace(tiny, head_lr=1.0)
+    return replace(found, lr=2e-3, backbone_lr=1.0) if from_scratch else found

@@ -106,15 +106,21 @@ def drop_steps(recipe: Recipe) -> tuple[int, ...]:
 
 
 def make_optimizer(model: Mask2FormerForUniversalSegmentation, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW with the backbone at its own rate and no decay on norms, embeddings and position tables."""
-    backbone = {id(p) for p in model.model.pixel_level_module.encoder.parameters()}
+    """AdamW; backbone and class head at rates of their own, no decay on norms, embeddings and position tables."""
+    parts = (
+        (model.model.pixel_level_module.encoder, recipe.backbone_lr),
+        (model.class_predictor, recipe.head_lr),
+    )
+    part_of = {id(p): part for part, (module, _) in enumerate(parts) for p in module.parameters()}
+    factors = [*(factor for _, factor in parts), 1.0]
     groups = []
-    for in_backbone in (True, False):
+    for part, factor in enumerate(factors):
         for decayed in (True, False):
             chosen = [
-                p for p, decays in _decays(model) if decays is decayed and (id(p) in backbone) is in_backbone
+                p
+                for p, decays in _decays(model)
+                if decays is decayed and part_of.get(id(p), len(parts)) == part
             ]
-            factor = recipe.backbone_lr if in_backbone else 1.0
             decay = recipe.weight_decay if decayed else 0.0
             groups.append({"params": chosen, "factor": factor, "weight_decay": decay})
     return torch.optim.AdamW(groups, lr=recipe.lr)

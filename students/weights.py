@@ -1,4 +1,6 @@
-"""Initial weights from a local safetensors file in transformers' format: a whole Mask2Former or a backbone alone."""
+"""Initial weights: embedded ones, or a local safetensors file in transformers' format, of a whole Mask2Former or a
+backbone alone.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +13,8 @@ from transformers import Mask2FormerForUniversalSegmentation, PreTrainedModel
 
 from pipeline.data.errors import BadInput
 from teachers.quiet import quiet
+from teachers.tiny import weights as embedded
+from teachers.tiny.listing import STUDENT
 
 # What transformers' loader returns when asked for its report: names that are missing, or that differ in shape.
 _Loaded = tuple[PreTrainedModel, dict[str, set[str] | set[tuple[str, Size, Size]]]]
@@ -28,13 +32,27 @@ def load_weights(
     A whole model's file may be of other classes: its class head is then new. `BadInput` if the file is missing, is no
     safetensors file, or does not hold every weight of the model or of its backbone in the right shape.
     """
-    tensors = _read(path)
+    return _start(model, _read(path), str(path))
+
+
+def load_embedded(model: Mask2FormerForUniversalSegmentation) -> Mask2FormerForUniversalSegmentation:
+    """The tiny model with the weights that come with the package (`students.pretrain`); its class head is new.
+
+    `BadInput` if they are damaged or of another architecture.
+    """
+    tensors = embedded.load_weights(STUDENT)
+    return _start(model, {name: t for name, t in tensors.items() if name not in _HEAD}, STUDENT)
+
+
+def _start(
+    model: Mask2FormerForUniversalSegmentation, tensors: dict[str, Tensor], where: str
+) -> Mask2FormerForUniversalSegmentation:
     if any(name.startswith(_WHOLE) for name in tensors):
-        _check(path, _fill(model, tensors), new_allowed=_HEAD)
+        _check(where, _fill(model, tensors), new_allowed=_HEAD)
     else:
         encoder = model.model.pixel_level_module.encoder
         _check(
-            path,
+            where,
             _fill(encoder, tensors),
             new_allowed=[n for n in encoder.state_dict() if _NEW_IN_BACKBONE in n],
         )
@@ -72,10 +90,10 @@ def _fill(module: PreTrainedModel, tensors: dict[str, Tensor]) -> list[str]:
     return sorted(lacking)
 
 
-def _check(path: Path, lacking: list[str], *, new_allowed: Iterable[str]) -> None:
+def _check(where: str, lacking: list[str], *, new_allowed: Iterable[str]) -> None:
     wrong = sorted(set(lacking) - set(new_allowed))
     if wrong:
         raise BadInput(
-            f"weights: {path}: {len(wrong)} weights of the model are missing or of another shape, first {wrong[0]!r}; "
+            f"weights: {where}: {len(wrong)} weights of the model are missing or of another shape, first {wrong[0]!r}; "
             "expected a file of the same architecture"
         )

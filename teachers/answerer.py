@@ -5,7 +5,10 @@ choice of the head that answers. What to ask is policy (sam_teacher.py).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
 
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Prompt
@@ -14,6 +17,7 @@ from teachers.gating import Choice
 from teachers.protocols import Sample
 from teachers.sam.masks import PredictedMask, to_mask
 from teachers.sam.predictor import Ask, Head, Rgb, SamPredictor
+from teachers.sam.reframe import reframed
 from teachers.sam.upsample import Upsampler
 from teachers.sam.zoom import Part, Zoom
 
@@ -56,6 +60,16 @@ class Question:
     variant: str
     image: int
     prompt: Prompt
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A question, its row among those asked, what is seen with it, and the mask (4g, 4g) of a first look, if any."""
+
+    row: int
+    question: Question
+    part: Part
+    mask: npt.NDArray[np.float32] | None = None
 
 
 class Answerer:
@@ -110,11 +124,35 @@ class Answerer:
         for variant in dict.fromkeys(question.variant for question in questions):
             rows = [index for index, question in enumerate(questions) if question.variant == variant]
             head = self._plain if zero_shot else self._head(variant)
-            places = view.places([self._part(questions[row], view) for row in rows])
-            asks = [self._ask(questions[row], place, head) for row, place in zip(rows, places, strict=True)]
-            for index, answer in self.predictor.decode(head, view.embeddings, asks):
-                masks[rows[index]] = to_mask(answer, view.upsamplers[asks[index].image])
+            first = [_Look(row, questions[row], self._part(questions[row], view)) for row in rows]
+            second = self._answer(view, head, first, masks)
+            self._answer(view, head, second, masks)
         return [masks[index] for index in range(len(questions))]
+
+    def _answer(
+        self, view: View, head: Head, looks: Sequence[_Look], masks: dict[int, PredictedMask]
+    ) -> list[_Look]:
+        """Put the mask of each look into `masks`, by its row; the looks that are to follow (see sam/zoom.py).
+
+        A second look that finds nothing leaves the mask of the first.
+        """
+        places = view.places([look.part for look in looks])
+        asks = [self._ask(look, place, head) for look, place in zip(looks, places, strict=True)]
+        again = []
+        for index, answer in self.predictor.decode(head, view.embeddings, asks):
+            look, place = looks[index], places[index]
+            mask = to_mask(answer, view.upsamplers[place])
+            if look.mask is not None:
+                masks[look.row] = masks[look.row] if mask.rle is None else mask
+                continue
+            masks[look.row] = mask
+            image, prompt = look.question.image, look.question.prompt
+            window = self.zoom.again(prompt, mask.box, *view.size(image))
+            if window is not None:
+                frame = view.embeddings.frames[place]
+                seen = reframed(answer.low_res_logits, frame, replace(frame, window=window))
+                again.append(_Look(look.row, look.question, (image, window), seen))
+        return again
 
     def _head(self, variant: str) -> Head:
         if self._choices.get(variant) == "zero_shot":
@@ -125,8 +163,8 @@ class Answerer:
         height, width = view.size(question.image)
         return question.image, self.zoom.window(question.prompt, height, width)
 
-    def _ask(self, question: Question, place: int, head: Head) -> Ask:
-        prompt = question.prompt
+    def _ask(self, look: _Look, place: int, head: Head) -> Ask:
+        prompt = look.question.prompt
         if head.branch is None or self.texts is None:
-            return Ask(place, prompt)
-        return Ask(place, prompt, self.texts.vector(prompt.class_id, prompt.phrase))
+            return Ask(place, prompt, mask=look.mask)
+        return Ask(place, prompt, self.texts.vector(prompt.class_id, prompt.phrase), look.mask)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Category, Ontology
-from teachers.identity import GROUNDING_DINO_FILE, file_sha256, identity_of, weights_digest
+from teachers.identity import GROUNDING_DINO_FILE, file_sha256, grounder_digests, identity_of, weights_digest
 from teachers.protocols import Proposer, Teacher
 from teachers.settings import (
     ClassAwareSettings,
@@ -51,8 +51,9 @@ class Place:
 class Entry:
     """One kind of model; `what` says so in a line, `licence` is its code's.
 
-    `identity` tells what the weights that settings name are, by content; `inspect` raises BadInput unless they fit.
-    `tunable`: whether `finetune_teacher` and `gate` can work on it.
+    `identity` tells what the weights that settings name are, by content; `inspect` has, for each part of the model that
+    has weights of its own, what raises BadInput unless they fit. `tunable`: whether `finetune_teacher` and `gate` can
+    work on it. `finds`: the only names, normalised, that a proposer can find, None for any.
     """
 
     kind: Kind
@@ -60,8 +61,9 @@ class Entry:
     Settings: type[BaseModel]
     build: Callable[[BaseModel, Place], Teacher | Proposer]
     identity: Callable[[BaseModel], Mapping[str, str]]
-    inspect: Callable[[BaseModel], None]
+    inspect: Mapping[str, Callable[[BaseModel], None]]
     tunable: bool = False
+    finds: frozenset[str] | None = None
     licence: str = "Apache-2.0"
 
 
@@ -120,9 +122,11 @@ def batch_size(spec: ModelSpec) -> int:
     return settings.batch_size
 
 
-def inspect(spec: ModelSpec) -> None:
-    """BadInput unless the weights that a spec names open safely and fit its architecture; nothing is computed."""
-    _entry(spec, None).inspect(check(spec))
+def inspect(spec: ModelSpec, part: str | None = None) -> None:
+    """BadInput unless the weights that a spec names, or those of one part, open safely and fit; nothing is computed."""
+    parts, settings = _entry(spec, None).inspect, check(spec)
+    for name in parts if part is None else (part,):
+        parts[name](settings)
 
 
 def _entry(spec: ModelSpec, kind: Kind | None) -> Entry:
@@ -171,11 +175,10 @@ def _inspect_sam(settings: BaseModel) -> None:
     inspect_sam(settings.sam, settings.checkpoint, sha256=settings.sha256)
 
 
-def _inspect_class_aware_sam(settings: BaseModel) -> None:
+def _inspect_text(settings: BaseModel) -> None:
     from teachers.text import inspect_text
 
     assert isinstance(settings, ClassAwareSettings)
-    _inspect_sam(settings)
     if settings.class_aware:
         inspect_text(settings.text, checkpoint=settings.text_checkpoint, sha256=settings.text_sha256)
 
@@ -210,14 +213,20 @@ def _build_tiny_grounder(settings: BaseModel, place: Place) -> Proposer:
 
 
 def _tiny_grounder_identity(_: BaseModel) -> Mapping[str, str]:
-    return {
-        "tiny_grounder": listing.digest_of(listing.GROUNDER),
-        "text": listing.digest_of(listing.TEXT),
-    }
+    return grounder_digests()
 
 
-def _inspect_tiny_grounder(settings: BaseModel) -> None:
-    _build_tiny_grounder(settings, _SOMEWHERE)
+def _inspect_tiny_grounder(_: BaseModel) -> None:
+    from teachers.tiny.grounder import TinyGrounder
+    from teachers.tiny.weights import load_weights
+
+    TinyGrounder().load_state_dict(load_weights(listing.GROUNDER))
+
+
+def _inspect_tiny_text(_: BaseModel) -> None:
+    from teachers.text import inspect_text
+
+    inspect_text()
 
 
 def _build_fake_teacher(settings: BaseModel, _: Place) -> Teacher:
@@ -238,10 +247,6 @@ def _no_weights(_: BaseModel) -> Mapping[str, str]:
     return {}
 
 
-def _nothing_to_inspect(_: BaseModel) -> None:
-    """There is no file."""
-
-
 _SOMEWHERE = Place(Ontology((Category(1, "thing"),)), "cpu")  # to see whether a proposer can be built at all
 
 ENTRIES: dict[str, Entry] = {
@@ -251,17 +256,17 @@ ENTRIES: dict[str, Entry] = {
         ClassAwareSettings,
         _build_class_aware_sam,
         _sam_identity,
-        _inspect_class_aware_sam,
+        {"sam": _inspect_sam, "text": _inspect_text},
         tunable=True,
     ),
-    "sam": Entry("teacher", "SAM as it is", SamSettings, _build_sam, _sam_identity, _inspect_sam),
+    "sam": Entry("teacher", "SAM as it is", SamSettings, _build_sam, _sam_identity, {"sam": _inspect_sam}),
     "grounding_dino": Entry(
         "proposer",
         "Grounding DINO: boxes of named classes",
         GroundingDinoSettings,
         _build_grounding_dino,
         _grounding_dino_identity,
-        _inspect_grounding_dino,
+        {"grounding_dino": _inspect_grounding_dino},
     ),
     "tiny_grounder": Entry(
         "proposer",
@@ -269,7 +274,8 @@ ENTRIES: dict[str, Entry] = {
         TinyGrounderSettings,
         _build_tiny_grounder,
         _tiny_grounder_identity,
-        _inspect_tiny_grounder,
+        {"tiny_grounder": _inspect_tiny_grounder, "text": _inspect_tiny_text},
+        finds=listing.GROUNDED,
     ),
     "fake_teacher": Entry(
         "teacher",
@@ -277,7 +283,7 @@ ENTRIES: dict[str, Entry] = {
         FakeSettings,
         _build_fake_teacher,
         _no_weights,
-        _nothing_to_inspect,
+        {},
     ),
     "fake_proposer": Entry(
         "proposer",
@@ -285,6 +291,6 @@ ENTRIES: dict[str, Entry] = {
         FakeSettings,
         _build_fake_proposer,
         _no_weights,
-        _nothing_to_inspect,
+        {},
     ),
 }

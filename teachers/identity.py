@@ -101,6 +101,32 @@ def weights_digest(path: Path, *, pickles: Sequence[str], expected: str | None) 
     return found
 
 
+def embedded_digest(key: str, name: str) -> str:
+    """Hex sha256 of an embedded file, whose use the setting `key` asks for; BadInput unless it is there as listed."""
+    try:
+        path, expected = listing.path_of(name), listing.digest_of(name)
+    except BadInput as error:
+        raise BadInput(f"{key}: {error}") from None
+    found = file_sha256(path) if path.is_file() else "nothing"
+    if found != expected:
+        raise BadInput(
+            f"{key}: {path}: expected sha256 {expected}, as {listing.LISTING} lists, found {found}"
+        )
+    return found
+
+
+def grounder_digests() -> dict[str, str]:
+    """Digests of the embedded proposer's files, by role; BadInput, one line a problem."""
+    problems: list[str] = []
+    found = {
+        role: _noted(partial(embedded_digest, "use", name), problems)
+        for role, name in (("tiny_grounder", listing.GROUNDER), ("text", listing.TEXT))
+    }
+    if problems:
+        raise BadInput("\n".join(problems))
+    return found
+
+
 def official_sha256(sam: str, path: Path) -> str | None:
     """The published digest of a SAM's checkpoint; None for .safetensors, which nobody published."""
     return OFFICIAL_SHA256.get(sam) if path.suffix in SAM_PICKLES else None
@@ -117,7 +143,7 @@ def _noted(digest: Callable[[], str], problems: list[str]) -> str:
 def _sam_digest(settings: SamSettings) -> str:
     path = settings.checkpoint
     if path is None and settings.sam == "tiny":
-        return listing.digest_of(listing.SAM)
+        return embedded_digest("sam", listing.SAM)
     if path is None:
         raise BadInput(f"checkpoint: {settings.sam} needs the path of its weights, .pth or .safetensors")
     expected = settings.sha256 or official_sha256(settings.sam, path)
@@ -126,7 +152,7 @@ def _sam_digest(settings: SamSettings) -> str:
 
 def _text_digest(settings: ClassAwareSettings) -> str:
     if settings.text == "tiny" and settings.text_checkpoint is None:
-        return listing.digest_of(listing.TEXT)
+        return embedded_digest("text", listing.TEXT)
     if problem := _text_problem(settings.text):
         raise BadInput(problem)
     if settings.text_checkpoint is None:

@@ -17,9 +17,11 @@ PAPER_POINTS = 12544  # Mask2Former
 PAPER_SCORE = 0.3  # of proposals on the none and class ways
 PAPER_NMS = 0.9
 PAPER_ALPHA, PAPER_BETA, PAPER_TAU = 5.0, 2.0, 0.1  # Algorithm 1
-TINY_ZOOM = 0.35  # ours, measured (docs/results.md)
+TINY_ZOOM = 0.55  # ours, measured (docs/tiny-family.md)
 MOST_ZOOM = 0.8  # more would cut the box
-MOST_JITTERED = 0.4  # the zoom up to which moved boxes and their objects stay in sight
+# Standard deviations that a side of a moved box has room for in the part seen around the tight one. The part is that of
+# a moved box itself: of boxes moved by 0.1 at a zoom of 0.55 one in a hundred sticks out of it a little.
+JITTER_REACH = 3.75
 WEIGHT_DECAY = 0.05  # not stated in the paper; Mask2Former's
 
 
@@ -35,8 +37,9 @@ class SamSettings(BaseModel):
     `chunk`, `embed_batch`: prompts and images per forward (CPU: 1-4 and 1; GPU: as many as fit). `share_chunks`:
     prompts of several images fill a chunk together (unset: on a GPU only; see sam/predictor.py).
     `encoder_bf16`: the image encoder in bfloat16, for devices that have it in hardware; masks differ a little.
-    `zoom`: a box is asked on the part of the image in which it takes this share of a side, 0 on the whole image (0.35
-    is the default of `tiny`, whose grid is coarse; 0 that of the others, as in the paper; see sam/zoom.py).
+    `zoom`: a box is asked on the part of the image in which it takes this share of a side, 0 on the whole image (0.55
+    is the default of `tiny`, whose grid is coarse; 0 that of the others, as in the paper), and several points without a
+    box once more around what came of them (sam/zoom.py).
     `score`, `nms`: of proposals that become box prompts. `nms_by_class` keeps overlapping boxes of different classes.
     `alpha`, `beta`, `tau`: Algorithm 1. `refine: false` takes the point's own mask instead (the paper's "Point").
     """
@@ -105,10 +108,11 @@ class ClassAwareSettings(SamSettings):
 
     @model_validator(mode="after")
     def _moved_boxes_are_seen(self) -> Self:
-        if self.box_jitter and self.zoom > MOST_JITTERED:
+        most = 1 / (1 + 2 * JITTER_REACH * self.box_jitter)
+        if self.box_jitter and self.zoom > most:
             raise ValueError(
-                f"box_jitter needs a zoom of at most {MOST_JITTERED}, or moved boxes would leave what is seen; "
-                f"found {self.zoom:g}"
+                f"box_jitter {self.box_jitter:g} needs a zoom of at most {most:.2f}, or many moved boxes would leave "
+                f"what is seen; found {self.zoom:g}"
             )
         return self
 

@@ -48,7 +48,7 @@ class Target:
         if variant == POINT:
             return self.image, None
         rng = np.random.default_rng([self.image, self.area, *map(int, self.box)])
-        # The point of a variant that has one too lies in the tight box, and that in the part (MOST_JITTERED).
+        # The point of a variant that has one too lies in the tight box, and that in the part but for an edge at times.
         return self.image, zoom.window(Prompt(Origin.HUMAN, self._moved(jitter, rng)), *self.rle.size)
 
     def _moved(self, jitter: float, rng: np.random.Generator) -> Box:

@@ -340,11 +340,11 @@ def test_a_folder_is_labelled_with_the_classes_named(cli, photos, monkeypatch):
     monkeypatch.setattr(catalog, "identity", lambda _: {})
     monkeypatch.setattr(commands, "_drive", lambda plan, folder, _: plans.append((plan, folder)))
     _, folder = photos
-    assert cli("label", folder, "--classes", "square, red hat").exit_code == 0
+    assert cli("label", folder, "--classes", "square, sea animal").exit_code == 0
     assert cli("label", "--images", folder, "--classes", "square").exit_code == 0
     (one, out), (other, _) = plans
     assert out == Path("runs/label-photos-none")
-    assert one.resolved["data"]["classes"] == {"square": 1, "red hat": 2}
+    assert one.resolved["data"]["classes"] == {"square": 1, "sea animal": 2}
     assert other.resolved["data"]["classes"] == {"square": 1}
     assert one.images == folder
     assert [p.label for p in one.stages] == ["ingest", "propose", "pseudo_label", "filter", "export"]

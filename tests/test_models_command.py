@@ -113,17 +113,57 @@ def test_list_is_a_table_of_all_there_is(cli: Cli, tmp_path: Path) -> None:
     assert (states["tiny_sam"], states["mask2former"]) == ("embedded", "-")
 
 
-def test_the_sizes_of_the_embedded_files_are_theirs() -> None:
-    for name in (listing.SAM, listing.TEXT, listing.GROUNDER):
-        size = (listing.FOLDER / f"{name}.safetensors").stat().st_size
-        assert WEIGHTS[name].megabytes == pytest.approx(size / 1e6, abs=0.06)
+@pytest.fixture
+def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the embedded weights that stands for them."""
+    folder = shutil.copytree(listing.FOLDER, tmp_path / "embedded")
+    monkeypatch.setattr(listing, "FOLDER", folder)
+    monkeypatch.setattr(weights.load_weights, "__defaults__", (folder,))
+    return folder
+
+
+def test_the_embedded_ones_are_those_of_the_listing(cli: Cli, embedded: Path) -> None:
+    inside = {name for name, entry in WEIGHTS.items() if entry.source is None}
+    assert {f"{name}.safetensors" for name in inside} == listing.read_listing().keys()
+    (embedded / "tiny_sam.safetensors").write_bytes(bytes(3_140_000))
+    (embedded / "tiny_text.safetensors").unlink()
+    rows = [line.split() for line in cli("list").stdout.splitlines()]
+    told = {row[1]: (row[2], row[3]) for row in rows if row[0] == "weights"}
+    assert (told["tiny_sam"], told["tiny_text"]) == (("3.1", "embedded"), ("-", "absent"))
+
+
+@pytest.mark.parametrize("name", [listing.SAM, listing.TEXT, listing.GROUNDER, listing.STUDENT])
+@pytest.mark.parametrize("there", [True, False], ids=["truncated", "absent"])
+def test_a_damaged_embedded_file_is_told_for_itself(cli: Cli, embedded: Path, name: str, there: bool) -> None:
+    path = embedded / f"{name}.safetensors"
+    if there:
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        path.unlink()
+    names = [name for name, entry in WEIGHTS.items() if entry.source is None]
+    done = cli("check", *names)
+    told = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert done.exit_code == 2
+    assert told.pop(name).startswith(
+        f"damaged: {path}: {'sha256 is' if there else 'no such embedded weights'}"
+    )
+    assert set(told.values()) == {"ok"}
+    assert len(told) == len(names) - 1
+
+
+def test_a_text_tower_is_told_without_the_sam_beside_it(cli: Cli, embedded: Path, tmp_path: Path) -> None:
+    (embedded / "tiny_sam.safetensors").unlink()
+    with torch.device("meta"):
+        clip = create_model("ViT-B-32", pretrained_text=False, device="meta").state_dict()
+    blank_safetensors(tmp_path / "weights" / "clip_vit_b_32" / OPEN_CLIP, clip)
+    assert cli("check", "clip_vit_b_32").stdout.startswith("clip_vit_b_32  ok: there is no fetched.json")
 
 
 def test_the_documentation_names_them_all() -> None:
     text = (Path(__file__).parents[1] / "docs" / "models.md").read_text()
     for name, entry in WEIGHTS.items():
         assert re.search(
-            rf"^\| `{name}` \|.*\| {entry.megabytes:g} \|.* \| {entry.licence} \|$", text, re.MULTILINE
+            rf"^\| `{name}` \|.*\| {entry.size(name)} \|.* \| {entry.licence} \|$", text, re.MULTILINE
         )
         assert not isinstance(entry.source, Repository) or f"hub, {entry.source.id} |" in text
     assert all(f"`{name}`" in text for name in (*teachers.ENTRIES, *students.ENTRIES))

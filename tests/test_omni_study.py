@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import yaml
@@ -11,18 +12,35 @@ import yaml
 from benchmarks.omni_study import __main__ as study
 from benchmarks.omni_study import ledger
 from benchmarks.omni_study.cells import BOX, FULL, KINDS, POINT, SHARES, STUDENTS, Cell, config_of
+from benchmarks.omni_study.claims import claims
 from benchmarks.omni_study.ledger import Row
 from benchmarks.omni_study.plot import draw
-from benchmarks.omni_study.tables import shares_of_full, spread, tables
+from benchmarks.omni_study.tables import tables
+from benchmarks.omni_study.values import shares_of_full, spread
 from pipeline.config import Request, make_plan
 
 BASE = yaml.safe_load(Path("configs/study.yaml").read_text())
 CELLS = study.cells_of("toyworld", 0)
 
 
-def row(cell: Cell, *, ap: float | None = None, miou: float | None = None, hours: float = 1.0) -> Row:
+def row(cell: Cell, *, ap: float | None = None, miou: float | None = None, right: float | None = None) -> Row:
     return Row(
-        cell, "made", "study", 1000, miou, ap, ap, hours, 100.0, 1.0, {"quality": 0.1}, {"stability": 0.5}
+        cell,
+        made_by="made",
+        study="study",
+        images=1000,
+        masked=10 * int(cell.masks.rstrip("%")),
+        counted=(18, 8.0, 4.5) if cell.masks == FULL else None,
+        miou=miou,
+        miou_images=miou,
+        right=right,
+        pseudo_masks=500,
+        AP=ap,
+        AP50=ap,
+        gate={},
+        seconds=1.0,
+        errors={"quality": 0.1},
+        correlations={"stability": 0.5},
     )
 
 
@@ -49,6 +67,8 @@ def test_a_cell_is_a_plan(cell: Cell, tmp_path: Path) -> None:
     assert settings["second_opinion"] == (cell.tuned and cell.student is not None)  # type: ignore[index,call-overload]
     assert settings["class_aware"] == cell.class_aware  # type: ignore[index,call-overload]
     assert settings["refine"] == cell.refine  # type: ignore[index,call-overload]
+    (filtered,) = (planned.config for planned in plan.stages if planned.stage.name == "filter")
+    assert filtered.precision == cell.precision
 
 
 @pytest.mark.parametrize("world", ["penn-fudan", "car-parts"])
@@ -72,6 +92,21 @@ def test_a_ledger_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert next(study.Study(options).todo()) == first
 
 
+def test_a_cell_that_fails_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(command: list[str], **_: object) -> CompletedProcess[str]:
+        return CompletedProcess(command, 4 if CELLS[0].name in command[4] else 0)
+
+    monkeypatch.setattr(study, "cells_of", lambda *_: CELLS[:2])
+    monkeypatch.setattr(study.subprocess, "run", run)
+    monkeypatch.setattr(ledger, "row_of", lambda cell, *_: row(cell, miou=0.1))
+    file = tmp_path / "ledger.jsonl"
+    assert study.main([f"--ledger={file}", "--seeds=0", f"--out={tmp_path}"]) == 1
+    assert capsys.readouterr().err == f"failed: {CELLS[0].name}\n"
+    assert [one.cell for one in ledger.read(file)] == [CELLS[1]]
+
+
 def test_the_newest_row_of_a_cell_counts() -> None:
     cell = CELLS[0]
     assert ledger.newest([row(cell, miou=0.1), row(CELLS[1]), row(cell, miou=0.2)])[0].miou == 0.2
@@ -84,10 +119,26 @@ def test_rows_of_an_older_study_stand_in_no_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "text"), [([], "-"), ([0.5], "0.500"), ([0.4, 0.6], "0.500 (0.141)")], ids=str
+    ("values", "signed", "text"),
+    [([], False, "-"), ([0.5], True, "+0.500"), ([0.4, 0.6], False, "0.500 (0.141)"), ([-1], True, "-1.000")],
+    ids=str,
 )
-def test_mean_and_spread(values: list[float], text: str) -> None:
-    assert spread(values) == text
+def test_mean_and_spread(values: list[float], signed: bool, text: str) -> None:
+    assert spread(values, digits=3, signed=signed) == text
+
+
+def test_all_cells_of_a_seed_have_one_price_list() -> None:
+    rows = [row(cell) for cell in CELLS]
+    found = ledger.hours(rows)
+    assert found.keys() == set(CELLS)
+    full = 1000 * (18 - 4.5 + 8 * 79) / 3600
+    for cell in CELLS:
+        share = int(cell.masks.rstrip("%")) / 100
+        weak = {"none": 0.0, "class": 18.0, POINT: 13.5 + 2.4 * 4.5 + 0.9 * 3.5, BOX: 13.5 + 7 * 8}[cell.weak]
+        assert found[cell] == pytest.approx(share * full + (1 - share) * 1000 * weak / 3600)
+    assert ledger.hours([one for one in rows if one.cell.masks != FULL]) == {}
+    other = replace(CELLS[0], seed=1)
+    assert other not in ledger.hours([*rows, row(other)])
 
 
 def test_per_cents_are_of_the_same_seeds_full_masks() -> None:
@@ -101,7 +152,7 @@ def test_per_cents_are_of_the_same_seeds_full_masks() -> None:
             (2, POINT, "1%", 0.3),
         ]
     ]
-    assert shares_of_full(rows, masks="1%") == pytest.approx([50, 75])
+    assert shares_of_full(rows, {"masks": "1%"}) == pytest.approx({0: 50, 1: 75})
 
 
 def test_the_tables_say_what_the_ledger_has() -> None:
@@ -114,7 +165,7 @@ def test_the_tables_say_what_the_ledger_has() -> None:
 
     every = [study.cells_of("toyworld", seed) for seed in (0, 1)]
     rows = [
-        row(cell, ap=ap(cell) if cell.student else None, miou=miou(cell), hours=20.0)
+        row(cell, ap=ap(cell) if cell.student else None, miou=miou(cell), right=0.75)
         for cell in chain.from_iterable(every)
     ]
     text = tables(rows)
@@ -122,18 +173,58 @@ def test_the_tables_say_what_the_ledger_has() -> None:
     assert "### toyworld: 1000 images, 2 seeds" in lines
     assert "| point | on | 60.0 (0.0) | 60.0 (0.0) | 67.5 | 69.0 |" in lines
     assert "| point + proposals | on | 80.0 (0.0) | 80.0 (0.0) | 70.0 | 70.7 |" in lines
-    assert "| 1% | `point+class` | 0.200 (0.000) | 50 (0) | 96 / 92 / 81 | 20.0 (0.0) |" in lines
-    assert "| 100% |  | 0.400 (0.000) | 100 | 100 | 20.0 (0.0) |" in lines
-    assert "| `box+class` | weights | 0.260 (0.000) | 65 (0) |" in lines
+    assert "| 1% | `point+class` | 20.0 (0.0) | 50 (0) | 96 / 92 / 81 | 9.3 (0.0) |" in lines
+    assert "| 100% |  | 40.0 (0.0) | 100 | 100 | 179.3 (0.0) |" in lines
+    assert "| `box+class` | weights | 26.0 (0.0) | 65 (0) |" in lines
+    assert "| `point+class` | tuned | 20.0 (0.0) | 20.0 (0.0) | 20.0 (0.0) | 40.0 / 41.8 / 42.2 |" in lines
+    assert "| `box+class` | 0.85 | 500 (0) | 0.750 (0.000) | 25.0 (0.0) |" in lines
+    assert "| proposals help points, 1% masks | +1.7 | +20.0 (0.0) | 2 of 2 |" in lines
     assert "| `point+class` | lora | 70.0 (0.0) | - |" in lines
     assert "| `point+class` | paper | 70.0 (0.0) | 70.0 (0.0) |" in lines
     assert "| `class` | 10% | 0.100 (0.000) | - | - | - | - | - | 0.500 (0.000) | - |" in lines
-    assert text.count("zero-shot") == 2
+    assert text.count("| zero-shot |") == 2
     assert "toyworld" not in tables([row(study.cells_of("penn-fudan", 0)[0], miou=0.1)])
 
 
+@pytest.mark.parametrize(
+    ("text", "found", "held"),
+    [
+        ("class prompts help points, 1% masks", [6.0, 2.0], 1),
+        ("proposals help points, 10% masks", [10.0, 10.0], 2),
+        ("both help more than either, 10% masks", [6.0, 2.0], 2),
+        ("class prompts leave boxes as they are, 1% masks", [6.0, 2.0], 0),
+        ("student: point+class above class, 0% masks", [5.0, 5.0], 2),
+        ("student: box+class above point+class, 10% masks", [-5.0, -5.0], 0),
+        ("student: class, 10% masks, % of full", [80.0, 80.0], 0),
+        ("student: point+class, 10% masks over none, without tuning the teacher", [0.0, 0.0], 2),
+        ("student: point+class, 10% masks over none, with tuning the teacher", [0.0, 0.0], 0),
+        ("student with borders: point+class, 1% masks, % of the gap to full closed", [60.0, 60.0], 2),
+        ("teacher with lora: box+class, 1% masks over today's 10%", [0.0, 0.0], 2),
+    ],
+)
+def test_a_claim_is_judged_within_each_seed(text: str, found: list[float], held: int) -> None:
+    def ap(cell: Cell) -> float:
+        if cell.masks == FULL:
+            return 0.25
+        base = {"none": 0.1, "class": 0.2, POINT: 0.25, BOX: 0.2}[cell.weak] - (cell.masks == "1%") * 0.05
+        return base + 0.03 * (cell.student == "borders")
+
+    def miou(cell: Cell) -> float:
+        return 0.5 + cell.seed + (0.06 - 0.04 * cell.seed) * (cell.class_aware is True) + 0.1 * cell.refine
+
+    every = chain.from_iterable(study.cells_of("toyworld", seed) for seed in (0, 1))
+    rows = [row(cell, ap=ap(cell) if cell.student else None, miou=miou(cell)) for cell in every]
+    (claim,) = (one for one in claims(rows) if one.text == text)
+    assert claim.differences == pytest.approx(found)
+    assert claim.held == held
+
+
+def test_a_claim_of_which_nothing_is_known_is_not_made() -> None:
+    assert list(claims([row(CELLS[0], miou=0.1)])) == []
+
+
 def test_the_curve_is_drawn(tmp_path: Path) -> None:
-    rows = [row(cell, ap=0.1, hours=index) for index, cell in enumerate(CELLS) if cell.student]
+    rows = [row(cell, ap=0.1) for cell in CELLS if cell.student]
     draw(rows, tmp_path / "study.png")
     assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="no student of penn-fudan"):
@@ -143,24 +234,58 @@ def test_the_curve_is_drawn(tmp_path: Path) -> None:
 def test_what_a_run_leaves_becomes_a_row(tmp_path: Path) -> None:
     cost = {
         "images": 7,
+        "human_masked_images": 2,
+        "classes": 18,
+        "instances_per_image": 8.0,
+        "classes_per_image": 4.5,
         "machine_seconds": {"ingest": 1.0, "propose": 2.5},
-        "rows": [
-            {"kind": "this run", "this_run": True, "hours": 3.0},
-            {"kind": "mask+class", "this_run": False, "hours": 30.0},
-        ],
     }
     reliability = {"quality": {"error": 0.1, "correlation": None}}
     metrics = {
-        "pseudo": {"miou": 0.6, "reliability": reliability},
+        "pseudo": {
+            "miou": 0.6,
+            "miou_images": 0.65,
+            "pseudo_masks": 50,
+            "iou_counts": [1, 9, 10, 20],
+            "reliability": reliability,
+        },
         "students": {"student": {"AP": 0.2, "AP50": 0.4}},
     }
     (tmp_path / "cost.json").write_text(json.dumps(cost))
+    (tmp_path / "gate.json").write_text(json.dumps({"box": {"use": "tuned", "tuned": 0.8}}))
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     digests = ledger.made_by(config_of(BASE, CELLS[0])), ledger.made_by(BASE)
     found = ledger.row_of(CELLS[0], BASE, tmp_path)
     assert found == Row(
-        CELLS[0], *digests, 7, 0.6, 0.2, 0.4, 3.0, 30.0, 3.5, {"quality": 0.1}, {"quality": None}
+        CELLS[0],
+        *digests,
+        images=7,
+        masked=2,
+        counted=None,
+        miou=0.6,
+        miou_images=0.65,
+        right=0.6,
+        pseudo_masks=50,
+        AP=0.2,
+        AP50=0.4,
+        gate={"box": "tuned"},
+        seconds=3.5,
+        errors={"quality": 0.1},
+        correlations={"quality": None},
     )
+    ledger.add(tmp_path / "ledger.jsonl", found)
+    (full,) = (cell for cell in CELLS if cell.masks == FULL)
     (tmp_path / "metrics.json").write_text(json.dumps({"pseudo": None, "students": {}}))
-    bare = ledger.row_of(CELLS[0], BASE, tmp_path)
-    assert (bare.miou, bare.AP, bare.AP50, bare.errors) == (None, None, None, {})
+    (tmp_path / "gate.json").unlink()
+    bare = ledger.row_of(full, BASE, tmp_path)
+    assert (bare.miou, bare.right, bare.AP, bare.AP50, bare.errors, bare.gate) == (
+        None,
+        None,
+        None,
+        None,
+        {},
+        {},
+    )
+    assert bare.counted == (18, 8.0, 4.5)
+    ledger.add(tmp_path / "ledger.jsonl", bare)
+    assert ledger.read(tmp_path / "ledger.jsonl") == [found, bare]

@@ -42,7 +42,7 @@ CONFIGS = {
     "car-parts": Path("configs/car-parts.yaml"),
 }
 MARKS = ("<!-- study -->", "<!-- end of study -->")
-PHOTO_SHARES = ("10%",)  # 1% of 74 photos is none
+PHOTO_SHARES = ("10%",)  # 1% of 74 photos is one
 
 
 def cells_of(world: str, seed: int) -> list[Cell]:
@@ -93,8 +93,8 @@ class Study:
                     if (cell.name, ledger.made_by(self.config(cell))) not in self.done:
                         yield cell
 
-    def run(self, cell: Cell) -> None:
-        """One cell by the command line a user would type; CalledProcessError if it fails."""
+    def run(self, cell: Cell) -> str | None:
+        """One cell by the command line a user would type; its name if it fails, of which the run itself tells."""
         config, out = self.config(cell), self.options.out / cell.name / ledger.made_by(self.config(cell))
         out.parent.mkdir(parents=True, exist_ok=True)
         file = out.with_suffix(".yaml")
@@ -102,14 +102,16 @@ class Study:
         command = [sys.executable, "-m", "pipeline.cli", "run", str(file), f"--out={out}"]
         command += [f"--store={self.options.store or self.options.out / '.store'}"]
         command += [f"--data={self.options.data}"] if self.options.data else []
-        subprocess.run(command, check=True)
+        if subprocess.run(command, check=False).returncode:
+            return cell.name
         row = ledger.row_of(cell, self.base(cell.world), out)
         with self.lock:
             ledger.add(self.options.ledger, row)
+        return None
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what is left, or write the tables and draw the curve of what was run."""
+    """Run what is left (1 if a cell failed, after the others), or write the tables and draw the curve of it all."""
     options = _options(arguments)
     if options.write or options.plot:
         rows = ledger.newest(ledger.read(options.ledger))
@@ -120,9 +122,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     study = Study(options)
     with ThreadPoolExecutor(options.at_a_time) as pool:
-        for _ in pool.map(study.run, list(study.todo())):
-            pass
-    return 0
+        failed = [name for name in pool.map(study.run, list(study.todo())) if name is not None]
+    sys.stderr.write("".join(f"failed: {name}\n" for name in failed))
+    return 1 if failed else 0
 
 
 def check(file: Path) -> None:
@@ -149,8 +151,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--plot", type=Path, help="draw AP against hours into this PNG; runs nothing")
     parser.add_argument("--worlds", nargs="+", choices=CONFIGS, default=["toyworld"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--train", type=int, default=1000, help="toyworld: scenes to label and learn from")
-    parser.add_argument("--val", type=int, default=200, help="toyworld: scenes to score students on")
+    parser.add_argument("--train", type=int, default=600, help="toyworld: scenes to label and learn from")
+    parser.add_argument("--val", type=int, default=150, help="toyworld: scenes to score students on")
     parser.add_argument(
         "--effort", type=float, default=1.0, help="share of the training steps, for a quick try"
     )

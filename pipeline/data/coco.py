@@ -29,6 +29,7 @@ __all__ = ["CocoFile", "CocoWriter", "Finding", "ImageEntry", "read_records"]
 class CocoFile:
     """An indexed COCO file: `ontology`, `images` by ascending id, `findings` of the first pass.
 
+    `named`: ids of the classes that tags and annotations name, crowd regions aside.
     Close it (or use `with`) after reading. Reading records is safe from several threads.
     """
 
@@ -48,7 +49,7 @@ class CocoFile:
         self.path, self.semantic, self._watcher, self._told = path, semantic, watcher, told
         index = read_index(path, watcher, told)
         self.ontology, self.images, self.findings = index.ontology, index.images, index.findings
-        self._classes = frozenset(index.ontology.ids)
+        self.named, self._classes = index.named, frozenset(index.ontology.ids)
         self._table, self._unindexed = index.table, index.damaged
         weak = None in index.damaged or bool((self._table[5] == WEAK).any())
         # Whether every annotation has a human mask: then an image without any counts as checked and empty.

@@ -45,12 +45,14 @@ class Index:
 
     `table` [6, A] int64 by (image id, position): id, image id, offset, length, position in the section, what it is.
     `damaged`: image ids of refused annotations; None among them: of one nobody knows which image it is for.
+    `named`: ids of the classes that tags and annotations name, crowd regions aside.
     """
 
     images: tuple[ImageEntry, ...]
     ontology: Ontology
     table: Table
     damaged: frozenset[int | None]
+    named: frozenset[int]
     findings: tuple[Finding, ...]
 
 
@@ -79,6 +81,7 @@ def read_index(path: Path, watcher: Watcher | None = None, told: Callable[[], No
         Ontology(tuple(gathering.categories.values())),
         table,
         frozenset(gathering.damaged),
+        frozenset(gathering.named),
         tuple(found),
     )
 
@@ -92,6 +95,7 @@ class _Gathering:
     categories: dict[int, Category] = field(default_factory=dict)
     refused: set[int] = field(default_factory=set)
     damaged: set[int | None] = field(default_factory=set)
+    named: set[int] = field(default_factory=set)
     found_image: bool = False
     rows: "array[int]" = field(default_factory=lambda: array("q"))  # six numbers each, as in `Index.table`
 
@@ -124,6 +128,7 @@ class _Gathering:
         image = parse.parse_image(entry.value, index=entry.index, offset=entry.offset, length=entry.length)
         _refuse_twice(image.id in self.images, image.id)
         self.images[image.id] = image
+        self.named.update(image.tags or ())
 
     def _annotation(self, entry: Entry) -> None:
         raw = as_object(entry.value)
@@ -132,6 +137,8 @@ class _Gathering:
         number, image_id = integer(raw, "id"), integer(raw, "image_id")
         masked = bool(raw.get("segmentation")) and parse.source_of(raw) is Source.HUMAN
         what = CROWD if parse.is_crowd(raw) else MASKED if masked else WEAK
+        if what != CROWD and type(category := raw.get("category_id")) is int:
+            self.named.add(category)
         self.rows.extend((number, image_id, entry.offset, entry.length, entry.index, what))
 
     def check_tags(self) -> None:

@@ -99,6 +99,12 @@ class Intake:
             else:
                 yield from self._train(split, file, photos)
 
+    def sought(self) -> tuple[str, ...]:
+        """Names of the classes to be found in weak images whose labels of this kind give no place."""
+        file, kind = self._files[0], self.setting.kind
+        asked = {WeakKind.NONE: frozenset(file.ontology.ids), WeakKind.CLASS: file.named}.get(kind, ())
+        return tuple(c.name for c in file.ontology.categories if c.id in asked)
+
     def listed(self) -> list[list[str]]:
         """The file names of the images that each split lists."""
         return [[image.file_name for image in file.images] for file in self._files]

@@ -35,7 +35,7 @@ class PseudoLabel(MapStage[Sample]):
     """
 
     name = "pseudo_label"
-    version = 4
+    version = 5
     Config = PseudoLabelConfig
     needs = frozenset({"instances", "tags"})
     adds = frozenset({"instances"})

@@ -47,11 +47,15 @@ class Head:
 
 @dataclass(frozen=True)
 class Ask:
-    """One question: its image's place in the embeddings, the prompt, and a class vector (d,) if the head wants one."""
+    """One question: its image's place in the embeddings, the prompt, and a class vector (d,) if the head wants one.
+
+    `mask`: low-res logits (4g, 4g) of an earlier answer over the same input square, a prompt too.
+    """
 
     image: int
     prompt: Prompt
     text: Tensor | None = None
+    mask: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,8 @@ class Answer:
     pred_iou: float
 
 
-# Image (or None for any), number of points, box or not: rows that are equal in this may stand in one chunk.
-_Group = tuple[int | None, int, bool]
+# Image (or None for any), number of points, box or not, mask or not: rows equal in this may stand in one chunk.
+_Group = tuple[int | None, int, bool, bool]
 
 
 class SamPredictor:
@@ -130,9 +134,9 @@ class SamPredictor:
         groups: dict[_Group, list[int]] = {}
         for index, ask in enumerate(asks):
             image = None if self.share else ask.image
-            group = image, len(ask.prompt.points), ask.prompt.box_xyxy is not None
+            group = image, len(ask.prompt.points), ask.prompt.box_xyxy is not None, ask.mask is not None
             groups.setdefault(group, []).append(index)
-        for (image, _, _), rows in groups.items():
+        for (image, *_), rows in groups.items():
             alone = image is not None and embeddings.frames[image].window is not None
             chunk = 1 if alone else self.chunk
             for start in range(0, len(rows), chunk):
@@ -148,10 +152,12 @@ class SamPredictor:
         points, boxes = self._coordinates(embeddings, asks)
         encoder = self.sam.prompt_encoder
         sparse, _ = encoder(points=points, boxes=boxes, masks=None)
+        dense = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        if (masks := _masks(asks)) is not None:
+            dense = encoder.mask_downscaling(masks.to(self.sam.device))
         if head.branch is not None:
             sparse = head.branch(sparse, points, boxes, text=_texts(asks).to(self.sam.device))
         gathered = embeddings.features[[ask.image for ask in asks]]
-        dense = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         return decode_masks(head.decoder, gathered, self._position, sparse=sparse, dense=dense)
 
     def _coordinates(
@@ -172,6 +178,12 @@ class SamPredictor:
             mapped = np.stack([frame.to_input(c).ravel() for frame, c in zip(frames, corners, strict=True)])
             boxes = torch.from_numpy(mapped).to(device)
         return points, boxes
+
+
+def _masks(asks: Sequence[Ask]) -> Tensor | None:
+    """Mask prompts (N, 1, 4g, 4g), None if the form has none."""
+    given = [ask.mask for ask in asks if ask.mask is not None]
+    return torch.from_numpy(np.stack(given))[:, None] if given else None
 
 
 def _texts(asks: Sequence[Ask]) -> Tensor:

@@ -2,11 +2,13 @@
 
 A low-res pixel of SAM stands for a sixteenth of a patch's area; an object of few patches comes out as a blot. SAM's
 automatic mask generator meets that with crops of the image (Kirillov et al. 2023, App. B); here the prompt's own box
-says where to look. Points alone say nothing about size, so they are asked on the whole image.
+says where to look. Points alone say nothing about size, so they are asked on the whole image, and several of them once
+more around the mask that came of it, with that mask as a prompt. A single point is not: what it means is too unsure,
+and the second look made its masks worse (docs/tiny-family.md).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.data.records import Box, Point, Prompt
 from teachers.sam.pixels import Window
@@ -15,6 +17,7 @@ Part = tuple[int, Window | None]  # an image by its index, and what is seen of i
 
 MOST = 8  # input pixels a side that one pixel of the image may become; more shows nothing new
 LEAST = 1.5  # times enlarged; less is not worth a pass of the encoder
+CLICKS = 2  # points without a box that are worth a second look
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,15 @@ class Zoom:
         top, rows = _span((y0 + y1) / 2, side, height)
         left, columns = _span((x0 + x1) / 2, side, width)
         return Window(top, left, rows, columns)
+
+    def again(self, prompt: Prompt, found: Box | None, height: int, width: int) -> Window | None:
+        """The window around what came of a prompt on the whole image, `found` (None: nothing), to ask it once more.
+
+        None if once is enough.
+        """
+        if found is None or prompt.box_xyxy is not None or len(prompt.points) < CLICKS:
+            return None
+        return self.window(replace(prompt, box_xyxy=found), height, width)
 
 
 def _hull(box: Box, points: Sequence[Point]) -> Box:

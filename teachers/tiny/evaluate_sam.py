@@ -4,7 +4,8 @@ Objects of at least 100 px of the demo world, in scenes of seeds that no trainin
 """
 
 import statistics
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,18 +15,19 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from pipeline.data.masks import decode as decode_rle
-from pipeline.data.records import Origin, Prompt, Record, Role
+from pipeline.data.records import Origin, Point, Prompt, Record, Role
 from pipeline.toyworld.scene import Scene, render
 from teachers.answerer import Answerer, Question
 from teachers.protocols import Sample
+from teachers.sam.masks import PredictedMask
 from teachers.sam.predictor import SamPredictor
 from teachers.sam.zoom import Zoom
-from teachers.settings import PLAIN_BOX, TINY_ZOOM
+from teachers.settings import PLAIN_BOX, POINT, POINT_BOX, TINY_ZOOM
 from teachers.tiny.clicks import central_clicks
 from teachers.tiny.command import EVALUATION_SEED, WORLD
 from teachers.tiny.recipe import step_rng
 from teachers.tiny.sam import IMAGE_SIZE
-from teachers.tiny.sam_objective import decode, sparse_prompts
+from teachers.tiny.sam_objective import Asked, answer
 
 MIN_OBJECT_PIXELS = 100
 CLICKS = 3
@@ -33,49 +35,70 @@ SEEDS = (EVALUATION_SEED, EVALUATION_SEED + 100_000, EVALUATION_SEED + 200_000)
 
 
 @dataclass(frozen=True)
-class Answers:
-    """IoU of N objects' masks: `box` and `point` (N,) of output 0, `clicks` (N,) after three of them.
+class Clicked:
+    """IoU of N objects' masks from a first click: `single` (N,) output 0, `outputs` (N, 3) the others, `three` (N,)
+    after two corrections; `predicted` (N, 3): what SAM takes the outputs for. `labelled` (N,): three clicks as
+    labelling asks them, each where the mask so far is wrong.
+    """
 
-    `zoomed_box`: as labelling asks, on an enlarged part of the image; `ceiling`: of the true mask itself, brought to
-    the low-res grid and back.
-    `outputs` and `predicted` (N, 3): true and estimated IoU of the point's three outputs.
+    single: Tensor
+    outputs: Tensor
+    predicted: Tensor
+    three: Tensor
+    labelled: Tensor
+
+
+@dataclass(frozen=True)
+class Answers:
+    """IoU (N,) of N objects' masks: `box` of output 0, `labelled_box` as labelling asks, on an enlarged part.
+
+    `ceiling`: of the true mask itself, brought to the low-res grid and back. `random`, `central`: where the first
+    click is.
     """
 
     box: Tensor
-    zoomed_box: Tensor
+    labelled_box: Tensor
     ceiling: Tensor
-    point: Tensor
-    outputs: Tensor
-    predicted: Tensor
-    clicks: Tensor
+    random: Clicked
+    central: Clicked
 
 
 @torch.no_grad()
 def evaluate(sam: Sam, *, scenes: int, seed: int = EVALUATION_SEED) -> dict[str, float]:
-    """Mean IoU with a tight box, one random point (output 0, and the best of the other three), and three clicks.
+    """Mean IoU with a tight box, one point (output 0, and the best of the other three), and three clicks.
 
-    The point's mask of the best estimate is what the second click corrects. `iou_correlation` is that of estimated and
-    true IoU over the point's three outputs.
+    A first click is anywhere on the object or, as in Kirillov et al. 2023, 7.1, where it is deepest (`central_`). The
+    mask of the best estimate is what the second click corrects. `iou_correlation` is that of estimated and true IoU
+    over the three outputs of a random point.
     """
     sam.eval()
     found = [answers(sam, render(WORLD, seed, index), step_rng(seed, index)) for index in range(scenes)]
-    every = _joined([one for one in found if one is not None])
-    both = torch.stack([every.predicted.flatten(), every.outputs.flatten()])
-    means = {
-        "box": every.box.mean(),
-        "zoomed_box": every.zoomed_box.mean(),
-        "ceiling": every.ceiling.mean(),
-        "point": every.point.mean(),
-        "point_best_of_3": every.outputs.max(1).values.mean(),
-        "three_clicks": every.clicks.mean(),
-        "iou_correlation": torch.corrcoef(both)[0, 1],
+    every = [one for one in found if one is not None]
+
+    def mean(value: Callable[[Answers], Tensor]) -> float:
+        return round(float(torch.cat([value(one) for one in every]).mean()), 4)
+
+    outputs = torch.cat([one.random.outputs for one in every]).flatten()
+    predicted = torch.cat([one.random.predicted for one in every]).flatten()
+    return {
+        "objects": sum(len(one.box) for one in every),
+        "box": mean(lambda one: one.box),
+        "labelled_box": mean(lambda one: one.labelled_box),
+        "ceiling": mean(lambda one: one.ceiling),
+        "point": mean(lambda one: one.random.single),
+        "point_best_of_3": mean(lambda one: one.random.outputs.max(1).values),
+        "three_clicks": mean(lambda one: one.random.three),
+        "labelled_three_clicks": mean(lambda one: one.random.labelled),
+        "central_point_best_of_3": mean(lambda one: one.central.outputs.max(1).values),
+        "central_three_clicks": mean(lambda one: one.central.three),
+        "central_labelled_three_clicks": mean(lambda one: one.central.labelled),
+        "iou_correlation": round(float(torch.corrcoef(torch.stack([predicted, outputs]))[0, 1]), 4),
     }
-    return {"objects": len(every.box), **{name: round(float(mean), 4) for name, mean in means.items()}}
 
 
-def evaluate_seeds(sam: Sam, *, scenes: int) -> dict[str, float]:
-    """Means of `evaluate` over SEEDS; `NAME_spread` is the standard deviation over them."""
-    runs = [evaluate(sam, scenes=scenes, seed=seed) for seed in SEEDS]
+def evaluate_seeds(sam: Sam, *, scenes: int, seeds: Sequence[int] = SEEDS) -> dict[str, float]:
+    """Means of `evaluate` over some seeds; `NAME_spread` is the standard deviation over them."""
+    runs = [evaluate(sam, scenes=scenes, seed=seed) for seed in seeds]
     found: dict[str, float] = {"objects": sum(run.pop("objects") for run in runs)}
     for name in runs[0]:
         values = [run[name] for run in runs]
@@ -92,59 +115,95 @@ def answers(sam: Sam, scene: Scene, rng: np.random.Generator) -> Answers | None:
     pixels = torch.from_numpy(scene.image).permute(2, 0, 1)[None].float()
     embedding = sam.image_encoder((pixels - sam.pixel_mean) / sam.pixel_std)
     truth = torch.from_numpy(np.stack([o.mask for o in objects]))
-    picks = [np.argwhere(o.mask)[rng.integers(int(o.mask.sum()))][::-1] + 0.5 for o in objects]
-    points = torch.from_numpy(np.stack(picks)).float()[:, None]
-    labels = torch.ones(len(objects), 1, dtype=torch.int64)
     boxes = torch.tensor([o.box_xyxy for o in objects], dtype=torch.float32)
+    nowhere = torch.zeros(len(objects), 1, 2)
+    boxed, _ = answer(sam, embedding, _asked(nowhere, torch.full((len(objects), 1), -1), boxes))
+    small = F.interpolate(truth[:, None].float(), boxed.shape[-1], mode="area") - 0.5
+    picks = [np.argwhere(o.mask)[rng.integers(int(o.mask.sum()))][::-1] + 0.5 for o in objects]
+    centres, _ = central_clicks(torch.full_like(boxed[:, 0], -1.0), truth)
+    labelling = _Labelling(sam, scene.image)
 
-    def ask(
-        points: Tensor, labels: Tensor, *, box: bool = False, previous: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        sparse = sparse_prompts(sam, points, labels, boxes, torch.full((len(objects),), box))
-        return decode(sam, embedding, sparse, previous)
+    def clicked(first: Tensor) -> Clicked:
+        return _clicked(sam, embedding, labelling, first, truth)
 
-    boxed, _ = ask(points, torch.full_like(labels, -1), box=True)
-    logits, predicted = ask(points, labels)
-    chosen = logits[torch.arange(len(objects)), predicted[:, 1:].argmax(1) + 1]
+    return Answers(
+        box=_ious(boxed[:, :1], truth)[:, 0],
+        labelled_box=_overlap(labelling.boxes(boxes), truth),
+        ceiling=_ious(small, truth)[:, 0],
+        random=clicked(torch.from_numpy(np.stack(picks)).float()[:, None]),
+        central=clicked(centres),
+    )
+
+
+def _clicked(sam: Sam, embedding: Tensor, labelling: "_Labelling", first: Tensor, truth: Tensor) -> Clicked:
+    """What comes of first clicks (N, 1, 2) and the corrections of an annotator who clicks where an error is deepest."""
+    asked = _asked(first, torch.ones(len(first), 1, dtype=torch.int64), None)
+    logits, predicted = answer(sam, embedding, asked)
+    chosen = logits[torch.arange(len(first)), predicted[:, 1:].argmax(1) + 1]
     for _ in range(CLICKS - 1):
-        click, label = central_clicks(chosen, truth)
-        points, labels = torch.cat([points, click], 1), torch.cat([labels, label], 1)
-        chosen = ask(points, labels, previous=chosen)[0][:, 0]
-    small = F.interpolate(truth[:, None].float(), logits.shape[-1], mode="area") - 0.5
-    ious = _ious(torch.cat([boxed[:, :1], logits, chosen[:, None], small], 1), truth)
-    return Answers(
-        box=ious[:, 0],
-        zoomed_box=_zoomed(sam, scene.image, boxes, truth),
-        ceiling=ious[:, 6],
-        point=ious[:, 1],
-        outputs=ious[:, 2:5],
-        predicted=predicted[:, 1:],
-        clicks=ious[:, 5],
+        asked = asked.followed_by(*central_clicks(chosen, truth))
+        chosen = answer(sam, embedding, asked, chosen)[0][:, 0]
+    ious = _ious(torch.cat([logits, chosen[:, None]], 1), truth)
+    labelled = _overlap(labelling.clicks(first, truth), truth)
+    return Clicked(ious[:, 0], ious[:, 1:4], predicted[:, 1:], ious[:, 4], labelled)
+
+
+def _asked(points: Tensor, labels: Tensor, boxes: Tensor | None) -> Asked:
+    """Prompts on the one image, with boxes or without."""
+    count = len(points)
+    return Asked(
+        image=torch.zeros(count, dtype=torch.int64),
+        points=points,
+        labels=labels,
+        boxes=torch.zeros(count, 4) if boxes is None else boxes,
+        box_on=torch.full((count,), boxes is not None),
     )
 
 
-def _zoomed(sam: Sam, image: npt.NDArray[np.uint8], boxes: Tensor, truth: Tensor) -> Tensor:
-    """IoU (N,) of what plain SAM answers to boxes (N, 4) as the teacher asks them."""
-    answerer = Answerer(SamPredictor(sam), {}, None, zoom=Zoom(TINY_ZOOM, IMAGE_SIZE))
-    record = Record(0, "", "", image.shape[1], image.shape[0], "val", Role.VAL)
-    prompts = [Prompt(Origin.HUMAN, (x0, y0, x1, y1)) for x0, y0, x1, y1 in boxes.tolist()]
-    view = answerer.look([Sample(record, image)])
-    found = answerer.answer(view, [Question(PLAIN_BOX, 0, prompt) for prompt in prompts])
-    masks = [np.zeros(image.shape[:2], bool) if one.rle is None else decode_rle(one.rle) for one in found]
-    made = torch.from_numpy(np.stack(masks))
+class _Labelling:
+    """Plain SAM as the teacher asks it about one image; masks (N, H, W) bool."""
+
+    def __init__(self, sam: Sam, image: npt.NDArray[np.uint8]) -> None:
+        self._answerer = Answerer(SamPredictor(sam), {}, None, zoom=Zoom(TINY_ZOOM, IMAGE_SIZE))
+        record = Record(0, "", "", image.shape[1], image.shape[0], "val", Role.VAL)
+        self._view = self._answerer.look([Sample(record, image)])
+        self._size = image.shape[:2]
+
+    def boxes(self, boxes: Tensor) -> Tensor:
+        """For boxes (N, 4)."""
+        prompts = [Prompt(Origin.HUMAN, (x0, y0, x1, y1)) for x0, y0, x1, y1 in boxes.tolist()]
+        return self._asked(PLAIN_BOX, prompts)
+
+    def clicks(self, first: Tensor, truth: Tensor) -> Tensor:
+        """For a first click (N, 1, 2) and the corrections of what came of the clicks before.
+
+        As Algorithm 1 has it where nothing is proposed: asked with the clicks, then with the box that came of them too.
+        """
+        clicks = [[Point(x, y)] for [[x, y]] in first.tolist()]
+        for _ in range(CLICKS - 1):
+            points, labels = central_clicks(self._clicked(clicks).float() - 0.5, truth)
+            for given, [[x, y]], [label] in zip(clicks, points.tolist(), labels.tolist(), strict=True):
+                given.append(Point(x, y, label))
+        return self._clicked(clicks)
+
+    def _clicked(self, clicks: list[list[Point]]) -> Tensor:
+        prompts = [Prompt(Origin.HUMAN, points=tuple(given)) for given in clicks]
+        boxes = [found.box for found in self._answers(POINT, prompts)]
+        boxed = [replace(prompt, box_xyxy=box) for prompt, box in zip(prompts, boxes, strict=True)]
+        return self._asked(POINT_BOX, boxed)
+
+    def _asked(self, variant: str, prompts: list[Prompt]) -> Tensor:
+        found = self._answers(variant, prompts)
+        masks = [np.zeros(self._size, bool) if one.rle is None else decode_rle(one.rle) for one in found]
+        return torch.from_numpy(np.stack(masks))
+
+    def _answers(self, variant: str, prompts: list[Prompt]) -> list[PredictedMask]:
+        return self._answerer.answer(self._view, [Question(variant, 0, prompt) for prompt in prompts])
+
+
+def _overlap(made: Tensor, truth: Tensor) -> Tensor:
+    """IoU (N,) of masks (N, H, W)."""
     return (made & truth).sum((1, 2)) / (made | truth).sum((1, 2))
-
-
-def _joined(parts: list[Answers]) -> Answers:
-    return Answers(
-        box=torch.cat([part.box for part in parts]),
-        zoomed_box=torch.cat([part.zoomed_box for part in parts]),
-        ceiling=torch.cat([part.ceiling for part in parts]),
-        point=torch.cat([part.point for part in parts]),
-        outputs=torch.cat([part.outputs for part in parts]),
-        predicted=torch.cat([part.predicted for part in parts]),
-        clicks=torch.cat([part.clicks for part in parts]),
-    )
 
 
 def _ious(logits: Tensor, truth: Tensor) -> Tensor:

@@ -13,13 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from teachers.tiny.blocks import Residual, convolved
+from teachers.tiny.blocks import convolved
+from teachers.tiny.pyramid import PYRAMID, STRIDES, Pyramid
 from teachers.tiny.text import WIDTH as TEXT_WIDTH
 
 IMAGE_SIZE = 256
-STRIDES = (8, 16, 32)
-PYRAMID = 64
-PIXEL_MEAN, PIXEL_STD = 0.45, 0.25  # of all three channels, in 0..1
 _RARE = -4.6  # logit of an untrained score: sigmoid(-4.6) = 0.01 (Lin et al. 2017, focal loss)
 _MAX_LOG_REACH = 5.0
 
@@ -32,7 +30,7 @@ class Found:
     logits: Tensor
 
 
-class TinyGrounder(nn.Module):
+class TinyGrounder(Pyramid):
     """The network, randomly initialised."""
 
     centres: Tensor
@@ -40,12 +38,6 @@ class TinyGrounder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(convolved(3, 24, stride=2), convolved(24, 40, stride=2), Residual(40))
-        self.stage3 = nn.Sequential(convolved(40, 64, stride=2), Residual(64), Residual(64))
-        self.stage4 = nn.Sequential(convolved(64, 80, stride=2), Residual(80))
-        self.stage5 = nn.Sequential(convolved(80, 96, stride=2), Residual(96))
-        self.lateral = nn.ModuleList(nn.Conv2d(width, PYRAMID, kernel_size=1) for width in (64, 80, 96))
-        self.smooth = nn.ModuleList(convolved(PYRAMID, PYRAMID) for _ in STRIDES[:2])
         self.meaning = nn.Sequential(convolved(PYRAMID, PYRAMID), convolved(PYRAMID, PYRAMID))
         self.place = convolved(PYRAMID, PYRAMID)
         self.to_vector = nn.Conv2d(PYRAMID, TEXT_WIDTH, kernel_size=1)
@@ -65,7 +57,7 @@ class TinyGrounder(nn.Module):
 
     def forward(self, image: Tensor, names: Tensor) -> Found:
         """Normalised images and name vectors of length 1 to boxes and logits."""
-        levels = self._pyramid(image)
+        levels = self.levels(image)[1:]
         vectors = _flat([self.to_vector(self.meaning(level)) for level in levels])
         reach = _flat([self.to_reach(self.place(level)) for level in levels]).float()
         logits = F.normalize(vectors.float(), dim=-1) @ F.normalize(self.of_name(names).float(), dim=-1).mT
@@ -73,24 +65,11 @@ class TinyGrounder(nn.Module):
         boxes = torch.cat([self.centres - reach[..., :2], self.centres + reach[..., 2:]], dim=-1)
         return Found(boxes, logits.float() * self.log_scale.exp() + self.bias)
 
-    def _pyramid(self, image: Tensor) -> list[Tensor]:
-        third = self.stage3(self.stem(image))
-        fourth = self.stage4(third)
-        fifth = self.lateral[2](self.stage5(fourth))
-        fourth = self.smooth[1](self.lateral[1](fourth) + F.interpolate(fifth, scale_factor=2.0))
-        third = self.smooth[0](self.lateral[0](third) + F.interpolate(fourth, scale_factor=2.0))
-        return [third, fourth, fifth]
-
-
-def normalise_pixels(pixels: Tensor) -> Tensor:
-    """uint8 to what the network takes, float32."""
-    return (pixels.float() / 255 - PIXEL_MEAN) / PIXEL_STD
-
 
 def _locations() -> tuple[Tensor, Tensor]:
     """Centres (N, 2) in pixels and strides (N) of all locations, finest level first, row by row."""
     centres, strides = [], []
-    for stride in STRIDES:
+    for stride in STRIDES[1:]:
         line = (torch.arange(IMAGE_SIZE // stride) + 0.5) * stride
         y, x = torch.meshgrid(line, line, indexing="ij")
         centres.append(torch.stack([x.ravel(), y.ravel()], dim=1))

@@ -12,23 +12,19 @@ from torchvision.ops import batched_nms
 
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Ontology, Origin, Prompt
-from pipeline.toyworld.world import classes
 from teachers.grounding_names import Vocabulary
 from teachers.protocols import Sample
 from teachers.text import TextEncoder, load_text
-from teachers.tiny.grounder import IMAGE_SIZE, TinyGrounder, normalise_pixels
-from teachers.tiny.listing import GROUNDER
+from teachers.tiny.grounder import IMAGE_SIZE, TinyGrounder
+from teachers.tiny.listing import GROUNDED, GROUNDER
+from teachers.tiny.pyramid import normalise_pixels
 from teachers.tiny.weights import load_weights
 from teachers.weak_prompts import is_located
 
 CANDIDATES = 300  # (location, name) pairs that reach the network's own suppression
 MOST = 100  # boxes an image, as COCO counts them
 OVERLAP = 0.6  # IoU above which the weaker of two boxes of one name goes
-WORLD = "demo"
 PADDING = 115  # grey: about zero after normalisation
-KNOWN = frozenset(
-    name for c in classes(WORLD) for name in (c.name, *c.synonyms)
-)  # what it was trained to find
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ class TinyProposer:
     def _one(self, sample: Sample, asked: Sequence[int]) -> list[Prompt]:
         phrases = self._vocabulary.phrases(asked, sample.record.tags)
         located = {instance.class_id for instance in sample.record.instances if is_located(instance)}
-        if lost := [p.text for p in phrases if p.text not in KNOWN and p.class_id not in located]:
+        if lost := [p.text for p in phrases if p.text not in GROUNDED and p.class_id not in located]:
             raise BadInput(
                 f"image {sample.record.image_id} ({sample.record.uri}): {', '.join(map(repr, lost[:3]))} should be "
                 "found in it, but the embedded proposer knows the names of toyworld only; use grounding_dino, or label "

@@ -11,9 +11,10 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from torch import Tensor, nn
 from pipeline.data.errors import BadInput
 
 LossFn = Callable[[int], Tensor | Mapping[str, Tensor]]
+Json = str | int | float | bool | None | Sequence["Json"]
+_NOTHING: Mapping[str, Json] = MappingProxyType({})
 LEAST = 8  # inputs or outputs of a layer, up to which it is a head and Muon leaves it alone
 _FREE = ("save_every", "log_every")  # may differ between a run and its resumption
 
@@ -79,13 +82,15 @@ def lr_at(recipe: Recipe, step: int) -> float:
     return recipe.lr * (recipe.final + (1 - recipe.final) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def train(model: nn.Module, *, loss_fn: LossFn, recipe: Recipe, workdir: Path) -> Trained:
+def train(
+    model: nn.Module, *, loss_fn: LossFn, recipe: Recipe, workdir: Path, data: Mapping[str, Json] = _NOTHING
+) -> Trained:
     """Minimise `loss_fn(step)` (a scalar, or named parts that are summed and logged) and return the weights.
 
-    Goes on from `workdir` if it holds a checkpoint. `BadInput` if that is of other settings; `FloatingPointError`
-    if the loss is no longer finite.
+    Goes on from `workdir` if it holds a checkpoint. `BadInput` if that is of another recipe, or of other `data`:
+    whatever else the losses follow from. `FloatingPointError` if the loss is no longer finite.
     """
-    run = _Run(model, recipe, workdir)
+    run = _Run(model, recipe, workdir, data)
     run.resume()
     model.train()
     while run.step < recipe.steps:
@@ -122,8 +127,9 @@ def _optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]
 class _Run:
     """The state of one training: everything that a checkpoint holds."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, workdir: Path) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, workdir: Path, data: Mapping[str, Json]) -> None:
         self.model, self.recipe, self.workdir = model, recipe, workdir
+        self.settings: dict[str, Json] = json.loads(json.dumps({**asdict(recipe), **data}))
         self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimizers = _optimizers(model, recipe)
         self.average = _copy(model.state_dict()) if recipe.ema is not None else None
@@ -188,7 +194,7 @@ class _Run:
             for optimizer in self.optimizers:
                 for key, value in optimizer.state.get(parameter, {}).items():
                     tensors[f"optimizer.{key}.{name}"] = value
-        state = {"step": self.step, "seconds": self.seconds, "sums": self.sums, "recipe": asdict(self.recipe)}
+        state = {"step": self.step, "seconds": self.seconds, "sums": self.sums, "settings": self.settings}
         path = self.workdir / "checkpoint.safetensors"
         partial = path.with_suffix(f".{os.getpid()}.partial")
         self.workdir.mkdir(parents=True, exist_ok=True)
@@ -202,7 +208,7 @@ class _Run:
         if path.exists():
             with safe_open(path, framework="pt") as file:
                 state = json.loads(file.metadata()["state"])
-                self._check(path, state["recipe"])
+                self._check(path, state["settings"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             self._restore(tensors)
             self.step, self.seconds, self.sums = state["step"], state["seconds"], state["sums"]
@@ -232,10 +238,11 @@ class _Run:
         )
 
     def _check(self, path: Path, saved: Mapping[str, object]) -> None:
-        mine = json.loads(json.dumps(asdict(self.recipe)))
-        differ = sorted(key for key in mine if key not in _FREE and mine[key] != saved.get(key))
+        mine = self.settings
+        keys = {*mine, *saved} - {*_FREE}
+        differ = sorted(key for key in keys if mine.get(key) != saved.get(key))
         if differ:
-            found = ", ".join(f"{key} {saved.get(key)} (now {mine[key]})" for key in differ)
+            found = ", ".join(f"{key} {saved.get(key)} (now {mine.get(key)})" for key in differ)
             raise BadInput(f"{path}: made with other settings: {found}; use those or another --workdir")
 
 

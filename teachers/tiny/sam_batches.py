@@ -19,19 +19,20 @@ from torch.utils.data import DataLoader, Dataset
 from teachers.tiny.affinity import FINER, Regions, regions
 from teachers.tiny.recipe import step_rng
 from teachers.tiny.sam import IMAGE_SIZE, PATCH_SIZE
-from teachers.tiny.scenes import CachedScene, SceneCache
+from teachers.tiny.scenes import CachedScene, Scenes
 
 SCENES_PER_STEP = 8
 MASKS_PER_SCENE = 4
 BOX_JITTER = 0.1  # standard deviation as a share of the side, at most 20 pixels at 1024 (5 at 256)
-POINT_SHARE, BOX_SHARE = 0.45, 0.35  # of the prompts; the rest is both
-CLICKS, CORRECTED_SHARE = 2, 0.3  # corrections after the prompt, and in what share of the steps
+POINT_SHARE = 0.45  # of the prompts; the rest is boxes, some of them with a point
+BOTH_SHARE = 0.2
+CORRECTED_SHARE = 0.35  # of the prompts that are a point or a box: as many tokens, so decoded together
 FULL_WEIGHT_AREA = 100.0  # pixels; smaller masks are drawn less often at first
 ZOOM_SHARE = 0.5  # of the images of a fine batch
 LEAST_ZOOM, MOST_ZOOM = 1.5, 5.0
 ZOOM_FILL = 0.7  # the most of the enlarged image that its mask's box may fill
 LEAST_SEEN = 0.5  # share of a mask that must lie in the enlarged part
-LEVEL_WEIGHT = np.array([3.0, 1.0, 3.0, 1.0])  # whole, part, group, clutter: a whole has several parts
+LEVEL_WEIGHT = np.array([8.0, 1.0, 3.0, 0.5])  # whole, part, group, clutter: a whole has several parts
 AHEAD = 4  # batches that each process draws ahead
 _FINE = PATCH_SIZE // FINER  # pixels of the image that one of the regions' is
 
@@ -44,8 +45,8 @@ class StepBatch:
     """images (B, 3, 256, 256) uint8; masks (B*K, 256, 256) bool; points (B*K, 2) and boxes (B*K, 4) pixels.
 
     `regions` (B, 2, 4g, 4g), g the grid: which pixels belong together (`affinity.regions`).
-    `point_on` and `box_on` (B*K,) say which of the two are the prompt; `clicks`: so many corrections follow, drawn from
-    `rng`.
+    `point_on` and `box_on` (B*K,) say which of the two are the prompt, `corrected` (B*K,) where corrections follow,
+    drawn from `rng`.
     """
 
     images: Tensor
@@ -55,7 +56,7 @@ class StepBatch:
     boxes: Tensor
     point_on: Tensor
     box_on: Tensor
-    clicks: int
+    corrected: Tensor
     rng: np.random.Generator
 
     def to(self, device: torch.device) -> "StepBatch":
@@ -67,15 +68,51 @@ class StepBatch:
 
 @dataclass(frozen=True)
 class Steps(Dataset[StepBatch]):
-    """The batches of a training by step. `fine_from`: the first fine step, if any; `scenes`: images a step."""
+    """The batches of a training by step. `fine_from`: the first fine step, if any; `scenes`: images a step.
 
-    cache: SceneCache
+    `points`: share of the prompts that are a point alone; `corrected`: of those that are a point or a box.
+    """
+
+    cache: Scenes
     seed: int
     fine_from: int | None = None
     scenes: int = SCENES_PER_STEP
+    points: float = POINT_SHARE
+    corrected: float = CORRECTED_SHARE
 
     def __getitem__(self, step: int) -> StepBatch:
-        return make_batch(self.cache, seed=self.seed, step=step, fine=self.fine(step), scenes=self.scenes)
+        """The batch of one step; follows from the fields alone."""
+        rng, fine = step_rng(self.seed, step), self.fine(step)
+        images: list[npt.NDArray[np.uint8]] = []
+        masks: list[npt.NDArray[np.bool_]] = []
+        found: list[Regions] = []
+        while len(images) < self.scenes:
+            scene = self.cache[int(rng.integers(len(self.cache)))]
+            if len(scene.masks) == 0:
+                continue
+            view = zoomed(scene, rng) if fine and rng.random() < ZOOM_SHARE else None
+            if view is None:
+                rows = _choose(scene, rng, fine=fine)
+                view = scene.image, np.stack([scene.mask(int(row)) for row in rows]), regions(scene)
+            image, chosen, within = _augment(*view, rng)
+            images.append(image)
+            masks.append(chosen)
+            found.append(within[:, _FINE // 2 :: _FINE, _FINE // 2 :: _FINE])
+        stacked = np.concatenate(masks)
+        points = np.stack([_random_pixel(mask, rng) for mask in stacked])
+        boxes = np.stack([_jittered_box(mask, rng) for mask in stacked])
+        kind = torch.from_numpy(rng.random(len(stacked)))
+        return StepBatch(
+            images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
+            masks=torch.from_numpy(stacked),
+            regions=torch.from_numpy(np.stack(found)),
+            points=torch.from_numpy(points),
+            boxes=torch.from_numpy(boxes),
+            point_on=(kind < self.points) | (kind >= 1 - BOTH_SHARE),
+            box_on=kind >= self.points,
+            corrected=torch.from_numpy(rng.random(len(stacked)) < self.corrected) & (kind < 1 - BOTH_SHARE),
+            rng=rng,
+        )
 
     def fine(self, step: int) -> bool:
         """Whether a step is one of the fine ones."""
@@ -92,43 +129,6 @@ class Steps(Dataset[StepBatch]):
             multiprocessing_context="forkserver" if workers else None,
         )
         return iter(loader)
-
-
-def make_batch(
-    cache: SceneCache, *, seed: int, step: int, fine: bool = False, scenes: int = SCENES_PER_STEP
-) -> StepBatch:
-    """The batch of one step; a pure function of its arguments."""
-    rng = step_rng(seed, step)
-    images: list[npt.NDArray[np.uint8]] = []
-    masks: list[npt.NDArray[np.bool_]] = []
-    found: list[Regions] = []
-    while len(images) < scenes:
-        scene = cache[int(rng.integers(len(cache)))]
-        if len(scene.masks) == 0:
-            continue
-        view = zoomed(scene, rng) if fine and rng.random() < ZOOM_SHARE else None
-        if view is None:
-            rows = _choose(scene, rng, fine=fine)
-            view = scene.image, np.stack([scene.mask(int(row)) for row in rows]), regions(scene)
-        image, chosen, within = _augment(*view, rng)
-        images.append(image)
-        masks.append(chosen)
-        found.append(within[:, _FINE // 2 :: _FINE, _FINE // 2 :: _FINE])
-    stacked = np.concatenate(masks)
-    points = np.stack([_random_pixel(mask, rng) for mask in stacked])
-    boxes = np.stack([_jittered_box(mask, rng) for mask in stacked])
-    kind = torch.from_numpy(rng.random(len(stacked)))
-    return StepBatch(
-        images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
-        masks=torch.from_numpy(stacked),
-        regions=torch.from_numpy(np.stack(found)),
-        points=torch.from_numpy(points),
-        boxes=torch.from_numpy(boxes),
-        point_on=(kind < POINT_SHARE) | (kind >= POINT_SHARE + BOX_SHARE),
-        box_on=kind >= POINT_SHARE,
-        clicks=CLICKS if rng.random() < CORRECTED_SHARE else 0,
-        rng=rng,
-    )
 
 
 def _choose(scene: CachedScene, rng: np.random.Generator, *, fine: bool) -> npt.NDArray[np.int64]:
@@ -148,17 +148,25 @@ def zoomed(scene: CachedScene, rng: np.random.Generator) -> Masked | None:
     small = np.flatnonzero(sides * LEAST_ZOOM <= ZOOM_FILL * IMAGE_SIZE)
     if not len(small):
         return None
-    target = int(rng.choice(small))
+    target = int(rng.choice(small, p=_shares(scene.level[small])))
     most = min(MOST_ZOOM, ZOOM_FILL * IMAGE_SIZE / max(float(sides[target]), 1.0))
     side = round(IMAGE_SIZE / float(rng.uniform(LEAST_ZOOM, most)))
     low = _window(scene.box[target], side, rng)
     x, y = int(low[0]), int(low[1])
     inside = [row for row in range(len(scene.masks)) if _is_seen(scene.mask(row), x, y, side)]
-    others = rng.choice(inside, MASKS_PER_SCENE - 1, replace=len(inside) < MASKS_PER_SCENE - 1)
+    shares = _shares(scene.level[inside])
+    others = rng.choice(inside, MASKS_PER_SCENE - 1, replace=len(inside) < MASKS_PER_SCENE - 1, p=shares)
     masks = [scene.mask(row)[y : y + side, x : x + side] for row in (target, *others.tolist())]
     large = [_resized(mask.astype(np.uint8) * 255) >= 128 for mask in masks]
     within = [_resized(one[y : y + side, x : x + side], Image.Resampling.NEAREST) for one in regions(scene)]
     return _resized(scene.image[y : y + side, x : x + side]), np.stack(large), np.stack(within)
+
+
+def _shares(levels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """How likely each of some masks is drawn."""
+    weight = LEVEL_WEIGHT[levels]
+    shares: npt.NDArray[np.float64] = weight / weight.sum()
+    return shares
 
 
 def _window(box: npt.NDArray[np.float32], side: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:

@@ -8,11 +8,13 @@ import multiprocessing
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from torch.utils.data import Dataset
 
-from pipeline.toyworld.scene import render
+from pipeline.toyworld.scene import Scene, render
 from pipeline.toyworld.world import SIZE
 
 SHARD = 250
@@ -39,7 +41,27 @@ class CachedScene:
 Shard = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], CachedScene]
 
 
-class SceneCache:
+class Scenes(Protocol):
+    """What a training draws from: so many scenes, by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> CachedScene: ...
+
+
+def cached(scene: Scene) -> CachedScene:
+    """A rendered scene as the cache would have it."""
+    kept = [o for o in scene.objects if int(o.mask.sum()) >= MIN_PIXELS]
+    return CachedScene(
+        scene.image,
+        np.array([np.packbits(o.mask) for o in kept], np.uint8).reshape(len(kept), SIZE * SIZE // 8),
+        np.array([o.class_id or 0 for o in kept], np.int64),
+        np.array([LEVELS.index(o.level) for o in kept], np.int64),
+        np.array([o.box_xyxy for o in kept], np.float32).reshape(len(kept), 4),
+    )
+
+
+class SceneCache(Dataset[CachedScene]):
     """`count` scenes of one world and seed under `folder`; renders what is missing with a process a core."""
 
     def __init__(self, folder: Path, *, world: str, seed: int, count: int) -> None:

@@ -24,16 +24,19 @@ from teachers.tiny.command import (
     EVALUATION_SEED,
     STRANGERS,
     WORLD,
+    Options,
     export,
     keep,
     kept,
     parse,
+    parser,
     say,
     training_scenes,
 )
-from teachers.tiny.grounder import TinyGrounder, normalise_pixels
+from teachers.tiny.grounder import TinyGrounder
 from teachers.tiny.grounder_loss import Target, grounding_loss
 from teachers.tiny.proposer import PADDING, Detections, detect
+from teachers.tiny.pyramid import normalise_pixels
 from teachers.tiny.recipe import Recipe, step_rng, train
 from teachers.tiny.scenes import CachedScene, SceneCache
 
@@ -42,6 +45,7 @@ NAMES = tuple((c.name, *c.synonyms) for c in CLASSES)
 ZOOM = (0.75, 1.3)
 LEAST_SEEN = 0.4  # share of a box that must stay inside for the object to count
 STRANGERS_AN_IMAGE = 6
+EVALUATION_SCENES = 200
 MIN_OBJECT_PIXELS = 100  # of the evaluation; smaller objects are neither asked for nor wrong
 CONFIDENT = 0.3  # Das et al. 2024's threshold of weak kinds none and class
 
@@ -96,14 +100,16 @@ class Batches:
         return torch.cat([torch.stack(own), self._strangers[others]])
 
 
-def evaluate(model: TinyGrounder, encoder: TextEncoder, *, scenes: int) -> dict[str, float]:
+def evaluate(
+    model: TinyGrounder, encoder: TextEncoder, *, scenes: int, seed: int = EVALUATION_SEED
+) -> dict[str, float]:
     """Box AP50 and AP of objects of at least 100 px on unseen scenes, all class names asked.
 
     `absent` is the share of (scene, absent class) pairs that get a box of score 0.3 or more.
     """
     model.eval()
     vectors = torch.from_numpy(encoder.encode([c.name for c in CLASSES]))
-    rendered = [render(WORLD, EVALUATION_SEED, index) for index in range(scenes)]
+    rendered = [render(WORLD, seed, index) for index in range(scenes)]
     return score_boxes(rendered, [detect(model, scene.image, vectors) for scene in rendered])
 
 
@@ -152,13 +158,14 @@ def _as_coco(scenes: list[Scene], found: list[Detections]) -> tuple[hotcoco.COCO
 
 
 def main() -> int:
-    options = parse(__doc__, steps=1500, batch=16, lr=2e-3)
+    options = parse(parser(__doc__, steps=1500, batch=16, lr=2e-3, scenes=EVALUATION_SCENES), Options)
     torch.manual_seed(options.seed)
     model = TinyGrounder()
     encoder = load_text("tiny")
     if options.evaluate is not None or options.export is not None:
         model.load_state_dict(kept(options))
-        score = evaluate(model, encoder, scenes=options.evaluate or 200)
+        scenes = options.evaluate or EVALUATION_SCENES
+        score = evaluate(model, encoder, scenes=scenes, seed=options.evaluation_seed)
         say(score)
         if options.export is not None:
             export(options, listing.GROUNDER, score)
@@ -179,7 +186,7 @@ def main() -> int:
         images, names, targets = batches.draw(step_rng(options.seed, step), options.batch)
         return grounding_loss(model, model(normalise_pixels(images), names), targets)
 
-    trained = train(model, loss_fn=loss_fn, recipe=recipe, workdir=options.workdir)
+    trained = train(model, loss_fn=loss_fn, recipe=recipe, workdir=options.workdir, data=options.data)
     keep(options, trained, needs={listing.TEXT: listing.digest_of(listing.TEXT)})
     return 0
 

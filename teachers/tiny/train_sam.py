@@ -1,79 +1,87 @@
-"""Pretrains the tiny SAM on the pretrain world, resumable (time: weights/weights.json).
+r"""Pretrains the tiny SAM in stages, each resumable. The first and the last of the embedded weights' four:
 
-python -m teachers.tiny.train_sam --workdir W --steps 2400
-python -m teachers.tiny.train_sam --workdir W --evaluate        # one JSON line on unseen scenes of the demo world
-python -m teachers.tiny.train_sam --workdir W --export          # fp16 weights and their facts, into weights/
+python -m teachers.tiny.train_sam --workdir W1 --count 5000 --steps 6800 --lr 0.001 --muon 3 --seed 0 --bf16 \
+    --fine-from 1200 --loss-size 64
+python -m teachers.tiny.train_sam --workdir W4 --count 5000 --steps 7000 --lr 0.0005 --muon 3 --seed 3 --bf16 \
+    --worlds pretrain demo demo --fine-from 0 --points 0.55 --corrected 0.6 --start W3/weights.safetensors
+
+Those between, and how long all took: weights/weights.json. After any of them:
+
+python -m teachers.tiny.train_sam --workdir W4 --evaluate       # one JSON line on unseen scenes of the demo world
+python -m teachers.tiny.train_sam --workdir W4 --export         # fp16 weights and their facts, into weights/
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from textwrap import shorten
 
 import torch
-from safetensors.torch import load_file, save_file
 from segment_anything.modeling import Sam
 from torch import nn
+from torch.utils.data import ConcatDataset
 
+from pipeline.data.errors import BadInput
 from teachers.sam.attention import use_fast_attention
 from teachers.tiny import listing
 from teachers.tiny.affinity import Affinity
-from teachers.tiny.command import TRAIN_SEED
-from teachers.tiny.evaluate_sam import evaluate_seeds
+from teachers.tiny.command import (
+    EVALUATION_SEED,
+    Options,
+    export,
+    go_on,
+    keep,
+    kept,
+    parse,
+    parser,
+    positive,
+    say,
+    share,
+    training_worlds,
+    whole,
+)
+from teachers.tiny.evaluate_sam import SEEDS, evaluate_seeds
 from teachers.tiny.recipe import Recipe, Trained, train
 from teachers.tiny.sam import PROMPT_WIDTH, build_tiny_sam
-from teachers.tiny.sam_batches import SCENES_PER_STEP, StepBatch, Steps
+from teachers.tiny.sam_batches import CORRECTED_SHARE, POINT_SHARE, SCENES_PER_STEP, StepBatch, Steps
 from teachers.tiny.sam_objective import LOSS_SIZE, step_loss
-from teachers.tiny.scenes import SceneCache
-from teachers.tiny.weights import WeightFacts, save_weights
+from teachers.tiny.scenes import CachedScene
 
-SCENES = 5000
-EVALUATION_SCENES = 100
+EVALUATION_SCENES = 100  # of each seed
+
+
+@dataclass(frozen=True)
+class SamOptions(Options):
+    """The options of all trainings, and those of this one. BadInput for a restart that never comes."""
+
+    worlds: list[str] = field(default_factory=list)
+    restart: list[int] = field(default_factory=list)
+    fine_from: int | None = None
+    loss_size: int = LOSS_SIZE
+    points: float = POINT_SHARE
+    corrected: float = CORRECTED_SHARE
+    workers: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        late = [step for step in self.restart if step >= self.steps]
+        if late:
+            raise BadInput(f"--restart {late[0]}: expected a step below --steps {self.steps}")
 
 
 def main() -> int:
-    options = _options()
-    torch.set_num_threads(options.threads)
-    kept = options.workdir / "weights.safetensors"
-    if options.evaluate or options.export:
-        sam = build_tiny_sam()
-        halves = {name: value.half().float() for name, value in load_file(kept).items()}
-        sam.load_state_dict(halves)
-        score = evaluate_seeds(sam, scenes=options.evaluate or EVALUATION_SCENES)
-        sys.stdout.write(json.dumps(score) + "\n")
-        if options.export:
-            facts = json.loads(kept.with_suffix(".json").read_text())
-            save_weights(listing.SAM, sam.state_dict(), WeightFacts(**facts, score=score, needs={}))
+    options = parse(_parser(), SamOptions)
+    if options.evaluate is None and options.export is None:
+        keep(options, _train(options), needs={})
         return 0
-    trained = _train(options)
-    save_file(trained.state, kept)
-    before = json.loads(options.start.with_suffix(".json").read_text()) if options.start else None
-    flags = f"--steps {options.steps} --lr {options.lr:g} --seed {options.seed}" + " --bf16" * options.bf16
-    if options.batch != SCENES_PER_STEP:
-        flags += f" --batch {options.batch}"
-    if options.count != SCENES:
-        flags += f" --count {options.count}"
-    if options.restart:
-        flags += f" --restart {' '.join(map(str, options.restart))}"
-    if options.fine_from is not None:
-        flags += f" --fine-from {options.fine_from}"
-    if options.loss_size != LOSS_SIZE:
-        flags += f" --loss-size {options.loss_size}"
-    if options.muon:
-        flags += f" --muon {options.muon:g}"
-    facts = {
-        "command": f"python -m teachers.tiny.train_sam --workdir W {flags}",
-        "seed": options.seed,
-        "steps": trained.steps,
-        "minutes": round(trained.seconds / 60, 1),
-    }
-    if before is not None:
-        facts["command"] = f"{before['command']} && {facts['command']} --start W/weights.safetensors"
-        facts |= {key: before[key] + facts[key] for key in ("steps", "minutes")}
-    kept.with_suffix(".json").write_text(json.dumps(facts))
-    sys.stdout.write(json.dumps(facts) + "\n")
+    sam = build_tiny_sam()
+    sam.load_state_dict(kept(options))
+    seeds = [options.evaluation_seed + seed - EVALUATION_SEED for seed in SEEDS]
+    score = evaluate_seeds(sam, scenes=options.evaluate or EVALUATION_SCENES, seeds=seeds)
+    say(score)
+    if options.export is not None:
+        export(options, listing.SAM, score)
     return 0
 
 
@@ -85,15 +93,19 @@ class Learner(nn.Module):
         self.sam, self.affinity = sam, Affinity(PROMPT_WIDTH)
 
 
-def _train(options: argparse.Namespace) -> Trained:
+def scenes_of(options: SamOptions) -> ConcatDataset[CachedScene]:
+    """Those of all worlds, one world's after the other's; a world that is given twice is drawn from twice as often."""
+    return ConcatDataset(training_worlds(options, options.worlds))
+
+
+def _train(options: SamOptions) -> Trained:
     torch.manual_seed(options.seed)
     sam = build_tiny_sam()
-    if options.start:
-        sam.load_state_dict(load_file(options.start))
+    if options.start is not None:
+        go_on(sam, options.start)
     use_fast_attention(sam.image_encoder)
     learner = Learner(sam).to(options.device)
-    folder = options.scenes or options.workdir / "scenes"
-    cache = SceneCache(folder, world="pretrain", seed=TRAIN_SEED, count=options.count)
+    scenes = scenes_of(options)
     recipe = Recipe(
         steps=options.steps,
         lr=options.lr,
@@ -105,7 +117,7 @@ def _train(options: argparse.Namespace) -> Trained:
         muon=options.muon,
     )
 
-    steps = Steps(cache, options.seed, options.fine_from, options.batch)
+    steps = Steps(scenes, options.seed, options.fine_from, options.batch, options.points, options.corrected)
     ahead: list[Iterator[StepBatch]] = []
 
     def loss_fn(step: int) -> dict[str, torch.Tensor]:
@@ -114,7 +126,7 @@ def _train(options: argparse.Namespace) -> Trained:
         batch = next(ahead[0]).to(torch.device(options.device))
         return step_loss(sam, batch, affinity=learner.affinity, fine=steps.fine(step), size=options.loss_size)
 
-    trained = train(learner, loss_fn=loss_fn, recipe=recipe, workdir=options.workdir)
+    trained = train(learner, loss_fn=loss_fn, recipe=recipe, workdir=options.workdir, data=options.data)
     own = {
         name.removeprefix("sam."): value.cpu()
         for name, value in trained.state.items()
@@ -123,44 +135,49 @@ def _train(options: argparse.Namespace) -> Trained:
     return replace(trained, state=own)
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def _parser() -> argparse.ArgumentParser:
+    found = parser(
+        __doc__,
+        steps=2400,
+        batch=SCENES_PER_STEP,
+        lr=1e-3,
+        scenes=EVALUATION_SCENES,
+        start="the stage before",
     )
-    parser.add_argument(
-        "--workdir", type=Path, required=True, help="checkpoints, scenes and log; resumed if there"
+    found.add_argument("--worlds", nargs="+", default=["pretrain"], choices=("pretrain", "demo"))
+    found.add_argument(
+        "--restart", type=whole, nargs="*", default=[], metavar="STEP", help="begin the rate anew there"
     )
-    parser.add_argument("--scenes", type=Path, help="rendered scenes (default: WORKDIR/scenes)")
-    parser.add_argument("--count", type=int, default=SCENES, help="scenes to train on")
-    parser.add_argument("--batch", type=int, default=SCENES_PER_STEP, help="scenes a step")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--workers", type=int, default=0, help="processes that draw batches ahead, for a GPU")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument(
-        "--restart",
-        type=int,
-        nargs="*",
-        default=[],
-        metavar="STEP",
-        help="begin the learning rate anew there",
+    found.add_argument(
+        "--fine-from", type=whole, metavar="STEP", help="from here on small masks count in full"
     )
-    parser.add_argument(
-        "--fine-from", type=int, metavar="STEP", help="from here on small masks count in full"
+    found.add_argument(
+        "--loss-size", type=positive, default=LOSS_SIZE, help="side of the masks that are compared"
     )
-    parser.add_argument(
-        "--loss-size", type=int, default=LOSS_SIZE, help="side of the masks that are compared"
+    found.add_argument("--points", type=share, default=POINT_SHARE, help="share of prompts without a box")
+    found.add_argument(
+        "--corrected",
+        type=share,
+        default=CORRECTED_SHARE,
+        help="share of points and boxes that get more clicks",
     )
-    parser.add_argument("--muon", type=float, default=0.0, help="see recipe.py")
-    parser.add_argument(
-        "--start", type=Path, help="weights.safetensors of the stage before, its .json beside it"
+    found.add_argument(
+        "--workers", type=whole, default=0, help="processes that draw batches ahead, for a GPU"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of a stage its own: it draws the scenes")
-    parser.add_argument("--bf16", action="store_true", help="autocast the step to bfloat16")
-    parser.add_argument("--evaluate", type=int, nargs="?", const=EVALUATION_SCENES, metavar="SCENES")
-    parser.add_argument("--export", action="store_true")
-    return parser.parse_args()
+    found.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
+    return found
+
+
+def device(text: str) -> str:
+    """An option's type: where torch can compute here."""
+    try:
+        torch.zeros(1, device=text).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        said = shorten(str(error), 150)
+        raise argparse.ArgumentTypeError(
+            f"expected one that torch has here, got {text!r} ({said})"
+        ) from error
+    return text
 
 
 if __name__ == "__main__":

@@ -21,10 +21,12 @@ from teachers.tiny.command import (
     EVALUATION_SEED,
     STRANGERS,
     WORLD,
+    Options,
     export,
     keep,
     kept,
     parse,
+    parser,
     say,
     training_scenes,
 )
@@ -36,6 +38,7 @@ NAMES = tuple((c.name, *c.synonyms) for c in classes(WORLD))
 MIN_SIDE = 8.0  # pixels; smaller boxes show nothing to learn
 MIN_OBJECT_PIXELS = 100  # of the evaluation
 CONTEXT = (1.0, 1.5)  # side of a training crop as a multiple of the box's longer side
+EVALUATION_SCENES = 200
 EVALUATION_CONTEXT = 1.2
 STRANGERS_A_STEP = 6
 MAX_SCALE = 100.0  # as CLIP
@@ -107,12 +110,12 @@ def contrast(model: CLIP, crops: Tensor, labels: Tensor, rng: np.random.Generato
 
 
 @torch.inference_mode()
-def evaluate(model: CLIP, *, scenes: int) -> dict[str, float]:
+def evaluate(model: CLIP, *, scenes: int, seed: int = EVALUATION_SEED) -> dict[str, float]:
     """Share of unseen crops (objects of at least 100 px) whose class name is the nearest, and so with synonyms."""
     model.eval()
     crops, labels = [], []
     for index in range(scenes):
-        scene = render(WORLD, EVALUATION_SEED, index)
+        scene = render(WORLD, seed, index)
         picture = Image.fromarray(scene.image)
         for thing in scene.objects:
             if thing.class_id is not None and thing.mask.sum() >= MIN_OBJECT_PIXELS:
@@ -121,7 +124,7 @@ def evaluate(model: CLIP, *, scenes: int) -> dict[str, float]:
     pixels = normalise_crops(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2))
     image = torch.cat([F.normalize(model.encode_image(part), dim=-1) for part in torch.split(pixels, 64)])
     rows = torch.tensor(labels)
-    rng = step_rng(EVALUATION_SEED, 0)
+    rng = step_rng(seed, 0)
     picks = [[0] * len(NAMES), *([int(rng.integers(len(n))) for n in NAMES] for _ in range(5))]
     accuracy = []
     for pick in picks:
@@ -133,12 +136,14 @@ def evaluate(model: CLIP, *, scenes: int) -> dict[str, float]:
 
 
 def main() -> int:
-    options = parse(__doc__, steps=5000, batch=96, lr=1e-3, muon=5.0)
+    given = parser(__doc__, steps=5000, batch=96, lr=1e-3, scenes=EVALUATION_SCENES, muon=5.0)
+    options = parse(given, Options)
     torch.manual_seed(options.seed)
     model = build_tiny_clip()
     if options.evaluate is not None or options.export is not None:
         model.load_state_dict(kept(options))
-        score = evaluate(model, scenes=options.evaluate or 200)
+        scenes = options.evaluate or EVALUATION_SCENES
+        score = evaluate(model, scenes=scenes, seed=options.evaluation_seed)
         say(score)
         if options.export is not None:
             export(options, listing.TEXT, score)
@@ -158,7 +163,11 @@ def main() -> int:
         rng = step_rng(options.seed, step)
         return contrast(model, *crops.draw(rng, options.batch), rng)
 
-    keep(options, train(model, loss_fn=loss_fn, recipe=recipe, workdir=options.workdir), needs={})
+    keep(
+        options,
+        train(model, loss_fn=loss_fn, recipe=recipe, workdir=options.workdir, data=options.data),
+        needs={},
+    )
     return 0
 
 

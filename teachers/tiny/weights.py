@@ -56,13 +56,12 @@ def load_weights(name: str, folder: Path = FOLDER) -> dict[str, Tensor]:
 
 
 def save_weights(name: str, state: Mapping[str, Tensor], facts: WeightFacts, folder: Path = FOLDER) -> Path:
-    """Write `<name>.safetensors` (floats as fp16) and its entry in the listing; returns the file.
+    """Write `<name>.safetensors` (floats as fp16; its digest is that of the tensors) and its entry in the listing.
 
-    Raises BadInput if a value is too large for fp16.
+    Returns the file. Raises BadInput if a value is too large for fp16.
     """
     halves = {key: _half(key, value) for key, value in state.items()}
-    # One key only: safetensors writes several in no fixed order, and the digest would change from run to run.
-    data = save(halves, metadata={"facts": json.dumps(asdict(facts), sort_keys=True)})
+    data = save(halves)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.safetensors"
     path.write_bytes(data)

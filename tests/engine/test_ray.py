@@ -132,7 +132,7 @@ def test_a_frozen_worker_is_replaced(tmp_path, whole):
 
 
 def test_a_worker_that_is_frozen_before_it_has_answered(tmp_path, whole):
-    process = start(tmp_path, stall_timeout=15.0)
+    process = start(tmp_path, stall_timeout=15.0, resources={"cpus": 0.5, "workers": (2, 2)})
     wait_for(lambda: len(below(process, "ray::RayWorker")) > 1)
     newest = max(below(process, "ray::RayWorker"), key=psutil.Process.create_time)
     os.kill(newest.pid, signal.SIGSTOP)

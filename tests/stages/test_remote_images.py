@@ -21,7 +21,7 @@ from pipeline.data.urls import Unreachable, UrlPath, file_system
 from pipeline.engine.files import CACHE
 from pipeline.engine.streams import RecordStream
 from pipeline.engine.units import RecordSet
-from pipeline.inputs import input_problems
+from pipeline.inputs import look_at
 from pipeline.stages.fetched import fetched
 from pipeline.stages.folders import find_photos
 from pipeline.stages.ingest import Ingest, IngestConfig
@@ -85,7 +85,7 @@ def test_a_set_by_url_is_taken_in_as_from_a_folder(tmp_path, place):
     here, there = settings(tmp_path / "set"), settings(place)
     assert ingest(tmp_path / "two", there) == ingest(tmp_path / "one", here)
     assert Ingest(there).identity(Path()) == Ingest(here).identity(Path())
-    assert input_problems(there, Path()) == []
+    assert look_at(there, Path()).problems == []
 
 
 def test_changed_bytes_change_the_identity_and_are_refused_later(tmp_path, place):
@@ -183,13 +183,14 @@ def test_a_file_that_is_too_large_is_refused(place, monkeypatch):
 def test_there_must_be_a_folder(place):
     with pytest.raises(BadInput, match="expected a folder of images, found none"):
         check_folder(place)
-    problems = input_problems(settings(place), Path())
-    assert problems == [f"{place}/train.json: expected a file, found nothing"]
+    assert look_at(settings(place), Path()).problems == [
+        f"{place}/train.json: expected a file, found nothing"
+    ]
 
 
 def test_a_bucket_that_is_not_there_is_told_before_any_work(bucket):
     gone = UrlPath(f"{bucket}-gone/x")
-    (problem,) = input_problems(settings(gone), Path())
+    (problem,) = look_at(settings(gone), Path()).problems
     assert problem == f"{gone}/train.json: The specified bucket does not exist"
     with pytest.raises(BadInput, match="expected a folder of images, found none"):
         check_folder(gone)

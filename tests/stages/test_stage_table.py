@@ -1,8 +1,11 @@
 """The table itself: names, and the promise that hidden truth is evaluate's alone."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
+from pipeline.config import Request, load_plan
 from pipeline.engine.plan import READS_TRUTH, TRUTH, made_by, matching
 from pipeline.engine.stage import JobStage, MapStage, Stage
 from pipeline.stages.table import STAGES
@@ -10,6 +13,9 @@ from teachers.catalog import ModelSpec
 
 SPEC = {"model": ModelSpec(name="m", use="fake", settings={})}
 INGEST = {"data": {"source": "toyworld"}, "masks": "10%"}
+ROOT = Path(__file__).parents[2]
+CONFIGS = ("stages.yaml", *sorted(f"configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")))
+PHOTOS = ("configs/car-parts.yaml", "configs/coco-tiny.yaml", "configs/penn-fudan.yaml")
 
 
 def build(stage: type[Stage]) -> Stage:
@@ -39,18 +45,20 @@ def test_truth_is_a_part_of_its_own() -> None:
     assert made_by(build(STAGES["ingest"])) == ("dataset", "truth")
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "stages.yaml",
-        "configs/kinds.yaml",
-        "configs/kinds-zero-shot.yaml",
-        "configs/penn-fudan.yaml",
-        "configs/coco-vit-b.yaml",
-    ],
-)
+@pytest.mark.parametrize("path", CONFIGS)
 def test_committed_configs_name_stages_that_exist(path: str) -> None:
-    with open(path, encoding="utf-8") as handle:
-        content = yaml.safe_load(handle)
+    content = yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
     named = [name for entry in content["stages"] for name in entry]
     assert set(named) <= set(STAGES)
+
+
+@pytest.mark.parametrize(
+    "path", ["stages.yaml", "configs/kinds.yaml", "configs/kinds-zero-shot.yaml", "configs/study.yaml"]
+)
+def test_committed_configs_of_the_toy_world_pass_the_check(path: str) -> None:
+    assert load_plan(Request(ROOT / path, device="cpu")).stages
+
+
+@pytest.mark.parametrize("path", PHOTOS)
+def test_committed_configs_of_photos_pass_the_check(path: str, real_data: Path) -> None:
+    assert load_plan(Request(ROOT / path, device="cpu", data_root=real_data)).torch_threads == 1

@@ -13,6 +13,7 @@ from students.card import read_card, write_card
 from students.mask2former import Mask2Former
 from students.settings import Mask2FormerSettings
 from teachers.catalog import ModelSpec
+from teachers.tiny.listing import STUDENT, digest_of
 
 OTHER = Ontology((Category(3, "disc"), Category(8, "bar")))
 
@@ -75,7 +76,8 @@ def test_an_artifact_of_other_classes_or_another_kind_is_refused(artifact):
 
 
 def test_identity_is_the_content_of_the_first_weights(tmp_path):
-    assert catalog.identity(spec()) == {}
+    assert catalog.identity(spec(from_scratch=True)) == {}
+    assert catalog.identity(spec()) == {"weights": digest_of(STUDENT)}
     digests = []
     for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
         (tmp_path / name).write_bytes(content)

@@ -22,9 +22,11 @@ from students.checkpoint import CHECKPOINT
 from students.inference import to_instances
 from students.mask2former import Mask2Former, open_artifact
 from students.settings import RECIPES, TINY, Mask2FormerSettings
-from students.weights import load_weights
+from students.weights import load_embedded, load_weights
 from students.window import fitted_window
 from teachers.protocols import Sample
+from teachers.tiny import weights as embedded_weights
+from teachers.tiny.listing import STUDENT
 
 
 @pytest.fixture(autouse=True)
@@ -180,15 +182,12 @@ def test_at_most_a_hundred_detections_best_first():
     assert scores == sorted(scores, reverse=True)
 
 
-@pytest.mark.parametrize("whole", [True, False], ids=["whole model", "backbone of a classifier"])
+@pytest.mark.parametrize("whole", [True, False], ids=["whole model", "backbone alone"])
 def test_weights_come_from_a_local_file(tmp_path, whole):
     torch.manual_seed(1)
     donor = build("tiny", 9)
     encoder = donor.model.pixel_level_module.encoder
-    state = donor.state_dict() if whole else {f"resnet.{n}": t for n, t in encoder.state_dict().items()}
-    if not whole:
-        state["classifier.1.weight"] = torch.zeros(3, 128)
-    save_file(state, tmp_path / "weights.safetensors")
+    save_file((donor if whole else encoder).state_dict(), tmp_path / "weights.safetensors")
     torch.manual_seed(2)
     fresh = build("tiny", 2)
     before = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
@@ -197,6 +196,29 @@ def test_weights_come_from_a_local_file(tmp_path, whole):
     prefix = "model." if whole else "model.pixel_level_module.encoder."
     for name, tensor in loaded.items():
         assert torch.equal(tensor, given[name] if name.startswith(prefix) else before[name]), name
+
+
+def test_a_tiny_student_starts_from_the_embedded_weights():
+    embedded = embedded_weights.load_weights(STUDENT)
+    torch.manual_seed(3)
+    fresh = build("tiny", 4)
+    head = fresh.class_predictor.weight.clone()
+    loaded = load_embedded(fresh)
+    for name, tensor in loaded.state_dict().items():
+        if name.startswith("model."):
+            assert torch.equal(tensor, embedded[name]), name
+    assert torch.equal(loaded.class_predictor.weight, head)
+    starts = [student(steps=1, **settings)._new_model(0) for settings in ({}, {"from_scratch": True})]
+    norms = [model.model.pixel_level_module.encoder.pyramid.stem[0][1].weight for model in starts]
+    assert not torch.equal(*norms)
+
+
+def test_embedded_weights_of_another_architecture_are_refused(monkeypatch):
+    monkeypatch.setattr(
+        embedded_weights, "load_weights", lambda _: {"model.pixel_level_module.encoder.x": torch.zeros(2)}
+    )
+    with pytest.raises(BadInput, match=f"weights: {STUDENT}: .* missing or of another shape"):
+        load_embedded(build("tiny", 2))
 
 
 def test_pretrained_batch_statistics_stay(images, make_context, tmp_path):
@@ -209,9 +231,10 @@ def test_pretrained_batch_statistics_stay(images, make_context, tmp_path):
     learner.fit([draw(1, images)], context)
     trained = load_file(context.out / "model.safetensors")
     prefix = "model.pixel_level_module.encoder."
+    norms = {name for name, module in encoder.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
     for name, tensor in encoder.state_dict().items():
         kept = torch.equal(trained[prefix + name], tensor)
-        assert kept is ("normalization" in name), name
+        assert kept is (name.rpartition(".")[0] in norms), name
     assert "weights" not in json.loads((context.out / "student.json").read_text())["settings"]
 
 
@@ -220,7 +243,7 @@ def test_pretrained_batch_statistics_stay(images, make_context, tmp_path):
     [
         (None, "no such file"),
         (b"not safetensors", "not a safetensors file"),
-        ({"embedder.embedder.convolution.weight": torch.zeros(2, 2)}, "missing or of another shape"),
+        ({"pyramid.stem.0.0.weight": torch.zeros(2, 2)}, "missing or of another shape"),
         ({"model.pixel_level_module.encoder.x": torch.zeros(2)}, "missing or of another shape"),
     ],
     ids=["missing", "garbage", "other backbone", "other model"],

@@ -96,12 +96,44 @@ def test_tiny_warms_up_and_ends_at_zero():
     assert rates[-1] < 0.01 * TINY.lr
 
 
-def test_optimizer_groups_of_r50():
-    model = build("r50", 3)
-    groups = make_optimizer(model, PAPER).param_groups
+def optimizer_of(variant, recipe):
+    """(factor, weight decay) of each parameter, by its name."""
+    model = build(variant, 3)
+    groups = make_optimizer(model, recipe).param_groups
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
     settings = {id(p): (g["factor"], g["weight_decay"]) for g in groups for p in g["params"]}
-    found = {name: settings[id(parameter)] for name, parameter in model.named_parameters()}
+    return {name: settings[id(parameter)] for name, parameter in model.named_parameters()}
+
+
+def test_optimizer_groups_of_tiny():
+    found = optimizer_of("tiny", Mask2FormerSettings().recipe())
+    backbone = "model.pixel_level_module.encoder.pyramid."
+    assert found[backbone + "stem.0.0.weight"] == (TINY.backbone_lr, 0.05)
+    assert found["class_predictor.weight"] == (TINY.head_lr, 0.05)
+    assert found["class_predictor.bias"] == (TINY.head_lr, 0.05)
+    assert found["model.transformer_module.queries_features.weight"] == (1.0, 0.0)
+    scratch = optimizer_of("tiny", Mask2FormerSettings(from_scratch=True).recipe())
+    assert {factor for factor, _ in scratch.values()} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "head_lr", "lr", "frozen"),
+    [
+        ({}, TINY.head_lr, TINY.lr, True),
+        ({"weights": "mine.safetensors"}, 1.0, TINY.lr, True),  # its class head may be trained already
+        ({"from_scratch": True}, 1.0, 2e-3, False),  # there are no statistics worth keeping
+        ({"from_scratch": True, "lr": 1e-4}, 1.0, 1e-4, False),
+        ({"variant": "r50", "weights": "backbone.safetensors"}, 1.0, PAPER.lr, True),
+        ({"variant": "r50", "from_scratch": True}, 1.0, PAPER.lr, False),
+    ],
+)
+def test_what_it_starts_from_decides_how_it_learns(settings, head_lr, lr, frozen):
+    recipe = Mask2FormerSettings.model_validate(settings).recipe()
+    assert (recipe.head_lr, recipe.lr, recipe.frozen_norm) == (head_lr, lr, frozen)
+
+
+def test_optimizer_groups_of_r50():
+    found = optimizer_of("r50", PAPER)
     backbone = "model.pixel_level_module.encoder."
     assert found[backbone + "embedder.embedder.convolution.weight"] == (0.1, 0.05)
     assert found[backbone + "embedder.embedder.normalization.weight"] == (0.1, 0.0)

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from little_pictures import ONTOLOGY, draw
+from PIL import Image
 from ranks import Pair, team_context
 from safetensors.torch import load_file
 from torch import nn
 
 from pipeline.data.records import Record
+from pipeline.engine.files import file_digest
 from pipeline.engine.stage import Stopped, TrainContext
 from pipeline.engine.states import states
 from pipeline.engine.team import ALONE, Team
@@ -86,10 +88,19 @@ def one_step(team: Team, records: Sequence[Record], folder: Path, frozen: bool) 
     return loss, torch.cat(gradients).numpy()
 
 
+def _noisy(record: Record, folder: Path) -> Record:
+    """On flat ground all pixels are alike, and rounding turns all of them at once on either side of a ReLU."""
+    path = folder / record.uri
+    flat = np.asarray(Image.open(path)).astype(np.float32)
+    noise = np.random.default_rng(record.image_id).normal(0, 20, flat.shape)
+    Image.fromarray((flat + noise).clip(0, 255).astype(np.uint8)).save(path)
+    return replace(record, sha256=file_digest(path))
+
+
 @pytest.fixture
 def records(tmp_path: Path) -> list[Record]:
     """Five pictures with two targets each, but one has a single target: the parts of a step are not alike."""
-    drawn = [draw(index, tmp_path) for index in range(5)]
+    drawn = [_noisy(draw(index, tmp_path), tmp_path) for index in range(5)]
     return [replace(drawn[0], instances=drawn[0].instances[:1]), *drawn[1:]]
 
 
@@ -101,7 +112,8 @@ def test_a_step_of_two_is_a_step_of_one(
     for shared_loss, shared in pair.run(one_step, records, tmp_path, frozen):
         assert shared_loss == pytest.approx(loss, rel=1e-5)
         assert shared.shape == gradient.shape
-        assert np.linalg.norm(shared - gradient) < 1e-3 * np.linalg.norm(gradient)
+        # Where the norms learn, rounding moves some pixels across a ReLU.
+        assert np.linalg.norm(shared - gradient) < (1e-3 if frozen else 5e-3) * np.linalg.norm(gradient)
 
 
 def test_two_stop_together_and_go_on(pair: Pair, tmp_path: Path, records: list[Record]) -> None:

@@ -22,7 +22,6 @@ from teachers.protocols import Sample
 from teachers.sam import load as sam_load
 from teachers.sam_teacher import SamTeacher
 from teachers.settings import ClassAwareSettings
-from teachers.tiny import listing
 
 ONTOLOGY = Ontology((Category(1, "cat"),))
 
@@ -93,7 +92,6 @@ def checkpoint(make_sam: Callable[[int], Sam], tmp_path: Path, monkeypatch: pyte
     """A file of the small SAM, which stands for ViT-B; the text tower is a double."""
     monkeypatch.setitem(sam_load.BUILDERS, "vit_b", lambda: make_sam(1))
     monkeypatch.setattr(sam_models, "load_text", lambda *_, **__: Text())
-    monkeypatch.setattr(listing, "digest_of", lambda name: name.encode().hex())
     path = tmp_path / "sam.safetensors"
     save_file(make_sam(0).state_dict(), path)
     return path

@@ -197,9 +197,11 @@ def test_moved_boxes_teach_something_else(
     assert equal({"point": heads[0]["point"]}, {"point": heads[1]["point"]})  # a point has no box to move
 
 
-@pytest.mark.parametrize("settings", [{"box_jitter": 0.1, "zoom": 0.5}, {"box_jitter": 0.3}])
+@pytest.mark.parametrize(
+    "settings", [{"box_jitter": 0.1, "zoom": 0.6}, {"box_jitter": 0.2, "zoom": 0.45}, {"box_jitter": 0.3}]
+)
 def test_boxes_are_not_moved_out_of_sight(settings: dict[str, float]) -> None:
-    with pytest.raises(ValidationError, match=r"zoom of at most 0\.4|less than or equal to 0\.2"):
+    with pytest.raises(ValidationError, match=r"zoom of at most 0\.(57|40),|less than or equal to 0\.2"):
         ClassAwareSettings.model_validate(settings)
 
 
@@ -308,10 +310,13 @@ def test_same_bits_after_a_kill_between_checkpoints(run_tune: Callable[..., Tune
     (tmp_path / "whole").mkdir()
     expected = run_tune(records, replace(Run(tmp_path / "whole").context("out"), images_root=tmp_path))
     run = Run(tmp_path)
+    steps: list[int] = []
 
     def die(done: int, _total: int, note: str) -> None:
-        if note == "point" and done == 3 + 8 + 5:  # five steps into the second head: three are saved
-            raise Killed
+        if note == "point" and done not in steps:
+            steps.append(done)
+            if len(steps) == 6:  # five steps into the second head: three are saved
+                raise Killed
 
     with pytest.raises(Killed):
         run_tune(records, replace(run.context("first"), progress=die))

@@ -47,9 +47,14 @@ def test_a_smaller_thing_lies_on_a_larger_one(tmp_path: Path) -> None:
     cached = SceneCache(tmp_path, world="pretrain", seed=5, count=1)[0]
     whole, finest = regions(cached)
     assert (finest[whole > 0] > 0).all()
-    for row in range(len(cached.masks)):
-        if LEVELS[int(cached.level[row])] != "group":
-            assert finest[cached.mask(row)].min() > 0
+    own = [row for row in range(len(cached.masks)) if LEVELS[int(cached.level[row])] != "group"]
+    smallest = min(own, key=lambda row: int(cached.mask(row).sum()))
+    (number,) = set(finest[cached.mask(smallest)].tolist())  # nothing lies on it
+    assert (finest == number).sum() == cached.mask(smallest).sum()
+    for row in own:
+        shown = set(finest[cached.mask(row)].tolist()) - {0}
+        covering = sum(int(cached.mask(other).sum()) <= int(cached.mask(row).sum()) for other in own)
+        assert 0 < len(shown) <= covering  # itself and smaller ones
 
 
 class Told(torch.nn.Module):

@@ -8,7 +8,7 @@ from tiny_scenes import COUNT, SEED, WORLD
 from pipeline.toyworld.scene import render
 from teachers.tiny import sam_batches
 from teachers.tiny.sam import IMAGE_SIZE, PATCH_SIZE
-from teachers.tiny.sam_batches import Steps, make_batch, zoomed
+from teachers.tiny.sam_batches import Steps, zoomed
 from teachers.tiny.scenes import LEVELS, MIN_PIXELS, CachedScene, SceneCache
 
 GRID = IMAGE_SIZE // PATCH_SIZE
@@ -36,7 +36,7 @@ def test_a_cache_is_rendered_once(cache: SceneCache) -> None:
 
 
 def test_a_batch_is_a_function_of_seed_and_step(cache: SceneCache) -> None:
-    one, same, other = (make_batch(cache, seed=0, step=step) for step in (3, 3, 4))
+    one, same, other = (Steps(cache, 0)[step] for step in (3, 3, 4))
     for name in ("images", "masks", "regions", "points", "boxes", "point_on", "box_on"):
         assert torch.equal(getattr(one, name), getattr(same, name))
     assert not torch.equal(one.masks, other.masks)
@@ -48,7 +48,7 @@ def test_a_batch_is_a_function_of_seed_and_step(cache: SceneCache) -> None:
 @pytest.mark.parametrize("step", range(4))
 def test_the_regions_lie_where_the_masks_do(cache: SceneCache, step: int) -> None:
     """Turned, mirrored and enlarged alike: where a mask of a whole thing or a part lies, there is a region."""
-    batch = make_batch(cache, seed=4, step=step, fine=True)
+    batch = Steps(cache, 4, fine_from=0)[step]
     masks = batch.masks.unflatten(0, (-1, sam_batches.MASKS_PER_SCENE))[
         :, :, STEP // 2 :: STEP, STEP // 2 :: STEP
     ]
@@ -63,7 +63,7 @@ def test_the_regions_lie_where_the_masks_do(cache: SceneCache, step: int) -> Non
 
 @pytest.mark.parametrize("step", range(4))
 def test_prompts_lie_on_their_masks(cache: SceneCache, step: int) -> None:
-    batch = make_batch(cache, seed=1, step=step)
+    batch = Steps(cache, 1)[step]
     assert (batch.point_on | batch.box_on).all()
     for mask, point, box in zip(batch.masks, batch.points, batch.boxes, strict=True):
         assert mask[int(point[1]), int(point[0])]
@@ -76,16 +76,19 @@ def test_a_fine_batch_has_the_small_masks(cache: SceneCache, monkeypatch: pytest
     monkeypatch.setattr(sam_batches, "ZOOM_SHARE", 0.0)
 
     def share_of_small(*, fine: bool) -> float:
-        drawn = [make_batch(cache, seed=2, step=step, fine=fine).masks for step in range(15)]
+        drawn = [Steps(cache, 2, fine_from=0 if fine else None)[step].masks for step in range(15)]
         small = torch.cat(drawn).sum((1, 2)) < sam_batches.FULL_WEIGHT_AREA
         return float(small.float().mean())
 
     assert share_of_small(fine=True) > 1.1 * share_of_small(fine=False)
 
 
-def test_some_steps_have_corrections(cache: SceneCache) -> None:
-    drawn = [make_batch(cache, seed=0, step=step, scenes=1).clicks for step in range(40)]
-    assert set(drawn) == {0, sam_batches.CLICKS}
+def test_some_prompts_are_corrected(cache: SceneCache) -> None:
+    drawn = [Steps(cache, 0, scenes=1)[step] for step in range(40)]
+    both = torch.cat([batch.point_on & batch.box_on for batch in drawn])
+    corrected = torch.cat([batch.corrected for batch in drawn])
+    assert not (corrected & both).any()
+    assert corrected[~both].float().mean().item() == pytest.approx(sam_batches.CORRECTED_SHARE, abs=0.12)
 
 
 def test_scenes_without_masks_are_passed_over(cache: SceneCache) -> None:
@@ -99,7 +102,7 @@ def test_scenes_without_masks_are_passed_over(cache: SceneCache) -> None:
         def __getitem__(self, index: int) -> CachedScene:
             return (empty, full)[index]
 
-    batch = make_batch(HalfEmpty(), seed=0, step=0)  # type: ignore[arg-type]
+    batch = Steps(HalfEmpty(), 0)[0]  # type: ignore[arg-type]
     assert len(batch.masks) == sam_batches.SCENES_PER_STEP * sam_batches.MASKS_PER_SCENE
 
 
@@ -112,11 +115,16 @@ def test_an_enlarged_part_shows_its_masks(cache: SceneCache, seed: int) -> None:
     assert found.shape == (2, 256, 256)
     assert (image.shape, masks.shape) == ((256, 256, 3), (sam_batches.MASKS_PER_SCENE, 256, 256))
     assert masks.reshape(len(masks), -1).any(1).all()
-    ys, xs = np.nonzero(masks[0])  # the small mask that it was enlarged for is whole and no longer small
+    # The small mask that it was enlarged for is there as a whole: one of the scene's, at a scale that all masks share.
+    share = masks[0].mean()
+    ys, xs = np.nonzero(masks[0])
     side = max(np.ptp(xs), np.ptp(ys)) + 1
     assert side <= sam_batches.ZOOM_FILL * 256 + 8
     sizes = (scene.box[:, 2:] - scene.box[:, :2]).max(1)
-    assert side >= sam_batches.LEAST_ZOOM * sizes.min() - 4
+    areas = np.bitwise_count(scene.masks).sum(1)
+    zooms = side / sizes
+    whole = np.isclose(areas * zooms**2, share * 256**2, rtol=0.25)
+    assert (whole & (zooms >= sam_batches.LEAST_ZOOM * 0.9) & (zooms <= sam_batches.MOST_ZOOM * 1.1)).any()
 
 
 def test_a_scene_of_large_masks_alone_is_not_enlarged(cache: SceneCache) -> None:
@@ -132,16 +140,16 @@ def test_batches_are_drawn_ahead_in_their_order(cache: SceneCache, workers: int)
     drawn = list(steps.since(4, 7, workers=workers))
     assert [steps.fine(step) for step in (4, 5)] == [False, True]
     for step, found in zip((4, 5, 6), drawn, strict=True):
-        same = make_batch(cache, seed=3, step=step, fine=step >= 5, scenes=2)
+        same = Steps(cache, 3, fine_from=5, scenes=2)[step]
         for name in ("images", "masks", "regions", "points", "boxes"):
             assert torch.equal(getattr(found, name), getattr(same, name))
         assert found.rng.random() == same.rng.random()
 
 
 def test_a_batch_is_moved_whole(cache: SceneCache) -> None:
-    batch = make_batch(cache, seed=0, step=0, scenes=1)
+    batch = Steps(cache, 0, scenes=1)[0]
     moved = batch.to(torch.device("meta"))
     tensors = [name for name, value in vars(batch).items() if isinstance(value, torch.Tensor)]
-    assert len(tensors) == 7
+    assert len(tensors) == 8
     assert all(getattr(moved, name).is_meta for name in tensors)
-    assert (moved.clicks, moved.rng) == (batch.clicks, batch.rng)
+    assert moved.rng is batch.rng

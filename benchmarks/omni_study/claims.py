@@ -1,0 +1,142 @@
+"""What the paper claims, as differences between cells of one seed: scenes differ by seed, and a difference is of one.
+
+The paper's differences follow from Das et al. 2024, Tables 5, 2 and 4; those of `OURS` are this project's aims.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from benchmarks.omni_study.cells import BOX, FULL, KINDS, POINT, SHARES, STUDENTS, TEACHERS
+from benchmarks.omni_study.ledger import Row
+from benchmarks.omni_study.values import STUDENT, TEACHER, Choice, Value, ap, by_seed, miou, shares_of_full
+
+SMALL = 1.0  # points: what is within is no difference
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Found `differences` of a claim, one a seed; it holds on a seed within `least` and `most`.
+
+    `paper`: what the paper has, in words. `shares`: they are per cents of something, not differences.
+    """
+
+    text: str
+    paper: str
+    differences: tuple[float, ...]
+    least: float = float("-inf")
+    most: float = float("inf")
+    shares: bool = False
+
+    @property
+    def held(self) -> int:
+        """On so many seeds it holds."""
+        return sum(self.least <= one <= self.most for one in self.differences)
+
+
+def claims(rows: Sequence[Row]) -> Iterator[Claim]:
+    """The claims of one world of which the rows show something."""
+    for one in (*_teachers(rows), *_order(rows), *_per_cents(rows), *_more_masks(rows), *_ours(rows)):
+        if one.differences:
+            yield one
+
+
+def _teachers(rows: Sequence[Row]) -> Iterator[Claim]:
+    for masks, prompts, refined, both in (("1%", "3.5", "1.7", "6.0"), ("10%", "4.1", "1.2", "5.8")):
+
+        def gain(better: Choice, worse: Choice, masks: str = masks) -> tuple[float, ...]:
+            base = {**TEACHER, "masks": masks, "weak": POINT}
+            return _minus(rows, miou, {**base, **better}, {**base, **worse})
+
+        on, off = {"class_aware": True}, {"class_aware": False}
+        bare, refine = {"refine": False}, {"refine": True}
+        boxes = {"weak": BOX, **refine}
+        yield Claim(
+            f"class prompts help points, {masks} masks", f"+{prompts}", gain(bare | on, bare | off), 3.0
+        )
+        yield Claim(
+            f"proposals help points, {masks} masks", f"+{refined}", gain(refine | off, bare | off), 1.2
+        )
+        yield Claim(
+            f"both help more than either, {masks} masks",
+            f"+{both} in all",
+            tuple(map(min, gain(refine | on, refine | off), gain(refine | on, bare | on))),
+            0.0,
+        )
+        yield Claim(
+            f"class prompts leave boxes as they are, {masks} masks",
+            "+0.1",
+            gain(boxes | on, boxes | off),
+            -SMALL,
+            SMALL,
+        )
+
+
+def _order(rows: Sequence[Row]) -> Iterator[Claim]:
+    for masks in SHARES:
+        for worse, better in pairwise(KINDS):
+            choices = ({**STUDENT, "masks": masks, "weak": weak} for weak in (better, worse))
+            yield Claim(
+                f"student: {better} above {worse}, {masks} masks", "above", _minus(rows, ap, *choices), 0.0
+            )
+
+
+def _per_cents(rows: Sequence[Row]) -> Iterator[Claim]:
+    for weak, least in (("class", 94), (POINT, 97), (BOX, 99)):
+        found = shares_of_full(rows, {**STUDENT, "masks": "10%", "weak": weak})
+        yield Claim(
+            f"student: {weak}, 10% masks, % of full",
+            f"{least}",
+            tuple(found.values()),
+            float(least),
+            shares=True,
+        )
+
+
+def _more_masks(rows: Sequence[Row]) -> Iterator[Claim]:
+    for weak, untuned, tuned in ((POINT, "+0.1", "+2.2"), (BOX, "+0.4", "+2.2")):
+        base = {**STUDENT, "weak": weak}
+        for word, given, paper in (("without", False, untuned), ("with", True, tuned)):
+            more, none = ({**base, "tuned": given, "masks": masks} for masks in ("10%", "0%"))
+            bound = {"least": SMALL} if given else {"most": SMALL}
+            yield Claim(
+                f"student: {weak}, 10% masks over none, {word} tuning the teacher",
+                paper,
+                _minus(rows, ap, more, none),
+                **bound,
+            )
+
+
+def _ours(rows: Sequence[Row]) -> Iterator[Claim]:
+    full = by_seed(rows, ap, {"masks": FULL})
+    for weak in (POINT, BOX):
+        base = {**STUDENT, "weak": weak, "masks": "1%"}
+        plain = by_seed(rows, ap, base)
+        for student in list(STUDENTS)[1:]:
+            found = by_seed(rows, ap, {**base, "student": student})
+            closed = [
+                100 * (found[seed] - plain[seed]) / (full[seed] - plain[seed])
+                for seed in sorted(found.keys() & plain.keys() & full.keys())
+                if full[seed] != plain[seed]
+            ]
+            yield Claim(
+                f"student with {student}: {weak}, 1% masks, % of the gap to full closed",
+                "aim 50",
+                tuple(closed),
+                50.0,
+                shares=True,
+            )
+        for teacher in list(TEACHERS)[1:]:
+            few = {**TEACHER, "class_aware": "no_box", "refine": True, "weak": weak, "masks": "1%"}
+            yield Claim(
+                f"teacher with {teacher}: {weak}, 1% masks over today's 10%",
+                "aim 0",
+                _minus(rows, miou, {**few, "teacher": teacher}, {**few, "masks": "10%"}),
+                0.0,
+            )
+
+
+def _minus(rows: Sequence[Row], value: Value, better: Choice, worse: Choice) -> tuple[float, ...]:
+    """Differences of the seeds that have both."""
+    more, less = by_seed(rows, value, better), by_seed(rows, value, worse)
+    return tuple(more[seed] - less[seed] for seed in sorted(more.keys() & less.keys()))

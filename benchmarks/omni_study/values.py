@@ -1,0 +1,61 @@
+"""What the tables and the curve ask of a ledger's rows: values by seed, and how mean and spread are written."""
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+from benchmarks.omni_study.cells import FULL, PAPER, Cell
+from benchmarks.omni_study.ledger import Row
+
+Value = Callable[[Row], float | None]
+Choice = Mapping[str, object]
+
+# The paper's student, and its teacher: the gate is ours, so tables of teachers alone go without.
+STUDENT: Choice = MappingProxyType(
+    {
+        "class_aware": "no_box",
+        "refine": True,
+        "tuned": True,
+        "gated": True,
+        "teacher": PAPER,
+        "student": PAPER,
+        "precision": None,
+    }
+)
+TEACHER: Choice = MappingProxyType({"tuned": True, "gated": False, "teacher": PAPER, "student": None})
+
+
+def by_seed(rows: Iterable[Row], value: Value, choice: Choice) -> dict[int, float]:
+    """The value of the rows whose cells are as chosen, by seed."""
+    chosen = (row for row in rows if all(getattr(row.cell, key) == wanted for key, wanted in choice.items()))
+    return {row.cell.seed: found for row in chosen if (found := value(row)) is not None}
+
+
+def ap(row: Row) -> float | None:
+    """A student's mask AP in per cent."""
+    return None if row.AP is None else 100 * row.AP
+
+
+def miou(row: Row) -> float | None:
+    """A teacher's mIoU in per cent, the mean over images as the paper's."""
+    return None if row.miou_images is None else 100 * row.miou_images
+
+
+def shares_of_full(rows: Sequence[Row], choice: Choice) -> dict[int, float]:
+    """Student AP in per cent of that with full masks, of each seed that has both."""
+    full = by_seed(rows, ap, {"masks": FULL})
+    return {seed: 100 * one / full[seed] for seed, one in by_seed(rows, ap, choice).items() if full.get(seed)}
+
+
+def in_hours(hours: Mapping[Cell, float]) -> Value:
+    """The value that a cell's hours are."""
+    return lambda row: hours.get(row.cell)
+
+
+def spread(found: Iterable[float], *, digits: int = 1, signed: bool = False) -> str:
+    """Mean and, of several, standard deviation; a dash for none."""
+    values = list(found)
+    if not values:
+        return "-"
+    mean = f"{statistics.fmean(values):{'+' if signed else ''}.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ({statistics.stdev(values):.{digits}f})"
