@@ -56,6 +56,7 @@ def incoherences(
         *_deaf(sound),
         *_at_odds(sound),
         *_unopposed(stages, sound, lent),
+        *_unjudged(sound),
         *calibration_problems(weak, stages, sound, lent),
     ]
 
@@ -179,4 +180,14 @@ def _unopposed(
         "be asked twice"
         for config in (planned.config for planned in sound)
         if isinstance(config, PseudoLabelConfig) and config.model.settings.get("second_opinion")
+    ]
+
+
+def _unjudged(sound: Sequence[PlannedStage]) -> list[str]:
+    """Stages that try a teacher on what it has not learned from, where it may have learned from everything."""
+    return [
+        f"models.{config.model.name}.cross_fit: expected true, found false: where masks are too few to reserve some, "
+        f"`{planned.label}` has nothing to try the teacher on"
+        for planned, config in ((planned, planned.config) for planned in sound)
+        if isinstance(config, GateConfig | CalibrateConfig) and config.model.settings.get("cross_fit") is False
     ]

@@ -27,6 +27,10 @@ class ClassAwarePrompts(nn.Module):
         nn.init.zeros_(self.zero.weight)
         nn.init.zeros_(self.zero.bias)
 
+    def added(self) -> list[nn.Parameter]:
+        """What SAM has nothing of, and training starts from nothing: the projection and G_zero."""
+        return [*self.project.parameters(), *self.zero.parameters()]
+
     def forward(
         self, locked_tokens: Tensor, points: Points | None, boxes: Tensor | None, *, text: Tensor
     ) -> Tensor:

@@ -67,7 +67,7 @@ def tune(
     training = collect(data)
     if training.use == "zero_shot":
         return _zero_shot(training, context.out, identity)
-    parts = _parts(training, context.seed)
+    parts = _parts(training, context.seed, cross_fit=settings.cross_fit)
     progress = _Progress(context.progress)
     _fit_parts(parts, training.images, answerer, settings, context, progress)
     _write_teachers(parts, context.out, settings, identity)
@@ -83,10 +83,10 @@ def tune(
     return {**_metrics(training, progress.losses["."], len(parts) - 1), **own}
 
 
-def _parts(training: TrainingSet, seed: int) -> list[_Part]:
+def _parts(training: TrainingSet, seed: int, *, cross_fit: bool) -> list[_Part]:
     ids = [image.image_id for image in training.images]
     parts = [_Part(".", training.targets, len(ids))]
-    if training.use == "cross_fit":
+    if training.use == "cross_fit" and cross_fit:
         for index, held_out in enumerate(folds(ids, seed)):
             targets = training.without(held_out)
             parts.append(_Part(f"folds/{index}", targets, len(ids) - len(held_out), held_out))

@@ -10,11 +10,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.data import masks
 from pipeline.data.errors import BadInput
@@ -70,7 +71,7 @@ class HeadTrainer:
         self._parameters = trained_parameters(task.head)
         settings = task.bench.settings
         self._optimizer = torch.optim.AdamW(
-            self._parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay, foreach=False
+            _groups(task.head, settings), weight_decay=settings.weight_decay, foreach=False
         )
         self.losses: list[float] = []
         state = last_state(folder, task.variant)
@@ -96,7 +97,7 @@ class HeadTrainer:
         settings = self._task.bench.settings
         dropped = step >= settings.decay_step
         for group in self._optimizer.param_groups:
-            group["lr"] = settings.lr * (settings.decay if dropped else 1.0)
+            group["lr"] = group["full_lr"] * (settings.decay if dropped else 1.0)
         loss = batch_loss(self._task, step)
         team = self._task.bench.team
         value = float(team.total(loss.detach())) / team.world
@@ -134,6 +135,16 @@ class HeadTrainer:
                 kind: value if kind == "step" else value.to(parameter.device)
                 for kind, value in moments.items()
             }
+
+
+def _groups(head: Head, settings: ClassAwareSettings) -> list[dict[str, Any]]:
+    """AdamW's groups: what is SAM's or a copy of it, and what the branch adds; each with its own `full_lr`."""
+    added = {id(parameter) for parameter in head.branch.added()} if head.branch is not None else set()
+    groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+    for parameter in trained_parameters(head).values():
+        groups[id(parameter) in added].append(parameter)
+    rates = {False: settings.lr, True: settings.branch_lr or settings.lr}
+    return [{"params": own, "full_lr": rates[new]} for new, own in groups.items() if own]
 
 
 def batch_targets(task: HeadTask, step: int) -> list[Target]:

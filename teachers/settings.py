@@ -71,12 +71,15 @@ class ClassAwareSettings(SamSettings):
     `text`: the text tower that names classes, `tiny` or an open_clip model, whose weights are `text_checkpoint` (with
     `text_sha256` unless it is .safetensors). `class_aware: no_box`, the paper's, has no branch for human boxes, which
     get a fourth tuned variant, `plain_box`; `true` has it everywhere, `false` nowhere.
+    `branch_lr`: the learning rate of what the branch adds to SAM, its projection and G_zero (unset: `lr`, the paper's).
+    They start from nothing, and in few steps of a small `lr` get nowhere: the paper's 36874 steps of 1e-5 are 600 of 6e-4.
     `lora`: tune deltas of that rank in the decoder's attentions and its small output parts, not the whole decoder; ours
     (sam/lora.py).
     `second_opinion`: plain SAM answers the prompts of tuned heads too, and a mask keeps how far both agree, which
     `calibrate` learns from; ours, a second pass of the decoder.
     `box_jitter`: the boxes that heads are tuned with are moved, each side by a normal draw of that share of the box's
     width or height (Kirillov et al. 2023 have 0.1, of at most 20 pixels at 1024); 0 is the paper's.
+    `cross_fit: false` leaves out the teachers that `gate` and `calibrate` need where masks are too few to reserve some.
     `self_training`: after the tuning a second round of as many steps, on the human masks and that share of the masks
     that the tuned teacher makes of (up to 200) weak images' points and boxes, the surest first; ours.
     `batch_size`: instances a step. `points`: sampled points of a mask's loss. `cache_gb`: the most the embedding cache
@@ -93,10 +96,12 @@ class ClassAwareSettings(SamSettings):
     class_aware: Literal["no_box"] | bool = "no_box"
     lora: int | None = Field(None, ge=1)
     second_opinion: bool = False
+    cross_fit: bool = True
     box_jitter: float = Field(0.0, ge=0, le=0.2)
     self_training: float = Field(0.0, ge=0, le=1)
     steps: int = Field(PAPER_STEPS, ge=1)
     lr: float = Field(PAPER_LR, gt=0)
+    branch_lr: float | None = Field(None, gt=0)
     decay_at: float = Field(PAPER_DECAY_AT, gt=0, le=1)
     decay: float = Field(0.1, gt=0, le=1)
     weight_decay: float = Field(WEIGHT_DECAY, ge=0)

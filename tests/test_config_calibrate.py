@@ -138,6 +138,16 @@ def test_a_second_opinion_needs_a_tuned_teacher(tmp_path: Path) -> None:
     assert load(tmp_path, (TUNE, PROPOSE, LABEL, CALIBRATE), models=models).stages
 
 
+@pytest.mark.parametrize("stages", [(TUNE, GATE, PROPOSE, LABEL), (TUNE, PROPOSE, LABEL, CALIBRATE)])
+def test_what_tries_a_teacher_needs_folds(tmp_path: Path, stages: tuple[dict[str, object], ...]) -> None:
+    models = {**MODELS, "teacher": {**MODELS["teacher"], "cross_fit": False}}
+    with pytest.raises(BadPlan) as caught:
+        load(tmp_path, stages, models=models)
+    (found,) = caught.value.problems
+    assert found.startswith("models.teacher.cross_fit: expected true, found false")
+    assert load(tmp_path, (TUNE, PROPOSE, LABEL), models=models).stages
+
+
 def test_without_a_label_quality_is_limited_all_the_same(tmp_path: Path) -> None:
     assert load(tmp_path, (*WHOLE[:3], LEAST), weak="none").stages[-1].config.min_quality == 0.5  # type: ignore[attr-defined]
 

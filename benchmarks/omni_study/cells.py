@@ -95,6 +95,8 @@ def config_of(base: Settings, cell: Cell) -> Settings:
     left_out |= set() if cell.gated else {"gate"}
     if cell.masks == FULL or cell.student is None:  # there is nothing to judge, or nobody asks
         left_out.add("calibrate")
+    if not cell.gated:
+        models["teacher"]["cross_fit"] = False  # nothing is tried on what folds left out
     # Plain SAM would agree with itself, or nothing learns from the second opinion.
     if not cell.tuned or "calibrate" in left_out:
         models["teacher"].pop("second_opinion", None)

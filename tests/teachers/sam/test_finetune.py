@@ -377,6 +377,32 @@ def test_few_masks_are_folded(run_tune: Callable[..., Tuned], tmp_path: Path, co
         )
 
 
+def test_no_folds_where_nobody_asks_for_them(run_tune: Callable[..., Tuned], tmp_path: Path) -> None:
+    records = [scene(i, tmp_path) for i in range(3)]
+    both = [
+        run_tune(records, Run(tmp_path / str(on)).context("out", root=tmp_path), settings)
+        for on, settings in ((on, SETTINGS.model_copy(update={"cross_fit": on})) for on in (True, False))
+    ]
+    assert [metrics["folds"] for metrics, _ in both] == [3, 0]
+    assert read_teacher(tmp_path / "False/out").folds == ()
+    assert equal(both[0][1], both[1][1])
+
+
+def test_the_branch_can_learn_at_a_rate_of_its_own(run_tune: Callable[..., Tuned], tmp_path: Path) -> None:
+    heads = {}
+    for rate in (None, SETTINGS.lr, 0.1):
+        settings = SETTINGS.model_copy(update={"branch_lr": rate, "steps": 2, "decay_at": 0.5})
+        context = Run(tmp_path / str(rate)).context("out", root=tmp_path)
+        heads[rate] = run_tune(reserved_after(2, tmp_path), context, settings)[1]["box"]
+    assert equal({"box": heads[None]}, {"box": heads[SETTINGS.lr]})
+    far, near = ({name: value.abs().max() for name, value in heads[rate].items()} for rate in (0.1, None))
+    # AdamW's first step is of the rate, its second, at the dropped rate, of a tenth of it at most, and some more.
+    assert 0.05 < far["branch.zero.weight"] < 0.12
+    assert near["branch.zero.weight"] < 0.002
+    moved = (heads[0.1]["decoder.iou_token.weight"] - heads[None]["decoder.iou_token.weight"]).abs().max()
+    assert moved < 0.003  # the decoder goes at its own rate, to another place
+
+
 def test_a_fold_does_not_see_what_it_holds_out(run_tune: Callable[..., Tuned], tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"steps": 3})
     records = [scene(i, tmp_path) for i in range(3)]
