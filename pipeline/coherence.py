@@ -189,5 +189,6 @@ def _unjudged(sound: Sequence[PlannedStage]) -> list[str]:
         f"models.{config.model.name}.cross_fit: expected true, found false: where masks are too few to reserve some, "
         f"`{planned.label}` has nothing to try the teacher on"
         for planned, config in ((planned, planned.config) for planned in sound)
-        if isinstance(config, GateConfig | CalibrateConfig) and config.model.settings.get("cross_fit") is False
+        if isinstance(config, GateConfig | CalibrateConfig)
+        and config.model.settings.get("cross_fit") is False
     ]

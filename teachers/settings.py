@@ -72,7 +72,7 @@ class ClassAwareSettings(SamSettings):
     `text_sha256` unless it is .safetensors). `class_aware: no_box`, the paper's, has no branch for human boxes, which
     get a fourth tuned variant, `plain_box`; `true` has it everywhere, `false` nowhere.
     `branch_lr`: the learning rate of what the branch adds to SAM, its projection and G_zero (unset: `lr`, the paper's).
-    They start from nothing, and in few steps of a small `lr` get nowhere: the paper's 36874 steps of 1e-5 are 600 of 6e-4.
+    They start from nothing and get nowhere in few steps of a small `lr`: 36874 steps of 1e-5 are 600 of 6e-4.
     `lora`: tune deltas of that rank in the decoder's attentions and its small output parts, not the whole decoder; ours
     (sam/lora.py).
     `second_opinion`: plain SAM answers the prompts of tuned heads too, and a mask keeps how far both agree, which
