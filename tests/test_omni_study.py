@@ -173,6 +173,7 @@ def test_the_tables_say_what_the_ledger_has() -> None:
     assert "### toyworld: 1000 images, 2 seeds" in lines
     assert "| point | on | 60.0 (0.0) | 60.0 (0.0) | 67.5 | 69.0 |" in lines
     assert "| point + proposals | on | 80.0 (0.0) | 80.0 (0.0) | 70.0 | 70.7 |" in lines
+    assert "| on | its own | 60.0 (0.0) | 60.0 (0.0) | 60.0 (0.0) |" in lines
     assert "| 1% | `point+class` | 20.0 (0.0) | 50 (0) | 96 / 92 / 81 | 9.3 (0.0) |" in lines
     assert "| 100% |  | 40.0 (0.0) | 100 | 100 | 179.3 (0.0) |" in lines
     assert "| `box+class` | weights | 26.0 (0.0) | 65 (0) |" in lines

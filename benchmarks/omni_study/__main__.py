@@ -27,6 +27,7 @@ from benchmarks.omni_study.cells import (
     POINT,
     Cell,
     Settings,
+    class_branch,
     config_of,
     past_the_paper,
     table_2,
@@ -53,6 +54,7 @@ def cells_of(world: str, seed: int) -> list[Cell]:
             table_2(world, seed),
             table_4(world, seed),
             past_the_paper(world, seed),
+            class_branch(world, seed),
         ]
     else:
         parts = [

@@ -28,6 +28,7 @@ TEACHERS: Mapping[str, Settings] = MappingProxyType(
         "self-training": {"self_training": 0.3},
     }
 )
+ONE_RATE = "one rate"  # the branch at the decoder's learning rate, as in the paper but in far fewer steps
 STUDENTS: Mapping[str, Settings] = MappingProxyType(
     {
         PAPER: {},
@@ -36,6 +37,7 @@ STUDENTS: Mapping[str, Settings] = MappingProxyType(
         "weights and borders": {"trust_weights": True, "doubtful_borders": True},
     }
 )
+BRANCHES = ((False, PAPER), (True, ONE_RATE), (True, PAPER))  # class-aware, teacher
 PRECISION: Mapping[str, float] = MappingProxyType(
     {POINT: 0.7, BOX: 0.85}
 )  # shares of right masks that are asked for
@@ -87,7 +89,7 @@ def config_of(base: Settings, cell: Cell) -> Settings:
     models["teacher"] |= {
         "class_aware": cell.class_aware,
         "refine": cell.refine,
-        **TEACHERS[cell.teacher],
+        **({"branch_lr": None} if cell.teacher == ONE_RATE else TEACHERS[cell.teacher]),
     }
     left_out: set[str] = set()
     if not cell.tuned:
@@ -118,6 +120,17 @@ def table_5(world: str, seed: int, *, shares: tuple[str, ...] = ("1%", "10%")) -
         for aware in (False, True):
             for weak, refine in ((POINT, False), (POINT, True), (BOX, True)):
                 yield Cell(world, seed, weak, masks, class_aware=aware, refine=refine, gated=False)
+
+
+def class_branch(
+    world: str, seed: int, *, shares: tuple[str, ...] = ("1%", "10%", "50%")
+) -> Iterator[Cell]:
+    """Of how many masks the teacher learns what a class means to a point, and at which learning rate."""
+    for masks in shares:
+        for aware, teacher in BRANCHES:
+            yield Cell(
+                world, seed, POINT, masks, class_aware=aware, refine=False, gated=False, teacher=teacher
+            )
 
 
 def table_2(

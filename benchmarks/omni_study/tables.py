@@ -7,7 +7,18 @@ Tables 2, 4 and 5; its per cents are of Mask2Former's AP on full masks.
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from benchmarks.omni_study.cells import BOX, FULL, KINDS, POINT, PRECISION, SHARES, STUDENTS, TEACHERS
+from benchmarks.omni_study.cells import (
+    BOX,
+    BRANCHES,
+    FULL,
+    KINDS,
+    ONE_RATE,
+    POINT,
+    PRECISION,
+    SHARES,
+    STUDENTS,
+    TEACHERS,
+)
 from benchmarks.omni_study.claims import claims
 from benchmarks.omni_study.ledger import Row, hours
 from benchmarks.omni_study.values import STUDENT, TEACHER, ap, by_seed, in_hours, miou, shares_of_full, spread
@@ -56,7 +67,7 @@ def _of_world(world: str, rows: Sequence[Row]) -> str:
     seeds = len({row.cell.seed for row in rows})
     images = max(row.images for row in rows)
     head = f"### {world}: {images} images, {seeds} seed{'s' * (seeds > 1)}"
-    makers = (_claims, _table_5, _table_2, _table_4, _students, _teachers, _precision, _trust)
+    makers = (_claims, _table_5, _class_branch, _table_2, _table_4, _students, _teachers, _precision, _trust)
     parts = [make(rows) for make in makers]
     return "\n\n".join([head, *(part for part in parts if part)])
 
@@ -85,6 +96,19 @@ def _table_5(rows: Sequence[Row]) -> str:
             lines.append((name, word, *own, *(f"{paper[masks]}" for masks in SHARES[1:])))
     header = ("prompt", "class-aware", "mIoU, 1% masks", "10%", "the paper's, 1%", "10%")
     return _markdown("Teacher (the paper's Table 5)", header, lines, numbers=slice(2, 4))
+
+
+def _class_branch(rows: Sequence[Row]) -> str:
+    shares = ("1%", "10%", "50%")
+    lines = []
+    for aware, teacher in BRANCHES:
+        choice = {**TEACHER, "weak": POINT, "refine": False, "class_aware": aware, "teacher": teacher}
+        found = [spread(by_seed(rows, miou, {**choice, "masks": masks}).values()) for masks in shares]
+        rate = "the decoder's" if teacher == ONE_RATE else "its own"
+        lines.append(("on" if aware else "off", rate if aware else "-", *found))
+    header = ("class-aware", "learning rate of the branch", *(f"mIoU, {masks} masks" for masks in shares))
+    title = "What a class says to a lone point, by masks to learn it from"
+    return _markdown(title, header, lines, numbers=slice(2, 5))
 
 
 def _table_2(rows: Sequence[Row]) -> str:
