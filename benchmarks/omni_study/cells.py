@@ -122,9 +122,7 @@ def table_5(world: str, seed: int, *, shares: tuple[str, ...] = ("1%", "10%")) -
                 yield Cell(world, seed, weak, masks, class_aware=aware, refine=refine, gated=False)
 
 
-def class_branch(
-    world: str, seed: int, *, shares: tuple[str, ...] = ("1%", "10%", "50%")
-) -> Iterator[Cell]:
+def class_branch(world: str, seed: int, *, shares: tuple[str, ...] = ("1%", "10%", "50%")) -> Iterator[Cell]:
     """Of how many masks the teacher learns what a class means to a point, and at which learning rate."""
     for masks in shares:
         for aware, teacher in BRANCHES:
