@@ -41,9 +41,9 @@ from teachers.tiny.command import (
     export,
     go_on,
     keep,
-    kept,
     parse,
     parser,
+    restore,
     say,
     training_worlds,
 )
@@ -197,7 +197,7 @@ def main() -> int:
     torch.manual_seed(options.seed)
     model = build("tiny", 1)
     if options.evaluate is not None or options.export is not None:
-        model.load_state_dict(kept(options))
+        restore(model, options)
         scenes = options.evaluate or EVALUATION_SCENES
         score = evaluate(model, scenes=scenes, seed=options.evaluation_seed)
         say(score)

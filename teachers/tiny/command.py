@@ -193,11 +193,14 @@ def training_worlds(options: Options, worlds: Sequence[str]) -> list[SceneCache]
 
 def go_on(model: nn.Module, start: Start) -> None:
     """Give a model the weights of an earlier stage. BadInput if they are another model's."""
+    _give(model, load_file(start.path), f"{start.path}: --start: expected what an earlier stage left")
+
+
+def _give(model: nn.Module, state: Mapping[str, Tensor], expected: str) -> None:
     try:
-        model.load_state_dict(load_file(start.path))
+        model.load_state_dict(state)
     except RuntimeError as error:
-        said = shorten(str(error), 200)
-        raise BadInput(f"{start.path}: --start: expected what an earlier stage left: {said}") from error
+        raise BadInput(f"{expected}: {shorten(str(error), 200)}") from error
 
 
 def keep(options: Options, trained: Trained, needs: Mapping[str, str]) -> None:
@@ -215,8 +218,13 @@ def keep(options: Options, trained: Trained, needs: Mapping[str, str]) -> None:
     say(own)
 
 
-def kept(options: Options) -> dict[str, Tensor]:
-    """The trained weights as they will be after export: rounded to fp16 and back. BadInput if there are none."""
+def restore(model: nn.Module, options: Options) -> None:
+    """Give a model what was trained, as it will be after export. BadInput if there is nothing or another model's."""
+    _give(model, _kept(options), f"{_weights(options)}: expected weights of this command's model")
+
+
+def _kept(options: Options) -> dict[str, Tensor]:
+    """The trained weights, rounded to fp16 and back. BadInput if there are none."""
     _origin(_weights(options), "train first")
     with safe_open(_weights(options), framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -226,7 +234,7 @@ def kept(options: Options) -> dict[str, Tensor]:
 def export(options: Options, name: str, score: Mapping[str, float]) -> None:
     """Write the trained weights and their facts into the export folder."""
     origin = _origin(_weights(options), "train first")
-    path = save_weights(name, kept(options), WeightFacts(score=score, **origin), options.export or FOLDER)
+    path = save_weights(name, _kept(options), WeightFacts(score=score, **origin), options.export or FOLDER)
     say({"file": path.name, "bytes": path.stat().st_size})
 
 

@@ -27,9 +27,9 @@ from teachers.tiny.command import (
     Options,
     export,
     keep,
-    kept,
     parse,
     parser,
+    restore,
     say,
     training_scenes,
 )
@@ -163,7 +163,7 @@ def main() -> int:
     model = TinyGrounder()
     encoder = load_text("tiny")
     if options.evaluate is not None or options.export is not None:
-        model.load_state_dict(kept(options))
+        restore(model, options)
         scenes = options.evaluate or EVALUATION_SCENES
         score = evaluate(model, encoder, scenes=scenes, seed=options.evaluation_seed)
         say(score)

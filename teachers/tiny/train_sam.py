@@ -32,10 +32,10 @@ from teachers.tiny.command import (
     export,
     go_on,
     keep,
-    kept,
     parse,
     parser,
     positive,
+    restore,
     say,
     share,
     training_worlds,
@@ -76,7 +76,7 @@ def main() -> int:
         keep(options, _train(options), needs={})
         return 0
     sam = build_tiny_sam()
-    sam.load_state_dict(kept(options))
+    restore(sam, options)
     seeds = [options.evaluation_seed + seed - EVALUATION_SEED for seed in SEEDS]
     score = evaluate_seeds(sam, scenes=options.evaluate or EVALUATION_SCENES, seeds=seeds)
     say(score)

@@ -24,9 +24,9 @@ from teachers.tiny.command import (
     Options,
     export,
     keep,
-    kept,
     parse,
     parser,
+    restore,
     say,
     training_scenes,
 )
@@ -141,7 +141,7 @@ def main() -> int:
     torch.manual_seed(options.seed)
     model = build_tiny_clip()
     if options.evaluate is not None or options.export is not None:
-        model.load_state_dict(kept(options))
+        restore(model, options)
         scenes = options.evaluate or EVALUATION_SCENES
         score = evaluate(model, scenes=scenes, seed=options.evaluation_seed)
         say(score)

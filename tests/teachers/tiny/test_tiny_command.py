@@ -158,6 +158,14 @@ def test_a_start_that_is_none_is_told_before_the_training(
     assert len(str(told.value)) < 200 + len(f"{start}: {message}")
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_another_models_weights_are_not_scored(argue: Argue, tmp_path: Path, name: str) -> None:
+    weights = left(tmp_path / "work", {"some": torch.zeros(1)})
+    argue("--evaluate", "1")
+    with pytest.raises(BadInput, match=f"{weights}: expected weights of this command's model: .* Missing key"):
+        COMMANDS[name].module.main()
+
+
 def test_a_start_that_is_gone_in_the_end_loses_no_training(
     argue: Argue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
