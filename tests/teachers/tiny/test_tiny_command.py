@@ -162,7 +162,9 @@ def test_a_start_that_is_none_is_told_before_the_training(
 def test_another_models_weights_are_not_scored(argue: Argue, tmp_path: Path, name: str) -> None:
     weights = left(tmp_path / "work", {"some": torch.zeros(1)})
     argue("--evaluate", "1")
-    with pytest.raises(BadInput, match=f"{weights}: expected weights of this command's model: .* Missing key"):
+    with pytest.raises(
+        BadInput, match=f"{weights}: expected weights of this command's model: .* Missing key"
+    ):
         COMMANDS[name].module.main()
 
 
