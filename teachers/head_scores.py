@@ -12,20 +12,30 @@ from teachers.protocols import Sample
 from teachers.training_set import Target, target_of
 
 
-def compare(answerer: Answerer, samples: Sequence[Sample], *, seed: int) -> dict[str, Scores]:
+def compare(
+    answerer: Answerer, samples: Sequence[Sample], *, seed: int, jitter: float = 0.0
+) -> dict[str, Scores]:
     """Both heads of every tuned variant on all human masks of `samples`, with one encoder pass.
 
-    Prompts are those the variants are tuned with (tight box and/or one random foreground pixel), drawn from the seed,
-    the image id and the instance's rank alone, so every head and teacher is asked the same. An empty answer counts 0.
+    Prompts are those the variants are tuned with (the tight box, its sides moved by `jitter`, and/or one random
+    foreground pixel), drawn from the seed, the image id and the instance's rank alone, so every head and teacher is
+    asked the same. An empty answer counts 0.
     """
     view = answerer.look(samples)
     targets = _targets(samples, seed)
+    asked = {
+        variant: [
+            Question(variant, target.image, target.prompt(variant, np.random.default_rng(own), jitter=jitter))
+            for target, own in targets
+        ]
+        for variant in answerer.tuned_variants
+    }
     return {
         variant: Scores(
-            _ious(answerer, variant, targets, view, zero_shot=False),
-            _ious(answerer, variant, targets, view, zero_shot=True),
+            _ious(answerer, questions, targets, view, zero_shot=False),
+            _ious(answerer, questions, targets, view, zero_shot=True),
         )
-        for variant in answerer.tuned_variants
+        for variant, questions in asked.items()
     }
 
 
@@ -45,12 +55,13 @@ def _entropy(seed: int, image_id: int, rank: int) -> int:
 
 
 def _ious(
-    answerer: Answerer, variant: str, targets: list[tuple[Target, int]], view: View, *, zero_shot: bool
+    answerer: Answerer,
+    questions: list[Question],
+    targets: list[tuple[Target, int]],
+    view: View,
+    *,
+    zero_shot: bool,
 ) -> list[float]:
-    questions = [
-        Question(variant, target.image, target.prompt(variant, np.random.default_rng(entropy)))
-        for target, entropy in targets
-    ]
     masks = answerer.answer(view, questions, zero_shot=zero_shot)
     return [
         0.0 if mask.rle is None else float(iou_matrix([target.rle], [mask.rle])[0, 0])

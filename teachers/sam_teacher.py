@@ -81,7 +81,8 @@ class SamTeacher:
 
     def compare(self, samples: Sequence[Sample], *, seed: int) -> dict[str, Scores]:
         """Tuned and zero-shot IoUs of every tuned variant (see `head_scores.compare`)."""
-        return compare(self.answerer, samples, seed=seed)
+        jitter = self.settings.box_jitter if isinstance(self.settings, ClassAwareSettings) else 0.0
+        return compare(self.answerer, samples, seed=seed, jitter=jitter)
 
     def fit(self, data: Records, context: TrainContext) -> Metrics:
         """Tune the variants on human-masked records (see `tune`); BadInput for the entry that has none."""

@@ -69,7 +69,7 @@ class Gate(JobStage):
     """Compares on the reserved masks or, where there were too few to reserve any, on the folds of the teacher."""
 
     name = "gate"
-    version = 2
+    version = 3
     Config = GateConfig
     roles = frozenset({Role.HUMAN_MASKED, Role.RESERVED})
     uses = ("teacher",)
