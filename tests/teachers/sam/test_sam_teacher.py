@@ -178,6 +178,20 @@ def test_order_and_neighbours(make_teacher: Made) -> None:
     assert teacher.label([]) == []
 
 
+@pytest.mark.parametrize("jitter", [0.0, 0.1])
+def test_boxes_are_compared_as_they_were_tuned_with(
+    make_teacher: Made, asked: list[list[Question]], jitter: float
+) -> None:
+    disc = np.zeros((80, 100), bool)
+    disc[20:50, 30:70] = True
+    teacher = make_teacher("box", "point", class_aware=True, box_jitter=jitter)
+    teacher.compare([sample(1, Instance(Source.HUMAN, 1, rle=encode(disc)))], seed=0)
+    tuned, zero_shot = ([question.prompt.box_xyxy for question in own] for own in asked[:2])
+    assert tuned == zero_shot
+    assert (tuned == [(30.0, 20.0, 70.0, 50.0)]) is (jitter == 0)
+    assert [question.prompt.box_xyxy for question in asked[2]] == [None]
+
+
 @pytest.mark.parametrize(
     ("class_aware", "variants"),
     [(True, ["box", "box"]), (False, ["box", "box"]), ("no_box", ["plain_box", "box"])],
