@@ -11,7 +11,7 @@ import yaml
 
 from benchmarks.omni_study import __main__ as study
 from benchmarks.omni_study import ledger
-from benchmarks.omni_study.cells import BOX, FULL, KINDS, POINT, SHARES, STUDENTS, Cell, config_of
+from benchmarks.omni_study.cells import BOX, FULL, KINDS, LONG, POINT, SHARES, STUDENTS, Cell, config_of
 from benchmarks.omni_study.claims import claims
 from benchmarks.omni_study.ledger import Row
 from benchmarks.omni_study.plot import draw
@@ -63,6 +63,9 @@ def test_a_cell_is_a_plan(cell: Cell, tmp_path: Path) -> None:
     assert ("finetune_teacher" in names) == cell.tuned
     assert ("gate" in names) == (cell.tuned and cell.gated)
     assert ("calibrate" in names) == (cell.masks != FULL and cell.student is not None)
+    if cell.student is not None:
+        training = plan.stages[names.index("train_student")].config
+        assert training.steps == 400 * (LONG if cell.long else 1)  # type: ignore[attr-defined]
     settings = plan.resolved["models"]["teacher"]  # type: ignore[index,call-overload]
     assert settings["second_opinion"] == (cell.tuned and cell.student is not None)  # type: ignore[index,call-overload]
     assert settings["class_aware"] == cell.class_aware  # type: ignore[index,call-overload]
@@ -158,7 +161,8 @@ def test_per_cents_are_of_the_same_seeds_full_masks() -> None:
 def test_the_tables_say_what_the_ledger_has() -> None:
     def ap(cell: Cell) -> float:
         doubts = list(STUDENTS).index(cell.student) if cell.student else 0
-        return 0.4 if cell.masks == FULL else 0.1 + 0.05 * KINDS.index(cell.weak) + 0.01 * doubts
+        short = 0.4 if cell.masks == FULL else 0.1 + 0.05 * KINDS.index(cell.weak) + 0.01 * doubts
+        return 2 * short if cell.long else short
 
     def miou(cell: Cell) -> float:
         return 0.5 + 0.1 * (cell.class_aware is True) + 0.2 * cell.refine
@@ -176,6 +180,8 @@ def test_the_tables_say_what_the_ledger_has() -> None:
     assert "| on | its own | 60.0 (0.0) | 60.0 (0.0) | 60.0 (0.0) |" in lines
     assert "| 1% | `point+class` | 20.0 (0.0) | 50 (0) | 96 / 92 / 81 | 9.3 (0.0) |" in lines
     assert "| 100% |  | 40.0 (0.0) | 100 | 100 | 179.3 (0.0) |" in lines
+    assert "| 0% | `box+class` | 25.0 (0.0) | 62 (0) | 50.0 (0.0) | 62 (0) |" in lines
+    assert "| 100% |  | 40.0 (0.0) | 100 | 80.0 (0.0) | 100 |" in lines
     assert "| `box+class` | weights | 26.0 (0.0) | 65 (0) |" in lines
     assert "| `point+class` | tuned | 20.0 (0.0) | 20.0 (0.0) | 20.0 (0.0) | 40.0 / 41.8 / 42.2 |" in lines
     assert "| `box+class` | 0.85 | 500 (0) | 0.750 (0.000) | 25.0 (0.0) |" in lines
@@ -275,7 +281,7 @@ def test_what_a_run_leaves_becomes_a_row(tmp_path: Path) -> None:
         correlations={"quality": None},
     )
     ledger.add(tmp_path / "ledger.jsonl", found)
-    (full,) = (cell for cell in CELLS if cell.masks == FULL)
+    (full, _) = (cell for cell in CELLS if cell.masks == FULL)
     (tmp_path / "metrics.json").write_text(json.dumps({"pseudo": None, "students": {}}))
     (tmp_path / "gate.json").unlink()
     bare = ledger.row_of(full, BASE, tmp_path)

@@ -29,6 +29,7 @@ from benchmarks.omni_study.cells import (
     Settings,
     class_branch,
     config_of,
+    longer,
     past_the_paper,
     table_2,
     table_4,
@@ -55,6 +56,7 @@ def cells_of(world: str, seed: int) -> list[Cell]:
             table_4(world, seed),
             past_the_paper(world, seed),
             class_branch(world, seed),
+            longer(world, seed),
         ]
     else:
         parts = [

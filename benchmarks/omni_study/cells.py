@@ -17,6 +17,7 @@ POINT, BOX = "point+class", "box+class"
 SHARES = ("0%", "1%", "10%")
 FULL = "100%"
 PAPER = "paper"  # the teacher or student as the paper has it
+LONG = 4  # times the steps of a student, of those that are trained for longer
 # Past the paper: settings that are added to the model's own. The learning rate of `lora` was chosen on the reserved
 # masks of seed 100, which is none of the study's: 3e-4 of 5e-5, 3e-4 and 1e-3.
 TEACHERS: Mapping[str, Settings] = MappingProxyType(
@@ -48,7 +49,8 @@ class Cell:
     """One run. `class_aware` as in the teacher's settings; `refine` off is the paper's "Point", without proposals.
 
     `tuned` off leaves the human masks to the student alone; `gated` off uses the tuned teacher whatever it is worth, as
-    the paper does; `precision` is the filter's; without a `student` only pseudo-masks are scored.
+    the paper does; `precision` is the filter's; without a `student` only pseudo-masks are scored; a `long` one has LONG
+    times the steps.
     """
 
     world: str
@@ -62,6 +64,7 @@ class Cell:
     teacher: str = PAPER
     student: str | None = None
     precision: float | None = None
+    long: bool = False
 
     @property
     def name(self) -> str:
@@ -72,6 +75,7 @@ class Cell:
         words += [] if self.gated else ["ungated"]
         words += [f"teacher-{self.teacher}", f"student-{self.student}"]
         words += [] if self.precision is None else [f"precision-{self.precision:g}"]
+        words += ["long"] if self.long else []
         return "-".join([self.world, *words]).replace(" ", "-").lower()
 
     def facts(self) -> Settings:
@@ -108,6 +112,9 @@ def config_of(base: Settings, cell: Cell) -> Settings:
     else:
         models["student"] |= STUDENTS[cell.student]
     config["stages"] = [stage for stage in config["stages"] if not left_out & set(stage)]
+    if cell.long:
+        (training,) = (stage["train_student"] for stage in config["stages"] if "train_student" in stage)
+        training["steps"] *= LONG
     if cell.precision is not None:
         (own,) = (stage for stage in config["stages"] if "filter" in stage)
         own["filter"] = {**own["filter"], "precision": cell.precision}
@@ -139,6 +146,13 @@ def table_2(
     for masks in shares:
         for weak in kinds:
             yield Cell(world, seed, weak, masks, student=PAPER)
+
+
+def longer(world: str, seed: int) -> Iterator[Cell]:
+    """Whether labels are told apart by students that learn for longer."""
+    yield Cell(world, seed, BOX, FULL, student=PAPER, tuned=False, long=True)
+    for weak in KINDS:
+        yield Cell(world, seed, weak, "0%", student=PAPER, long=True)
 
 
 def table_4(world: str, seed: int, *, shares: tuple[str, ...] = SHARES) -> Iterator[Cell]:

@@ -7,9 +7,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from benchmarks.omni_study.cells import BOX, FULL, KINDS, POINT, SHARES, STUDENTS, TEACHERS
+from benchmarks.omni_study.cells import BOX, KINDS, POINT, SHARES, STUDENTS, TEACHERS
 from benchmarks.omni_study.ledger import Row
-from benchmarks.omni_study.values import STUDENT, TEACHER, Choice, Value, ap, by_seed, miou, shares_of_full
+from benchmarks.omni_study.values import (
+    STUDENT,
+    TEACHER,
+    Choice,
+    Value,
+    ap,
+    by_seed,
+    full,
+    miou,
+    shares_of_full,
+)
 
 SMALL = 1.0  # points: what is within is no difference
 
@@ -108,16 +118,16 @@ def _more_masks(rows: Sequence[Row]) -> Iterator[Claim]:
 
 
 def _ours(rows: Sequence[Row]) -> Iterator[Claim]:
-    full = by_seed(rows, ap, {"masks": FULL})
+    best = full(rows)
     for weak in (POINT, BOX):
         base = {**STUDENT, "weak": weak, "masks": "1%"}
         plain = by_seed(rows, ap, base)
         for student in list(STUDENTS)[1:]:
             found = by_seed(rows, ap, {**base, "student": student})
             closed = [
-                100 * (found[seed] - plain[seed]) / (full[seed] - plain[seed])
-                for seed in sorted(found.keys() & plain.keys() & full.keys())
-                if full[seed] != plain[seed]
+                100 * (found[seed] - plain[seed]) / (best[seed] - plain[seed])
+                for seed in sorted(found.keys() & plain.keys() & best.keys())
+                if best[seed] != plain[seed]
             ]
             yield Claim(
                 f"student with {student}: {weak}, 1% masks, % of the gap to full closed",

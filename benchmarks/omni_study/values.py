@@ -20,6 +20,7 @@ STUDENT: Choice = MappingProxyType(
         "teacher": PAPER,
         "student": PAPER,
         "precision": None,
+        "long": False,
     }
 )
 TEACHER: Choice = MappingProxyType({"tuned": True, "gated": False, "teacher": PAPER, "student": None})
@@ -41,10 +42,15 @@ def miou(row: Row) -> float | None:
     return None if row.miou_images is None else 100 * row.miou_images
 
 
+def full(rows: Sequence[Row], *, long: bool = False) -> dict[int, float]:
+    """Student AP with full masks, by seed."""
+    return by_seed(rows, ap, {"masks": FULL, "long": long})
+
+
 def shares_of_full(rows: Sequence[Row], choice: Choice) -> dict[int, float]:
-    """Student AP in per cent of that with full masks, of each seed that has both."""
-    full = by_seed(rows, ap, {"masks": FULL})
-    return {seed: 100 * one / full[seed] for seed, one in by_seed(rows, ap, choice).items() if full.get(seed)}
+    """Student AP in per cent of that with full masks and as many steps, of each seed that has both."""
+    best = full(rows, long=bool(choice.get("long", False)))
+    return {seed: 100 * one / best[seed] for seed, one in by_seed(rows, ap, choice).items() if best.get(seed)}
 
 
 def in_hours(hours: Mapping[Cell, float]) -> Value:
