@@ -79,7 +79,8 @@ def one_step(team: Team, records: list[Record], folder: Path, variant: str) -> t
     bench = Bench(predictor, cache, texts, SETTINGS, 0, NO_ZOOM, team)
     head = new_head(predictor.sam, variant, SETTINGS, text_width=texts.width, seed=0)
     trainer = HeadTrainer(HeadTask(variant, variant, head, training.targets, bench), folder / "none")
-    trainer._optimizer = torch.optim.SGD(trainer._parameters.values(), lr=0.0)  # type: ignore[assignment]
+    still = [{"params": list(trainer._parameters.values()), "full_lr": 0.0}]
+    trainer._optimizer = torch.optim.SGD(still, lr=0.0)  # type: ignore[assignment]
     loss = trainer.step(1)
     gradients = [p.grad.flatten() for p in trainer._parameters.values() if p.grad is not None]
     return loss, torch.cat(gradients).numpy()
