@@ -14,12 +14,14 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Ontology
+from students.blo_settings import BLO_INST, BloInstSettings, sam_digest
 from students.card import CARD, read_card
 from students.protocols import Student
 from students.settings import MASK2FORMER, Mask2FormerSettings
+from teachers import yolo_package
 from teachers.catalog import ModelSpec
 from teachers.identity import embedded_digest
-from teachers.tiny.listing import STUDENT
+from teachers.tiny.listing import DETECTOR, STUDENT
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ def check(spec: ModelSpec) -> BaseModel:
         return _entry(spec.use, where=f"models.{spec.name}.use").Settings.model_validate(spec.settings)
     except ValidationError as error:
         where = f"models.{spec.name}"
-        found = [f"{'.'.join([where, *map(str, e['loc'])])}: {e['msg']}" for e in error.errors()]
+        told = [e for e in error.errors() if e["type"] != "default_factory_not_called"]
+        found = [f"{'.'.join([where, *map(str, e['loc'])])}: {e['msg']}" for e in told]
         raise BadInput("; ".join(found)) from error
 
 
@@ -124,12 +127,7 @@ def _mask2former_identity(settings: BaseModel) -> Mapping[str, str]:
     assert isinstance(settings, Mask2FormerSettings)
     if settings.embedded:
         return {"weights": embedded_digest("variant", STUDENT)}
-    if settings.weights is None:
-        return {}
-    if not settings.weights.is_file():
-        raise BadInput(f"weights: {settings.weights}: no such file; expected a local safetensors file")
-    with settings.weights.open("rb") as file:
-        return {"weights": hashlib.file_digest(file, "sha256").hexdigest()}
+    return _digest(settings.weights, "weights")
 
 
 def _mask2former_batch(settings: BaseModel) -> int:
@@ -148,6 +146,53 @@ def _inspect_mask2former(settings: BaseModel) -> None:
         load_weights(build(settings.variant, 1), settings.weights)
 
 
+def _build_blo_inst(settings: BaseModel, ontology: Ontology, device: str) -> Student:
+    from students.blo_inst import BloInst
+
+    assert isinstance(settings, BloInstSettings)
+    return BloInst(settings, ontology=ontology, device=device)
+
+
+def _open_blo_inst(artifact: Path, device: str) -> Student:
+    from students.blo_inst import open_artifact
+
+    return open_artifact(artifact, device=device)
+
+
+def _blo_inst_identity(settings: BaseModel) -> Mapping[str, str]:
+    assert isinstance(settings, BloInstSettings)
+    if settings.detector.startswith("yolo"):
+        yolo_package.require(f"detector: {settings.detector}")
+    own = _digest(settings.detector_weights, "detector_weights")
+    if settings.embedded:
+        own = {"detector_weights": embedded_digest("detector", DETECTOR)}
+    return {"sam": sam_digest(settings)} | own
+
+
+def _blo_inst_batch(settings: BaseModel) -> int:
+    assert isinstance(settings, BloInstSettings)
+    return settings.batch_size
+
+
+def _inspect_blo_inst(settings: BaseModel) -> None:
+    from students.blo_detectors import new_detector
+    from teachers.sam.load import inspect_sam
+
+    assert isinstance(settings, BloInstSettings)
+    inspect_sam(settings.sam, settings.checkpoint, sha256=settings.sha256)
+    new_detector(settings, 1)
+
+
+def _digest(weights: Path | None, key: str) -> dict[str, str]:
+    """Of a file that a setting names, if it does."""
+    if weights is None:
+        return {}
+    if not weights.is_file():
+        raise BadInput(f"{key}: {weights}: no such file; expected a local file of weights")
+    with weights.open("rb") as file:
+        return {key: hashlib.file_digest(file, "sha256").hexdigest()}
+
+
 ENTRIES: dict[str, Entry] = {
     MASK2FORMER: Entry(
         "Mask2Former: R-50, Swin-T, or tiny for CPUs",
@@ -157,5 +202,14 @@ ENTRIES: dict[str, Entry] = {
         _open_mask2former,
         _mask2former_identity,
         _inspect_mask2former,
+    ),
+    BLO_INST: Entry(
+        "BLO-Inst: a detector and SAM's decoder, aligned; FCOS, or YOLO with an extra (AGPL-3.0)",
+        BloInstSettings,
+        _blo_inst_batch,
+        _build_blo_inst,
+        _open_blo_inst,
+        _blo_inst_identity,
+        _inspect_blo_inst,
     ),
 }

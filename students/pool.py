@@ -3,10 +3,11 @@
 Which images make up a step depends on (seed, step) alone: a resumed training sees what an unbroken one would have.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -19,10 +20,32 @@ from pipeline.engine.stage import Records
 from pipeline.engine.team import ALONE, Team
 from students.doubt import Doubt
 from students.targets import Batch, Example, collate, labels_of, load_example
-from students.window import random_window
+from students.window import fitted_window, random_window
 
 _ROWS = 64  # records held in memory while the table is written
 _ORDER, _WINDOW = 0, 1  # streams of random numbers, kept apart
+
+
+class Pool(Protocol):
+    """Records by their place."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of a pool's records: its `places`, in this order."""
+
+    pool: Pool
+    places: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.pool[self.places[index]]
 
 
 class RecordPool:
@@ -72,14 +95,15 @@ def write_pool(
 class Loader:
     """Turns (seed, step) into a batch: images in a new random order every epoch, each through its own window.
 
-    `batch` images make a step; a process of a team reads its share of them.
+    `batch` images make a step; a process of a team reads its share of them. Without a `scale` they are seen as a
+    student sees them when it predicts.
     """
 
-    pool: RecordPool
+    pool: Pool
     images_root: Place
     class_index: Mapping[int, int]
     size: int
-    scale: tuple[float, float]
+    scale: tuple[float, float] | None
     batch: int
     seed: int
     doubt: Doubt
@@ -106,8 +130,12 @@ class Loader:
 
     def example(self, step: int, slot: int, record: Record) -> Example:
         """An image as it looks in slot `slot` of `step`."""
-        rng = np.random.default_rng([self.seed, _WINDOW, step, slot])
-        window = random_window((record.height, record.width), size=self.size, scale=self.scale, rng=rng)
+        shape = record.height, record.width
+        if self.scale is None:
+            window = fitted_window(shape, self.size)
+        else:
+            rng = np.random.default_rng([self.seed, _WINDOW, step, slot])
+            window = random_window(shape, size=self.size, scale=self.scale, rng=rng)
         return load_example(
             record,
             images_root=self.images_root,

@@ -1,0 +1,113 @@
+"""What studies share: runs by the command line a user would type, a ledger of them, tables between a document's marks.
+
+A ledger has a JSON line for each run. It says by what settings, weights and stages the run was made (`made_by`), so
+that a study that was broken off goes on, and one whose settings have changed begins anew.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+
+import yaml
+
+from pipeline.stages.table import STAGES
+from teachers.tiny.listing import read_listing
+
+Settings = dict[str, Any]
+Cell = TypeVar("Cell")
+
+
+def made_by(config: Settings) -> str:
+    """The first letters of a digest of settings, of the weights that come with the package and the stages' versions."""
+    weights = {name: facts["sha256"] for name, facts in read_listing().items()}
+    versions = {name: stage.version for name, stage in STAGES.items()}
+    text = yaml.safe_dump(config, sort_keys=True) + json.dumps([weights, versions], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def read_lines(path: Path) -> list[Settings]:
+    """What a ledger holds; a last line that a kill cut off is none."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def add_line(path: Path, content: Mapping[str, Any]) -> None:
+    """Append to a ledger."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if text and not text.endswith("\n"):  # a line that a kill cut off
+        path.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(content) + "\n")
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Where runs go, what is shared between them, and the ledger of those that are done."""
+
+    ledger: Path
+    out: Path
+    store: Path | None = None
+    data: Path | None = None
+    lock: Lock = field(default_factory=Lock)
+
+    def one(self, name: str, config: Settings, row: Callable[[Path], Mapping[str, Any]]) -> str | None:
+        """`pipeline run` on a config, then the row that its folder gives; its name if it fails."""
+        out = self.out / name / made_by(config)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        file = out.with_suffix(".yaml")
+        file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        command = [sys.executable, "-m", "pipeline.cli", "run", str(file), f"--out={out}"]
+        command += [f"--store={self.store or self.out / '.store'}"]
+        command += [f"--data={self.data}"] if self.data else []
+        if subprocess.run(command, check=False).returncode:
+            return name
+        found = row(out)
+        with self.lock:
+            add_line(self.ledger, found)
+        return None
+
+
+def run_all(cells: Iterable[Cell], run: Callable[[Cell], str | None], *, at_a_time: int) -> int:
+    """Run all cells; 1 if one failed, after the others, with the names of those on standard error."""
+    with ThreadPoolExecutor(at_a_time) as pool:
+        failed = [name for name in pool.map(run, list(cells)) if name is not None]
+    sys.stderr.write("".join(f"failed: {name}\n" for name in failed))
+    return 1 if failed else 0
+
+
+def marks(name: str) -> tuple[str, str]:
+    """What a study's tables stand between."""
+    return f"<!-- {name} -->", f"<!-- end of {name} -->"
+
+
+def check(file: Path, name: str) -> None:
+    """ValueError unless a file has a study's two marks."""
+    text, (first, last) = file.read_text(encoding="utf-8"), marks(name)
+    if [text.count(mark) for mark in (first, last)] != [1, 1] or text.index(first) > text.index(last):
+        raise ValueError(f"{file}: expected {first} and {last}, each once and in that order")
+
+
+def write(file: Path, name: str, tables: str) -> None:
+    """Put a study's tables between its marks in a file; ValueError if it lacks them."""
+    check(file, name)
+    first, last = marks(name)
+    before, rest = file.read_text(encoding="utf-8").split(first)
+    after = rest.split(last, 1)[1]
+    file.write_text(f"{before}{first}\n\n{tables}\n\n{last}{after}", encoding="utf-8")
+
+
+def markdown(title: str, header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+    """A titled table."""
+    names = list(header)
+    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{title}:\n\n| {' | '.join(names)} |\n|{'|'.join('---' for _ in names)}|\n{body}"
