@@ -1,4 +1,4 @@
-"""What `calibrate` and the limits that rest on it need of the other stages: told before any work."""
+"""What `calibrate`, `gate` and the limits that rest on a quality need of the other stages: told before any work."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import TypeVar
@@ -12,6 +12,7 @@ from pipeline.engine.plan import PlannedStage
 from pipeline.engine.stage import StageConfig
 from pipeline.stages.calibrate import Calibrate, CalibrateConfig
 from pipeline.stages.filter import FilterConfig
+from pipeline.stages.gate import GateConfig
 from pipeline.stages.ingest import IngestConfig
 from pipeline.stages.models import with_settings
 from pipeline.stages.propose import ProposeConfig
@@ -101,23 +102,27 @@ def _semantic(sound: Sequence[PlannedStage]) -> list[str]:
 
 
 def _apart(sound: Sequence[PlannedStage]) -> list[str]:
-    """Where `calibrate` would not label as the stages do whose masks it is to judge."""
+    """Where `calibrate`, or with other proposals `gate`, would not label as the stages do whose masks they judge."""
     problems: list[str] = []
     propose = next((config for _, config in _of(sound, ProposeConfig)), None)
     label = next((config for _, config in _of(sound, PseudoLabelConfig)), None)
     for planned, config in _of(sound, CalibrateConfig):
         problems += [] if label is None else _other_teacher(config, label, planned.label)
         problems += _other_proposer(config, propose, planned.label)
+    for planned, gate in _of(sound, GateConfig):
+        problems += _other_proposer(gate, propose, planned.label)
     return problems
 
 
-def _other_proposer(config: CalibrateConfig, propose: ProposeConfig | None, where: str) -> list[str]:
+def _other_proposer(
+    config: CalibrateConfig | GateConfig, propose: ProposeConfig | None, where: str
+) -> list[str]:
     wanted, own = None if propose is None else propose.model, config.proposer
     if wanted != own:
         names = [repr(spec.name) if spec else "none" for spec in (wanted, own)]
         return [f"{where}.proposer: expected {names[0]}, as in propose, found {names[1]}"]
     if propose is None:
-        given = config.score != CalibrateConfig.model_fields["score"].default
+        given = config.score != type(config).model_fields["score"].default
         return [f"{where}.score: is of proposals, found no proposer"] if given else []
     if config.score == propose.score:
         return []

@@ -14,12 +14,18 @@ from pipeline.engine.plan import PlannedStage, label_stages, prove
 from pipeline.engine.stage import Resources, Stage, StageConfig
 from pipeline.models import Models, model_fields
 from pipeline.problems import did_you_mean, explain
+from pipeline.stages.calibrate import Calibrate
+from pipeline.stages.gate import Gate
 from pipeline.stages.ingest import Ingest, IngestConfig
+from pipeline.stages.propose import Propose
 from pipeline.stages.table import STAGES
 from teachers.catalog import ModelSpec
 
 NO_MORE = Resources.model_validate({})
 KNOWN = tuple(name for name in STAGES if name != Ingest.name)
+
+
+REHEARSING = (Gate.name, Calibrate.name)
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class StageList:
         self.problems: list[str] = []
         self._models = models
         first = _Entry(Ingest, ingest or IngestConfig.model_construct(), ingest is not None)
-        entries = [self._read(entry, f"stages.{number}") for number, entry in enumerate(raw)]
+        whole = _rehearsed(raw, models)
+        entries = [self._read(entry, f"stages.{number}") for number, entry in enumerate(whole)]
         # A stage of an unknown name may be whatever the others need, so nothing can be said of their order.
         self._ordered = None not in entries
         self._entries = [first, *(entry for entry in entries if entry is not None)]
@@ -118,3 +125,23 @@ class StageList:
         """The stage with its defaults, and with the models that it names as far as they are known."""
         named = {name: ModelSpec(name="", use="") for name in model_fields(stage.Config)} | dict(specs or {})
         return _Entry(stage, stage.Config.model_construct(None, **named), sound=False)
+
+
+def _rehearsed(raw: Sequence[JsonValue], models: Models) -> list[JsonValue]:
+    """The list with `proposer` and `score` of `propose` in stages that label as the run does, where they say none."""
+    settings = next((own for own in (_settings_in(entry, Propose.name) for entry in raw) if own), {})
+    if not models.proposes(settings.get("model")):
+        return list(raw)
+    filled = {"proposer": settings["model"], **{key: settings[key] for key in ("score",) if key in settings}}
+    found: list[JsonValue] = []
+    for entry in raw:
+        name = next((name for name in REHEARSING if _settings_in(entry, name)), None)
+        own = _settings_in(entry, name) if name else {}
+        found.append({name: {**filled, **own}} if name and "proposer" not in own else entry)
+    return found
+
+
+def _settings_in(entry: JsonValue, name: str) -> dict[str, JsonValue]:
+    """A stage's settings, if the entry is that stage and has any."""
+    own = entry.get(name) if isinstance(entry, dict) and len(entry) == 1 else None
+    return own if isinstance(own, dict) else {}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.data.errors import BadInput
 from pipeline.data.masks import iou_matrix
-from pipeline.data.records import Instance, Match, Prompt, Source
+from pipeline.data.records import Instance, Match, Prompt, Source, WeakKind
 from pipeline.engine.context import Metrics, Records, TrainContext
 from teachers.answerer import Answerer, Question, View
 from teachers.finetune import tune
@@ -115,7 +115,34 @@ class SamTeacher:
         A mask without a pixel is an instance without `rle`, dropped as "empty mask". `score` is the proposal's
         confidence, if one was used, times the clipped predicted IoU; `agreement` needs the setting `second_opinion`.
         """
-        view = self.answerer.look(batch)
+        return self._label(batch, self.answerer.look(batch))
+
+    def asked(self, kind: WeakKind) -> tuple[str, ...]:
+        """Variants that answer when labels of a kind are labelled; `instruction` prompts nothing here."""
+        if kind is WeakKind.POINT:
+            return (POINT, POINT_BOX) if self.settings.refine else (POINT,)
+        ways = {
+            WeakKind.BOX: Way.HUMAN_BOX,
+            WeakKind.CLASS: Way.PROPOSAL,
+            WeakKind.NONE: Way.PROPOSAL,
+        }
+        return (self._variant(ways[kind]),) if kind in ways else ()
+
+    def label_by(
+        self, batch: Sequence[Sample], choices: Sequence[Mapping[str, Choice]]
+    ) -> list[list[list[Instance]]]:
+        """What `label` says of a batch by each of these choices; the encoder sees a part of an image once for all."""
+        before, view = self.answerer.choices, self.answerer.look(batch)
+        found = []
+        try:
+            for chosen in choices:
+                self.answerer.select(chosen)
+                found.append(self._label(batch, view))
+        finally:
+            self.answerer.select(before)
+        return found
+
+    def _label(self, batch: Sequence[Sample], view: View) -> list[list[Instance]]:
         jobs = [
             _Job(image, request, request.prompt, self._variant(request.way))
             for image, sample in enumerate(batch)

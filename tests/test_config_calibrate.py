@@ -9,6 +9,8 @@ import yaml
 from pipeline.config import Request, load_plan
 from pipeline.engine.faults import BadPlan
 from pipeline.engine.plan import RunPlan
+from pipeline.stages.calibrate import CalibrateConfig
+from pipeline.stages.gate import GateConfig
 from teachers import catalog
 
 MODELS = {
@@ -61,6 +63,26 @@ def test_orders_that_make_sense(tmp_path: Path, stages: tuple[dict[str, object],
 
 
 @pytest.mark.parametrize(
+    ("propose", "expected"),
+    [
+        ((), (None, 0.1)),
+        ((PROPOSE,), ("proposer", 0.1)),
+        ((changed(PROPOSE, score=0.05),), ("proposer", 0.05)),
+    ],
+)
+def test_what_labels_as_the_run_does_proposes_as_it_does(
+    tmp_path: Path, propose: tuple[dict[str, object], ...], expected: tuple[str | None, float]
+) -> None:
+    least = changed(CALIBRATE, proposer=None)
+    planned = load(tmp_path, (TUNE, GATE, *propose, LABEL, least, PRECISE)).stages
+    for one in planned:
+        if isinstance(one.config, GateConfig | CalibrateConfig):
+            own = one.config.proposer
+            assert (own and own.name, one.config.score) == expected
+            assert ("proposer.weights" in one.weights) is bool(propose)
+
+
+@pytest.mark.parametrize(
     ("stages", "expected"),
     [
         ((LABEL, PRECISE), "filter.precision: expected a stage `calibrate` before it, found none"),
@@ -71,8 +93,20 @@ def test_orders_that_make_sense(tmp_path: Path, stages: tuple[dict[str, object],
         ((PROPOSE, LABEL, {"filter": {}}, CALIBRATE), "calibrate: expected before `filter`, which works"),
         ((LABEL, CALIBRATE, PRECISE), "calibrate.proposer: expected none, as in propose, found 'proposer'"),
         (
-            (PROPOSE, LABEL, changed(CALIBRATE, proposer=None), PRECISE),
+            (PROPOSE, LABEL, {"calibrate": {"model": "teacher", "proposer": None}}, PRECISE),
             "calibrate.proposer: expected 'proposer', as in propose, found none",
+        ),
+        (
+            (TUNE, {"gate": {"model": "teacher", "proposer": None}}, PROPOSE, LABEL, EXPORT),
+            "gate.proposer: expected 'proposer', as in propose, found none",
+        ),
+        (
+            (TUNE, changed(GATE, proposer="proposer"), LABEL, EXPORT),
+            "gate.proposer: expected none, as in propose, found 'proposer'",
+        ),
+        (
+            (TUNE, changed(GATE, proposer="proposer", score=0.2), PROPOSE, LABEL, EXPORT),
+            "gate.score: expected 0.1, as in propose, found 0.2",
         ),
         (
             (PROPOSE, LABEL, changed(CALIBRATE, score=0.2), PRECISE),

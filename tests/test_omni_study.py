@@ -18,6 +18,7 @@ from benchmarks.omni_study.plot import draw
 from benchmarks.omni_study.tables import tables
 from benchmarks.omni_study.values import shares_of_full, spread
 from pipeline.config import Request, make_plan
+from pipeline.stages.table import STAGES
 
 BASE = yaml.safe_load(Path("configs/study.yaml").read_text())
 CELLS = study.cells_of("toyworld", 0)
@@ -63,9 +64,11 @@ def test_a_cell_is_a_plan(cell: Cell, tmp_path: Path) -> None:
     assert ("finetune_teacher" in names) == cell.tuned
     assert ("gate" in names) == (cell.tuned and cell.gated)
     assert ("calibrate" in names) == (cell.masks != FULL and cell.student is not None)
-    if cell.student is not None:
-        training = plan.stages[names.index("train_student")].config
-        assert training.steps == 400 * (LONG if cell.long else 1)  # type: ignore[attr-defined]
+    for name, steps in (("train_student", 400), ("finetune_teacher", 600)):
+        if name in names:
+            training = plan.stages[names.index(name)].config
+            longer = cell.long and (name == "train_student" or cell.student is None)
+            assert training.steps == steps * (LONG if longer else 1)  # type: ignore[attr-defined]
     settings = plan.resolved["models"]["teacher"]  # type: ignore[index,call-overload]
     assert settings["second_opinion"] == (cell.tuned and cell.student is not None)  # type: ignore[index,call-overload]
     assert settings["class_aware"] == cell.class_aware  # type: ignore[index,call-overload]
@@ -91,8 +94,16 @@ def test_a_ledger_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ledger.add(file, row(second, miou=0.5))  # of other settings: to be made again
     assert next(study.Study(options).todo()) == second
     assert [one.cell for one in ledger.read(file)] == [first, second]
-    monkeypatch.setattr(ledger, "read_listing", lambda: {"tiny_sam": {"sha256": "other weights"}})
+    monkeypatch.setattr(ledger.Models, "weights", lambda _, name: {name: "other weights"})
     assert next(study.Study(options).todo()) == first
+
+
+def test_what_a_cell_does_not_use_does_not_make_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    (gated, free) = (next(c for c in CELLS if c.gated is one and c.masks == "10%") for one in (True, False))
+    before = [ledger.made_by(config_of(BASE, cell)) for cell in (gated, free)]
+    monkeypatch.setattr(STAGES["gate"], "version", 99)
+    after = [ledger.made_by(config_of(BASE, cell)) for cell in (gated, free)]
+    assert (after[0] == before[0], after[1] == before[1]) == (False, True)
 
 
 def test_a_cell_that_fails_does_not_stop_the_others(
@@ -177,7 +188,11 @@ def test_the_tables_say_what_the_ledger_has() -> None:
     assert "### toyworld: 1000 images, 2 seeds" in lines
     assert "| point | on | 60.0 (0.0) | 60.0 (0.0) | 67.5 | 69.0 |" in lines
     assert "| point + proposals | on | 80.0 (0.0) | 80.0 (0.0) | 70.0 | 70.7 |" in lines
-    assert "| on | its own | 60.0 (0.0) | 60.0 (0.0) | 60.0 (0.0) |" in lines
+    assert "| on | its own | as in the other tables | 60.0 (0.0) | 60.0 (0.0) | 60.0 (0.0) |" in lines
+    assert "| on | its own | 4 times as many | - | 60.0 (0.0) | 60.0 (0.0) |" in lines
+    assert (
+        "| class prompts help points, 10% masks, 4 times the steps | +4.1 | +10.0 (0.0) | 2 of 2 |" in lines
+    )
     assert "| 1% | `point+class` | 20.0 (0.0) | 50 (0) | 96 / 92 / 81 | 9.3 (0.0) |" in lines
     assert "| 100% |  | 40.0 (0.0) | 100 | 100 | 179.3 (0.0) |" in lines
     assert "| 0% | `box+class` | 25.0 (0.0) | 62 (0) | 50.0 (0.0) | 62 (0) |" in lines

@@ -13,8 +13,9 @@ import yaml
 
 from benchmarks.omni_study.cells import FULL, Cell, Settings, config_of
 from pipeline.data.cost import CostModel
+from pipeline.models import Models
+from pipeline.stages.ingest import Ingest
 from pipeline.stages.table import STAGES
-from teachers.tiny.listing import read_listing
 
 SECONDS = 3600.0  # of an hour
 RIGHT = 0.5  # IoU from which a mask is right
@@ -23,7 +24,7 @@ COUNTED = ("classes", "instances_per_image", "classes_per_image")  # of cost.jso
 
 @dataclass(frozen=True)
 class Row:
-    """One run's results; `made_by` is the digest of its settings, of the embedded weights and the stages' versions.
+    """One run's results; `made_by` is the digest of its settings, its models' weights and its stages' versions.
 
     `study` is the same of what all cells of the world have in common.
     `miou`, `miou_images` of the pseudo-masks over true objects and over images, misses count 0; `right`: the share of
@@ -56,9 +57,11 @@ class Row:
 
 
 def made_by(config: Settings) -> str:
-    """The first letters of a digest of settings, of the weights that come with the package and the stages' versions."""
-    weights = {name: facts["sha256"] for name, facts in read_listing().items()}
-    versions = {name: stage.version for name, stage in STAGES.items()}
+    """The first letters of a digest of settings, of the weights its models start from and its stages' versions."""
+    models = Models(config["models"])
+    weights = {name: dict(models.weights(name)) for name in config["models"]}
+    versions = {name: STAGES[name].version for stage in config["stages"] for name in stage}
+    versions[Ingest.name] = Ingest.version
     text = yaml.safe_dump(config, sort_keys=True) + json.dumps([weights, versions], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

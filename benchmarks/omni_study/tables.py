@@ -13,6 +13,7 @@ from benchmarks.omni_study.cells import (
     FULL,
     KINDS,
     LONG,
+    LONG_BRANCHES,
     ONE_RATE,
     POINT,
     PRECISION,
@@ -123,14 +124,27 @@ def _table_5(rows: Sequence[Row]) -> str:
 def _class_branch(rows: Sequence[Row]) -> str:
     shares = ("1%", "10%", "50%")
     lines = []
-    for aware, teacher in BRANCHES:
-        choice = {**TEACHER, "weak": POINT, "refine": False, "class_aware": aware, "teacher": teacher}
+    for aware, teacher, long in (*((*branch, False) for branch in BRANCHES), *LONG_BRANCHES):
+        choice = {
+            **TEACHER,
+            "weak": POINT,
+            "refine": False,
+            "class_aware": aware,
+            "teacher": teacher,
+            "long": long,
+        }
         found = [spread(by_seed(rows, miou, {**choice, "masks": masks}).values()) for masks in shares]
         rate = "the decoder's" if teacher == ONE_RATE else "its own"
-        lines.append(("on" if aware else "off", rate if aware else "-", *found))
-    header = ("class-aware", "learning rate of the branch", *(f"mIoU, {masks} masks" for masks in shares))
+        steps = f"{LONG} times as many" if long else "as in the other tables"
+        lines.append(("on" if aware else "off", rate if aware else "-", steps, *found))
+    header = (
+        "class-aware",
+        "learning rate of the branch",
+        "steps",
+        *(f"mIoU, {masks} masks" for masks in shares),
+    )
     title = "What a class says to a lone point, by masks to learn it from"
-    return _markdown(title, header, lines, numbers=slice(2, 5))
+    return _markdown(title, header, lines, numbers=slice(3, 6))
 
 
 def _table_2(rows: Sequence[Row]) -> str:
