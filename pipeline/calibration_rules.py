@@ -15,7 +15,7 @@ from pipeline.stages.filter import FilterConfig
 from pipeline.stages.gate import GateConfig
 from pipeline.stages.ingest import IngestConfig
 from pipeline.stages.models import with_settings
-from pipeline.stages.propose import ProposeConfig
+from pipeline.stages.propose import Propose, ProposeConfig
 from pipeline.stages.pseudo_label import PseudoLabelConfig
 from pipeline.stages.sources import CocoData
 
@@ -35,7 +35,7 @@ def calibration_problems(
     """
     is_lent = Calibrate.produces in lent
     found = [] if is_lent else [*_uncalibrated(stages, sound), *_unmasked(sound)]
-    return [*found, *_unpromised(weak, sound), *_semantic(sound), *_apart(sound)]
+    return [*found, *_unpromised(weak, sound), *_semantic(sound), *_apart(stages, sound)]
 
 
 def _of(stages: Sequence[PlannedStage], config: type[Config]) -> Iterator[tuple[PlannedStage, Config]]:
@@ -101,16 +101,17 @@ def _semantic(sound: Sequence[PlannedStage]) -> list[str]:
     ]
 
 
-def _apart(sound: Sequence[PlannedStage]) -> list[str]:
-    """Where `calibrate`, or with other proposals `gate`, would not label as the stages do whose masks they judge."""
+def _apart(stages: Sequence[PlannedStage], sound: Sequence[PlannedStage]) -> list[str]:
+    """Where `calibrate` or `gate` would not label as the stages do whose masks they judge."""
     problems: list[str] = []
     propose = next((config for _, config in _of(sound, ProposeConfig)), None)
+    told = propose is not None or all(planned.stage.name != Propose.name for planned in stages)
     label = next((config for _, config in _of(sound, PseudoLabelConfig)), None)
-    for planned, config in _of(sound, CalibrateConfig):
-        problems += [] if label is None else _other_teacher(config, label, planned.label)
-        problems += _other_proposer(config, propose, planned.label)
-    for planned, gate in _of(sound, GateConfig):
-        problems += _other_proposer(gate, propose, planned.label)
+    judging = [(planned, planned.config) for planned in sound]
+    for planned, config in judging:
+        if isinstance(config, GateConfig | CalibrateConfig):
+            problems += [] if label is None else _other_teacher(config, label, planned.label)
+            problems += _other_proposer(config, propose, planned.label) if told else []
     return problems
 
 
@@ -129,8 +130,10 @@ def _other_proposer(
     return [f"{where}.score: expected {propose.score:g}, as in propose, found {config.score:g}"]
 
 
-def _other_teacher(config: CalibrateConfig, label: PseudoLabelConfig, where: str) -> list[str]:
+def _other_teacher(config: CalibrateConfig | GateConfig, label: PseudoLabelConfig, where: str) -> list[str]:
     if config.model.name != label.model.name:
+        if isinstance(config, GateConfig):
+            return []  # one of them is not the tuned one, which is told
         return [
             f"{where}.model: expected {label.model.name!r}, as in pseudo_label, found {config.model.name!r}"
         ]

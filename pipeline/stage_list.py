@@ -17,15 +17,13 @@ from pipeline.problems import did_you_mean, explain
 from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.gate import Gate
 from pipeline.stages.ingest import Ingest, IngestConfig
-from pipeline.stages.propose import Propose
+from pipeline.stages.propose import Propose, ProposeConfig
 from pipeline.stages.table import STAGES
 from teachers.catalog import ModelSpec
 
 NO_MORE = Resources.model_validate({})
 KNOWN = tuple(name for name in STAGES if name != Ingest.name)
-
-
-REHEARSING = (Gate.name, Calibrate.name)
+REHEARSING = (Gate.name, Calibrate.name)  # they label as the run does
 
 
 @dataclass(frozen=True)
@@ -128,17 +126,29 @@ class StageList:
 
 
 def _rehearsed(raw: Sequence[JsonValue], models: Models) -> list[JsonValue]:
-    """The list with `proposer` and `score` of `propose` in stages that label as the run does, where they say none."""
+    """The list with `propose`'s proposer and score in stages that label as the run does, where they say none."""
     settings = next((own for own in (_settings_in(entry, Propose.name) for entry in raw) if own), {})
-    if not models.proposes(settings.get("model")):
-        return list(raw)
-    filled = {"proposer": settings["model"], **{key: settings[key] for key in ("score",) if key in settings}}
+    filled = _proposing(settings, models)
     found: list[JsonValue] = []
     for entry in raw:
         name = next((name for name in REHEARSING if _settings_in(entry, name)), None)
-        own = _settings_in(entry, name) if name else {}
-        found.append({name: {**filled, **own}} if name and "proposer" not in own else entry)
+        own = {} if name is None else _settings_in(entry, name)
+        same = own.get("proposer", settings.get("model")) == settings.get("model")
+        found.append({name: {**filled, **own}} if name and same else entry)
     return found
+
+
+def _proposing(settings: Mapping[str, JsonValue], models: Models) -> dict[str, JsonValue]:
+    """What `propose` says of its proposals, in the words of stages that have them too; nothing if it is wrong."""
+    name = settings.get("model")
+    if not models.proposes(name):
+        return {}
+    own = {key: value for key, value in settings.items() if key != "resources"}
+    try:
+        config = ProposeConfig.model_validate({**own, "model": ModelSpec(name=str(name), use="")})
+    except ValidationError:
+        return {}
+    return {"proposer": name, "score": config.score}
 
 
 def _settings_in(entry: JsonValue, name: str) -> dict[str, JsonValue]:

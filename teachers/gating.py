@@ -64,7 +64,10 @@ class GatedTeacher(Protocol):
     def label_by(
         self, batch: Sequence[Sample], choices: Sequence[Mapping[str, Choice]]
     ) -> list[list[list[Instance]]]:
-        """What `label` says of a batch by each of these choices, whatever is selected; unnamed variants are tuned."""
+        """What `label` says of a batch by each of these choices, whatever is selected; unnamed variants are tuned.
+
+        Without what `label` may add of another teacher's opinion.
+        """
         ...
 
     def select(self, choices: Mapping[str, Choice]) -> None:

@@ -4,7 +4,7 @@ One encoder pass an image serves P-SAM and BP-SAM. The rules are those of weak_p
 (Das et al. 2024; point_way.py, refine.py).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -115,10 +115,14 @@ class SamTeacher:
         A mask without a pixel is an instance without `rle`, dropped as "empty mask". `score` is the proposal's
         confidence, if one was used, times the clipped predicted IoU; `agreement` needs the setting `second_opinion`.
         """
-        return self._label(batch, self.answerer.look(batch))
+        view = self.answerer.look(batch)
+        jobs, masks = self._answered(batch, view)
+        return _instances(
+            len(batch), jobs, masks=masks, agreed=self._agreement(view, jobs, masks), model=self._model
+        )
 
     def asked(self, kind: WeakKind) -> tuple[str, ...]:
-        """Variants that answer when labels of a kind are labelled; `instruction` prompts nothing here."""
+        """Variants that answer when labels of a kind are labelled; none for `instruction`."""
         if kind is WeakKind.POINT:
             return (POINT, POINT_BOX) if self.settings.refine else (POINT,)
         ways = {
@@ -131,18 +135,23 @@ class SamTeacher:
     def label_by(
         self, batch: Sequence[Sample], choices: Sequence[Mapping[str, Choice]]
     ) -> list[list[list[Instance]]]:
-        """What `label` says of a batch by each of these choices; the encoder sees a part of an image once for all."""
+        """What `label` says of a batch by each of these choices, without second opinions.
+
+        The encoder sees a part of an image once for all.
+        """
         before, view = self.answerer.choices, self.answerer.look(batch)
         found = []
         try:
             for chosen in choices:
                 self.answerer.select(chosen)
-                found.append(self._label(batch, view))
+                jobs, masks = self._answered(batch, view)
+                found.append(_instances(len(batch), jobs, masks=masks, agreed={}, model=self._model))
         finally:
             self.answerer.select(before)
         return found
 
-    def _label(self, batch: Sequence[Sample], view: View) -> list[list[Instance]]:
+    def _answered(self, batch: Sequence[Sample], view: View) -> tuple[list[_Job], list[PredictedMask]]:
+        """What SAM was asked in the end, and its answers."""
         jobs = [
             _Job(image, request, request.prompt, self._variant(request.way))
             for image, sample in enumerate(batch)
@@ -150,13 +159,7 @@ class SamTeacher:
         ]
         if self.settings.refine:
             jobs = self._refine(batch, jobs, view)
-        masks = self.answerer.answer(view, [job.question for job in jobs])
-        agreed = self._agreement(view, jobs, masks)
-        out: list[list[Instance]] = [[] for _ in batch]
-        for row, (job, mask) in enumerate(zip(jobs, masks, strict=True)):
-            instance = _instance(job, mask, self._model(job.variant))
-            out[job.image].append(replace(instance, agreement=agreed.get(row)))
-        return out
+        return jobs, self.answerer.answer(view, [job.question for job in jobs])
 
     def _agreement(
         self, view: View, jobs: Sequence[_Job], masks: Sequence[PredictedMask]
@@ -210,6 +213,22 @@ def _overlap(one: PredictedMask, other: PredictedMask) -> float:
     if one.rle is None or other.rle is None:
         return 0.0
     return float(iou_matrix([one.rle], [other.rle])[0, 0])
+
+
+def _instances(
+    images: int,
+    jobs: Sequence[_Job],
+    *,
+    masks: Sequence[PredictedMask],
+    agreed: Mapping[int, float],
+    model: Callable[[str], str],
+) -> list[list[Instance]]:
+    """The answers by image, each with the digest that `model` tells of its variant and its row's agreement, if any."""
+    out: list[list[Instance]] = [[] for _ in range(images)]
+    for row, (job, mask) in enumerate(zip(jobs, masks, strict=True)):
+        instance = _instance(job, mask, model(job.variant))
+        out[job.image].append(replace(instance, agreement=agreed.get(row)))
+    return out
 
 
 def _instance(job: _Job, mask: PredictedMask, model: str) -> Instance:

@@ -89,17 +89,21 @@ class Study:
         """What `pipeline run` is given."""
         return config_of(self.base(cell.world), cell)
 
+    def made_by(self, cell: Cell) -> str:
+        """What a row of the cell would be made by now."""
+        return ledger.made_by(self.config(cell))
+
     def todo(self) -> Iterator[Cell]:
         """The cells that the ledger lacks."""
         for seed in self.options.seeds:
             for world in self.options.worlds:
                 for cell in cells_of(world, seed):
-                    if (cell.name, ledger.made_by(self.config(cell))) not in self.done:
+                    if (cell.name, self.made_by(cell)) not in self.done:
                         yield cell
 
     def run(self, cell: Cell) -> str | None:
         """One cell by the command line a user would type; its name if it fails, of which the run itself tells."""
-        config, out = self.config(cell), self.options.out / cell.name / ledger.made_by(self.config(cell))
+        config, out = self.config(cell), self.options.out / cell.name / self.made_by(cell)
         out.parent.mkdir(parents=True, exist_ok=True)
         file = out.with_suffix(".yaml")
         file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
@@ -117,14 +121,18 @@ class Study:
 def main(arguments: list[str] | None = None) -> int:
     """Run what is left (1 if a cell failed, after the others), or write the tables and draw the curve of it all."""
     options = _options(arguments)
+    study = Study(options)
     if options.write or options.plot:
-        rows = ledger.newest(ledger.read(options.ledger))
+        rows = ledger.newest(ledger.read(options.ledger), study.made_by)
+        if not rows:
+            sys.exit(
+                f"{options.ledger}: no row was made with these settings, weights and stages; run the study first"
+            )
         if options.write:
             write(options.write, tables(rows))
         if options.plot:
             draw(rows, options.plot)
         return 0
-    study = Study(options)
     with ThreadPoolExecutor(options.at_a_time) as pool:
         failed = [name for name in pool.map(study.run, list(study.todo())) if name is not None]
     sys.stderr.write("".join(f"failed: {name}\n" for name in failed))

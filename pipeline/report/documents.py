@@ -140,7 +140,8 @@ class GateVariant(Document):
     """One SAM of the teacher: which one is used, and why.
 
     `tuned`, `zero_shot`: mean IoU on masks it was not fitted on, alone, on prompts as it was tuned with. `labelled`: of
-    the whole labelling, which decides; null where the run's weak labels do not ask it, and `tuned`, `zero_shot` decide.
+    the whole labelling, which decides; null where labels of the run's kind do not ask it, or found no object in any
+    way, and `tuned`, `zero_shot` decide.
     """
 
     tuned: float | None

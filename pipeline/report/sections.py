@@ -96,7 +96,7 @@ def gate(decisions: GateFile) -> Section:
     header = ("prompt", "mIoU, 0 to 1", "zero-shot", "tuned", "gain", "gain alone", "used", "objects", "why")
     caption = (
         "mIoU on images that the teacher was not fitted on, labelled as the weak ones are (a missed object counts 0), "
-        "or, of prompts that no weak label of this run leads to, alone"
+        "or, of prompts that labels of the run's kind do not lead to, alone"
     )
     table = Table(header, tuple(rows), caption, words=frozenset({6, 8}))
     legend = Legend((("before", "zero-shot"), ("after", "tuned")))

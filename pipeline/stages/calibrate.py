@@ -179,7 +179,12 @@ class Calibrate(JobStage):
         for batch in read_batches(records, context.images_root, size=self.config.batch_size):
             heed_stop(context)
             weak = as_weak(
-                batch, kind, proposer, context.ontology, seed=context.seed, score=self.config.score
+                batch,
+                kind,
+                proposer=proposer,
+                ontology=context.ontology,
+                seed=context.seed,
+                score=self.config.score,
             )
             for sample, instances in zip(batch, teacher.label(weak), strict=True):
                 tally.note(sample.record, [i for i in instances if i.rle is not None])

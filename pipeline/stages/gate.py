@@ -2,8 +2,8 @@
 
 What counts is the whole labelling: images with human masks are shown as the weak ones are, with proposals if the run
 has such, and labelled by every choice of the heads that this asks; the best choice is used. A head that is better alone
-may well be worse there, as the next one is asked about what it said. Heads that the run's weak labels do not ask are
-compared alone, on the prompts that they were tuned with.
+may well be worse there, as the next one is asked about what it said. Heads that labels of the run's kind do not ask are
+compared alone, on the prompts that they were tuned with; all are in a set of semantic masks.
 """
 
 from collections.abc import Iterable, Iterator
@@ -116,12 +116,15 @@ class Gate(JobStage):
         return {f"{name}_use": variant.use for name, variant in gate.root.items()}
 
     def _judged(self, teacher: GatedTeacher, data: Records, context: TrainContext) -> GateFile:
-        kind = parse_kind(SummaryFile.read(context.artifacts["dataset"] / "summary.json").weak)
+        summary = SummaryFile.read(context.artifacts["dataset"] / "summary.json")
+        kind = parse_kind(summary.weak)
+        # The masks of a class are not matched one to one with the objects that a labelling finds.
+        asked = () if summary.semantic else teacher.asked(kind)
         judge = _Judge(
             kind,
             None if self.config.proposer is None else load_proposer(self.config.proposer, context),
             {variant: Tally() for variant in teacher.tuned_variants},
-            Trial([variant for variant in teacher.asked(kind) if variant in teacher.tuned_variants]),
+            Trial([variant for variant in asked if variant in teacher.tuned_variants]),
         )
         method: Method = "cross-fitting" if teacher.folds else "reserved"
         for one, unseen in self._rounds(teacher, data, context):
@@ -167,7 +170,12 @@ class Gate(JobStage):
         self, teacher: GatedTeacher, batch: list[Sample], judge: _Judge, context: TrainContext
     ) -> None:
         weak = as_weak(
-            batch, judge.kind, judge.proposer, context.ontology, seed=context.seed, score=self.config.score
+            batch,
+            judge.kind,
+            proposer=judge.proposer,
+            ontology=context.ontology,
+            seed=context.seed,
+            score=self.config.score,
         )
         by_choice = teacher.label_by(weak, judge.trial.choices)
         for sample, *found in zip(batch, *by_choice, strict=True):

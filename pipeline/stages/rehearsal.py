@@ -12,9 +12,9 @@ from teachers.protocols import Proposer, Sample
 def as_weak(
     batch: Sequence[Sample],
     kind: WeakKind,
+    *,
     proposer: Proposer | None,
     ontology: Ontology,
-    *,
     seed: int,
     score: float,
 ) -> list[Sample]:

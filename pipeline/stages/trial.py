@@ -10,7 +10,7 @@ from pipeline.data.records import Instance, Record
 from pipeline.report.documents import LabelledGate
 from teachers.gating import Choice
 
-Chosen = Mapping[str, Choice]
+USES: tuple[Choice, ...] = ("zero_shot", "tuned")  # of choices that are equally good the first one is taken
 
 
 class Trial:
@@ -18,12 +18,8 @@ class Trial:
 
     def __init__(self, variants: Sequence[str]) -> None:
         self.variants = tuple(variants)
-        uses: tuple[Choice, ...] = (
-            "zero_shot",
-            "tuned",
-        )  # of choices that are as good the first one is taken
-        self.choices: list[Chosen] = [
-            dict(zip(variants, chosen, strict=True)) for chosen in product(uses, repeat=len(variants))
+        self.choices: list[Mapping[str, Choice]] = [
+            dict(zip(variants, chosen, strict=True)) for chosen in product(USES, repeat=len(variants))
         ]
         self._ious = [array("d") for _ in self.choices]
 
@@ -34,17 +30,17 @@ class Trial:
             pairs, _ = match_image(truth, replace(truth, instances=drawn))
             ious.extend(pair.iou for pair in pairs)
 
-    def best(self) -> Chosen:
-        """The choice of the highest mean; of the fewest tuned heads, nearly, if some are equal."""
-        return max(self.choices, key=self._mean)
-
     def of(self, variant: str) -> LabelledGate | None:
-        """Both means of a variant, the others as in the best choice; None if it was not tried, or on no object."""
-        if variant not in self.variants or not self._ious[0]:
+        """Both means of a variant, the others as in the best choice; None if it was not tried or nothing was found."""
+        if variant not in self.variants or not any(any(ious) for ious in self._ious):
             return None
-        tuned, zero_shot = (self._mean({**self.best(), variant: use}) for use in ("tuned", "zero_shot"))
-        return LabelledGate(tuned=tuned, zero_shot=zero_shot, objects=len(self._ious[0]))
+        best = max(self.choices, key=self._mean)
+        return LabelledGate(
+            tuned=self._mean({**best, variant: "tuned"}),
+            zero_shot=self._mean({**best, variant: "zero_shot"}),
+            objects=len(self._ious[0]),
+        )
 
-    def _mean(self, chosen: Mapping[str, str]) -> float:
-        ious = self._ious[self.choices.index(chosen)]  # type: ignore[arg-type]
-        return sum(ious) / max(len(ious), 1)
+    def _mean(self, chosen: Mapping[str, Choice]) -> float:
+        ious = self._ious[self.choices.index(chosen)]
+        return sum(ious) / len(ious)

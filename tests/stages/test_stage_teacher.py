@@ -194,6 +194,7 @@ def decide(
     models: dict[str, object],
     items: list[Record],
     proposer: FakeProposer | None = None,
+    semantic: bool = False,
     **more: object,
 ) -> dict[str, dict[str, object]]:
     (folder / "teacher").mkdir(exist_ok=True)
@@ -203,7 +204,7 @@ def decide(
     )
     summary = SummaryFile(
         **dict.fromkeys(("images", "bad_images", "annotations", "bad_annotations", "classes"), 0),
-        roles={}, weak="point+class", semantic=False, notes=[],
+        roles={}, weak="point+class", semantic=semantic, notes=[],
     )  # fmt: skip
     (folder / "dataset").mkdir(exist_ok=True)
     summary.write(folder / "dataset" / "summary.json")
@@ -226,7 +227,7 @@ def test_the_gate_compares_on_reserved_masks(tmp_path: Path, monkeypatch: pytest
 
 
 PART, WHOLE_BOX, MORE = box_rle(2, 2, 6, 10), MASK, box_rle(2, 2, 10, 12)
-# Each head alone is better tuned; after a tuned first one, the second is worse whatever it is.
+# After a tuned first head, the second is worse whatever it is.
 DRAWS = {
     ("zero_shot", "zero_shot"): MORE,
     ("zero_shot", "tuned"): WHOLE_BOX,
@@ -277,9 +278,43 @@ def test_of_equally_good_labellings_the_zero_shot_one_is_used(
 def test_images_without_an_object_leave_the_decision_to_the_heads_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake = GatedFake(asks=("point",), draws={("zero_shot",): MASK, ("tuned",): PART})
+    scores = {"point": (0.9, 0.5)}
+    fake = GatedFake(scores=scores, asks=("point",), draws={("zero_shot",): MASK, ("tuned",): PART})
     found = decide(tmp_path, monkeypatch, {".": fake}, [record(1, Role.RESERVED)])
-    assert found["point"]["labelled"] is None
+    assert (found["point"]["labelled"], found["point"]["use"]) == (None, "tuned")
+
+
+def test_labellings_that_find_nothing_leave_the_decision_to_the_heads_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aside = box_rle(20, 15, 30, 20)
+    scores = {"point": (0.9, 0.5)}
+    fake = GatedFake(scores=scores, asks=("point",), draws={("zero_shot",): aside, ("tuned",): aside})
+    found = decide(tmp_path, monkeypatch, {".": fake}, [record(1, Role.RESERVED, instances=(human(MASK),))])
+    assert (found["point"]["labelled"], found["point"]["use"]) == (None, "tuned")
+
+
+def test_in_a_set_of_semantic_masks_heads_are_compared_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = GatedFake(scores={"point": (0.9, 0.5)}, asks=("point",))
+    items = [record(1, Role.RESERVED, instances=(human(MASK),))]
+    found = decide(tmp_path, monkeypatch, {".": fake}, items, semantic=True)
+    assert (found["point"]["labelled"], found["point"]["use"], fake.weak) == (None, "tuned", [])
+
+
+def test_folds_are_taken_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One fold is for the tuned head, the other one against it by more."""
+    folds = (Fold(path="folds/0", held_out=(1,)), Fold(path="folds/1", held_out=(2,)))
+    models = {
+        ".": GatedFake(folds=folds, asks=("point",)),
+        "folds/0": GatedFake(asks=("point",), draws={("zero_shot",): MORE, ("tuned",): MASK}),
+        "folds/1": GatedFake(asks=("point",), draws={("zero_shot",): MASK, ("tuned",): PART}),
+    }
+    items = [record(i, Role.HUMAN_MASKED, instances=(human(MASK),)) for i in (1, 2)]
+    found = decide(tmp_path, monkeypatch, models, items)
+    assert found["point"]["labelled"] == {"tuned": 0.75, "zero_shot": pytest.approx(0.9), "objects": 2}
+    assert found["point"]["use"] == "zero_shot"
 
 
 def test_folds_that_were_not_tuned_have_no_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

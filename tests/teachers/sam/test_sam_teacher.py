@@ -232,7 +232,6 @@ WEAK = {
     WeakKind.BOX: {"instances": (BOXED,)},
     WeakKind.CLASS: {"tags": (2,), "proposals": (OFFERED,)},
     WeakKind.NONE: {"proposals": (OFFERED,)},
-    WeakKind.INSTRUCTION: {"tags": ()},
 }
 
 
@@ -246,6 +245,7 @@ def test_a_kind_asks_the_variants_that_answer_when_it_is_labelled(
     teacher.label([sample(1, **WEAK[kind])])
     answered = dict.fromkeys(question.variant for call in asked for question in call)
     assert teacher.asked(kind) == tuple(answered)
+    assert teacher.asked(WeakKind.INSTRUCTION) == ()
 
 
 def test_labelling_by_choices_is_labelling_after_each_was_selected(
@@ -258,7 +258,8 @@ def test_labelling_by_choices_is_labelling_after_each_was_selected(
         {"box": "zero_shot", "point": "tuned"},
         {"point": "zero_shot", "box": "zero_shot"},
     ]
-    teacher = make_teacher("point", "box", class_aware=True, refine=False)
+    settings = {"class_aware": True, "refine": False}
+    teacher = make_teacher("point", "box", **settings)
     expected = []
     for chosen in choices:
         teacher.select(chosen)
@@ -276,6 +277,8 @@ def test_labelling_by_choices_is_labelling_after_each_was_selected(
     assert teacher.label_by(batch, choices) == expected
     assert sum(embedded) == 2  # each image once
     assert teacher.answerer.choices == {"box": "zero_shot"}
+    sure = make_teacher("point", "box", second_opinion=True, **settings)
+    assert sure.label_by(batch, choices) == expected  # nobody asks for second opinions of a choice
     with pytest.raises(BadInput, match="'plain_box' has no tuned head"):
         teacher.label_by(batch, [{"point": "zero_shot"}, {"plain_box": "tuned"}])
     assert teacher.answerer.choices == {"box": "zero_shot"}
