@@ -22,8 +22,13 @@ NAMES = {f"{h}x{w}.png": (h, w) for h, w in SIZES}
 CATEGORIES = [{"id": 1, "name": "car"}, {"id": 2, "name": "wheel"}]
 MODELS = {
     "teacher": {
-        **{"use": "class_aware_sam", "sam": "tiny", "text": "tiny", "batch_size": 2, "points": 256},
-        **{"score": 0, "tau": 0},
+        "use": "class_aware_sam",
+        "sam": "tiny",
+        "text": "tiny",
+        "batch_size": 2,
+        "points": 256,
+        "score": 0,
+        "tau": 0,
     },
     "proposer": {"use": "tiny_grounder"},
     "student": {"use": "mask2former", "variant": "tiny"},

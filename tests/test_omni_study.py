@@ -11,7 +11,18 @@ import yaml
 
 from benchmarks.omni_study import __main__ as study
 from benchmarks.omni_study import ledger
-from benchmarks.omni_study.cells import BOX, FULL, KINDS, LONG, POINT, SHARES, STUDENTS, Cell, config_of
+from benchmarks.omni_study.cells import (
+    BOX,
+    FULL,
+    KINDS,
+    LONG,
+    ONE_RATE,
+    POINT,
+    SHARES,
+    STUDENTS,
+    Cell,
+    config_of,
+)
 from benchmarks.omni_study.claims import claims
 from benchmarks.omni_study.ledger import Row
 from benchmarks.omni_study.plot import draw
@@ -71,6 +82,18 @@ def test_a_cell_is_a_plan(cell: Cell, tmp_path: Path) -> None:
     settings = plan.resolved["models"]["teacher"]  # type: ignore[index,call-overload]
     assert settings["second_opinion"] == (cell.tuned and cell.student is not None)  # type: ignore[index,call-overload]
     assert settings["class_aware"] == cell.class_aware  # type: ignore[index,call-overload]
+    own = {
+        "lora": 4 if "lora" in cell.teacher else None,
+        "box_jitter": 0.1 if "jitter" in cell.teacher else 0.0,
+        "self_training": 0.3 if cell.teacher == "self-training" else 0.0,
+        "branch_lr": None if cell.teacher == ONE_RATE else 6e-4,
+        "cross_fit": cell.gated,
+    }
+    assert {key: settings[key] for key in own} == own  # type: ignore[index,call-overload]
+    if cell.student is not None:
+        student = plan.resolved["models"]["student"]  # type: ignore[index,call-overload]
+        assert student["trust_weights"] == ("weights" in cell.student)  # type: ignore[index,call-overload]
+        assert student["doubtful_borders"] == ("borders" in cell.student)  # type: ignore[index,call-overload]
     assert settings["refine"] == cell.refine  # type: ignore[index,call-overload]
     (filtered,) = (planned.config for planned in plan.stages if planned.stage.name == "filter")
     assert filtered.precision == cell.precision
@@ -183,6 +206,8 @@ def test_the_tables_say_what_the_ledger_has() -> None:
         row(cell, ap=ap(cell) if cell.student else None, miou=miou(cell), right=0.75)
         for cell in chain.from_iterable(every)
     ]
+    gate = {"point": "zero_shot", "point_box": "tuned", "plain_box": "zero_shot"}
+    rows = [replace(one, gate=gate) if one.cell.masks == "1%" else one for one in rows]
     text = tables(rows)
     lines = text.splitlines()
     assert "### toyworld: 1000 images, 2 seeds" in lines
@@ -198,7 +223,10 @@ def test_the_tables_say_what_the_ledger_has() -> None:
     assert "| 0% | `box+class` | 25.0 (0.0) | 62 (0) | 50.0 (0.0) | 62 (0) |" in lines
     assert "| 100% |  | 40.0 (0.0) | 100 | 80.0 (0.0) | 100 |" in lines
     assert "| `box+class` | weights | 26.0 (0.0) | 65 (0) |" in lines
-    assert "| `point+class` | tuned | 20.0 (0.0) | 20.0 (0.0) | 20.0 (0.0) | 40.0 / 41.8 / 42.2 |" in lines
+    assert (
+        "| `point+class` | tuned | 20.0 (0.0) | 20.0 (0.0) | 20.0 (0.0) | 2 of 2 | 0 of 2 | 40.0 / 41.8 / 42.2 |"
+        in lines
+    )
     assert "| `box+class` | 0.85 | 500 (0) | 0.750 (0.000) | 25.0 (0.0) |" in lines
     assert "| proposals help points, 1% masks | +1.7 | +20.0 (0.0) | 2 of 2 |" in lines
     assert "| `point+class` | lora | 70.0 (0.0) | - |" in lines
@@ -220,7 +248,13 @@ def test_the_tables_say_what_the_ledger_has() -> None:
         ("student: class, 10% masks, % of full", [80.0, 80.0], 0),
         ("student: point+class, 10% masks over none, without tuning the teacher", [0.0, 0.0], 2),
         ("student: point+class, 10% masks over none, with tuning the teacher", [0.0, 0.0], 0),
-        ("student with borders: point+class, 1% masks, % of the gap to full closed", [60.0, 60.0], 2),
+        ("student with borders over the paper's: point+class, 1% masks", [3.0, 3.0], 2),
+        ("student with weights over the paper's: point+class, 1% masks", [-1.0, -1.0], 0),
+        (
+            "student with borders: point+class, 1% masks, % of the gap to full closed, where it is a point or more",
+            [60.0, 60.0],
+            2,
+        ),
         ("teacher with lora: box+class, 1% masks over today's 10%", [0.0, 0.0], 2),
     ],
 )
@@ -229,7 +263,7 @@ def test_a_claim_is_judged_within_each_seed(text: str, found: list[float], held:
         if cell.masks == FULL:
             return 0.25
         base = {"none": 0.1, "class": 0.2, POINT: 0.25, BOX: 0.2}[cell.weak] - (cell.masks == "1%") * 0.05
-        return base + 0.03 * (cell.student == "borders")
+        return base + 0.03 * (cell.student == "borders") - 0.01 * (cell.student == "weights")
 
     def miou(cell: Cell) -> float:
         return 0.5 + cell.seed + (0.06 - 0.04 * cell.seed) * (cell.class_aware is True) + 0.1 * cell.refine
@@ -239,6 +273,20 @@ def test_a_claim_is_judged_within_each_seed(text: str, found: list[float], held:
     (claim,) = (one for one in claims(rows) if one.text == text)
     assert claim.differences == pytest.approx(found)
     assert claim.held == held
+
+
+@pytest.mark.parametrize("plain", [0.245, 0.25, 0.3])
+def test_where_there_is_no_gap_to_full_masks_nothing_closes_it(plain: float) -> None:
+    cells = [Cell("toyworld", 0, POINT, "1%", student=student) for student in ("paper", "weights")]
+    best = Cell("toyworld", 0, BOX, FULL, student="paper", tuned=False)
+    rows = [row(best, ap=0.25), row(cells[0], ap=plain), row(cells[1], ap=plain - 0.02)]
+    found = {one.text: one for one in claims(rows)}
+    assert not any("gap" in text for text in found)
+    assert found["student with weights over the paper's: point+class, 1% masks"].held == 0
+
+
+def test_the_committed_ledger_can_be_read() -> None:
+    assert ledger.read(Path("docs/ledgers/study.jsonl"))
 
 
 def test_a_claim_of_which_nothing_is_known_is_not_made() -> None:

@@ -139,13 +139,15 @@ def _ours(rows: Sequence[Row]) -> Iterator[Claim]:
         plain = by_seed(rows, ap, base)
         for student in list(STUDENTS)[1:]:
             found = by_seed(rows, ap, {**base, "student": student})
+            over = _minus(rows, ap, {**base, "student": student}, base)
+            yield Claim(f"student with {student} over the paper's: {weak}, 1% masks", "above", over, 0.0)
             closed = [
                 100 * (found[seed] - plain[seed]) / (best[seed] - plain[seed])
                 for seed in sorted(found.keys() & plain.keys() & best.keys())
-                if best[seed] != plain[seed]
+                if best[seed] - plain[seed] >= SMALL  # else there is no gap to close
             ]
             yield Claim(
-                f"student with {student}: {weak}, 1% masks, % of the gap to full closed",
+                f"student with {student}: {weak}, 1% masks, % of the gap to full closed, where it is a point or more",
                 "aim 50",
                 tuple(closed),
                 50.0,
