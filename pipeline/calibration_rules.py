@@ -107,8 +107,8 @@ def _apart(stages: Sequence[PlannedStage], sound: Sequence[PlannedStage]) -> lis
     propose = next((config for _, config in _of(sound, ProposeConfig)), None)
     told = propose is not None or all(planned.stage.name != Propose.name for planned in stages)
     label = next((config for _, config in _of(sound, PseudoLabelConfig)), None)
-    judging = [(planned, planned.config) for planned in sound]
-    for planned, config in judging:
+    for planned in sound:
+        config = planned.config
         if isinstance(config, GateConfig | CalibrateConfig):
             problems += [] if label is None else _other_teacher(config, label, planned.label)
             problems += _other_proposer(config, propose, planned.label) if told else []

@@ -38,8 +38,13 @@ STUDENTS: Mapping[str, Settings] = MappingProxyType(
         "weights and borders": {"trust_weights": True, "doubtful_borders": True},
     }
 )
-BRANCHES = ((False, PAPER), (True, ONE_RATE), (True, PAPER))  # class-aware, teacher
-LONG_BRANCHES = ((False, PAPER, True), (True, PAPER, True))  # and whether it is `long`
+BRANCHES = (  # class-aware, teacher, `long`
+    (False, PAPER, False),
+    (True, ONE_RATE, False),
+    (True, PAPER, False),
+    (False, PAPER, True),
+    (True, PAPER, True),
+)
 PRECISION: Mapping[str, float] = MappingProxyType(
     {POINT: 0.7, BOX: 0.85}
 )  # shares of right masks that are asked for
@@ -133,14 +138,19 @@ def table_5(world: str, seed: int, *, shares: tuple[str, ...] = ("1%", "10%")) -
 
 def class_branch(world: str, seed: int, *, shares: tuple[str, ...] = ("1%", "10%", "50%")) -> Iterator[Cell]:
     """Of how many masks the teacher learns what a class means to a point, and at which learning rate."""
-    for masks in shares:
-        for aware, teacher in BRANCHES:
+    for aware, teacher, long in BRANCHES:
+        for masks in shares[1:] if long else shares:
             yield Cell(
-                world, seed, POINT, masks, class_aware=aware, refine=False, gated=False, teacher=teacher
+                world,
+                seed,
+                POINT,
+                masks,
+                class_aware=aware,
+                refine=False,
+                gated=False,
+                teacher=teacher,
+                long=long,
             )
-    for masks in shares[1:]:
-        for aware in (False, True):
-            yield Cell(world, seed, POINT, masks, class_aware=aware, refine=False, gated=False, long=True)
 
 
 def table_2(

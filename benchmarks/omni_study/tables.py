@@ -13,7 +13,6 @@ from benchmarks.omni_study.cells import (
     FULL,
     KINDS,
     LONG,
-    LONG_BRANCHES,
     ONE_RATE,
     POINT,
     PRECISION,
@@ -127,7 +126,7 @@ def _table_5(rows: Sequence[Row]) -> str:
 def _class_branch(rows: Sequence[Row]) -> str:
     shares = ("1%", "10%", "50%")
     lines = []
-    for aware, teacher, long in (*((*branch, False) for branch in BRANCHES), *LONG_BRANCHES):
+    for aware, teacher, long in BRANCHES:
         choice = {
             **TEACHER,
             "weak": POINT,
