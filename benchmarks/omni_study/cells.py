@@ -48,6 +48,7 @@ BRANCHES = (  # class-aware, teacher, `long`
 PRECISION: Mapping[str, float] = MappingProxyType(
     {POINT: 0.7, BOX: 0.85}
 )  # shares of right masks that are asked for
+CONFIDENCE = 0.9  # that the masks kept are so often right
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def config_of(base: Settings, cell: Cell) -> Settings:
         training["steps"] *= LONG
     if cell.precision is not None:
         (own,) = (stage for stage in config["stages"] if "filter" in stage)
-        own["filter"] = {**own["filter"], "precision": cell.precision}
+        own["filter"] = {**own["filter"], "precision": cell.precision, "confidence": CONFIDENCE}
     return config
 
 

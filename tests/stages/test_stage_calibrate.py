@@ -238,8 +238,11 @@ def test_filter_gives_masks_their_quality_and_cuts(run: Run) -> None:
 
 def test_a_precision_that_the_masks_cannot_promise_is_refused(run: Run) -> None:
     run(MANY)
-    with pytest.raises(BadInput, match=r"0.99 cannot be promised on 20 masks; the most is 0\.\d+, for the"):
-        filtered(run, made(box_rle(2, 2, 10, 10)), precision=0.99)
+    with pytest.raises(
+        BadInput,
+        match=r"0.99 cannot be promised with confidence 0.8 on 20 masks of 20 images; the most is 0\.\d+, for the",
+    ):
+        filtered(run, made(box_rle(2, 2, 10, 10)), precision=0.99, confidence=0.8)
     run([masked(1)])
     assert filtered(run, made(box_rle(2, 2, 10, 10))).quality is None
     for limit in ("precision", "min_quality"):
