@@ -17,17 +17,20 @@ from typing import Any, TypeVar
 
 import yaml
 
+from pipeline.models import Models
+from pipeline.stages.ingest import Ingest
 from pipeline.stages.table import STAGES
-from teachers.tiny.listing import read_listing
 
 Settings = dict[str, Any]
 Cell = TypeVar("Cell")
 
 
 def made_by(config: Settings) -> str:
-    """The first letters of a digest of settings, of the weights that come with the package and the stages' versions."""
-    weights = {name: facts["sha256"] for name, facts in read_listing().items()}
-    versions = {name: stage.version for name, stage in STAGES.items()}
+    """The first letters of a digest of settings, of the weights its models start from and its stages' versions."""
+    models = Models(config["models"])
+    weights = {name: dict(models.weights(name)) for name in config["models"]}
+    versions = {name: STAGES[name].version for stage in config["stages"] for name in stage}
+    versions[Ingest.name] = Ingest.version
     text = yaml.safe_dump(config, sort_keys=True) + json.dumps([weights, versions], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -1,4 +1,4 @@
-"""What `calibrate` and the limits that rest on it need of the other stages: told before any work."""
+"""What `calibrate`, `gate` and the limits that rest on a quality need of the other stages: told before any work."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import TypeVar
@@ -12,9 +12,10 @@ from pipeline.engine.plan import PlannedStage
 from pipeline.engine.stage import StageConfig
 from pipeline.stages.calibrate import Calibrate, CalibrateConfig
 from pipeline.stages.filter import FilterConfig
+from pipeline.stages.gate import GateConfig
 from pipeline.stages.ingest import IngestConfig
 from pipeline.stages.models import with_settings
-from pipeline.stages.propose import ProposeConfig
+from pipeline.stages.propose import Propose, ProposeConfig
 from pipeline.stages.pseudo_label import PseudoLabelConfig
 from pipeline.stages.sources import CocoData
 
@@ -34,7 +35,7 @@ def calibration_problems(
     """
     is_lent = Calibrate.produces in lent
     found = [] if is_lent else [*_uncalibrated(stages, sound), *_unmasked(sound)]
-    return [*found, *_unpromised(weak, sound), *_semantic(sound), *_apart(sound)]
+    return [*found, *_unpromised(weak, sound), *_semantic(sound), *_apart(stages, sound)]
 
 
 def _of(stages: Sequence[PlannedStage], config: type[Config]) -> Iterator[tuple[PlannedStage, Config]]:
@@ -100,32 +101,39 @@ def _semantic(sound: Sequence[PlannedStage]) -> list[str]:
     ]
 
 
-def _apart(sound: Sequence[PlannedStage]) -> list[str]:
-    """Where `calibrate` would not label as the stages do whose masks it is to judge."""
+def _apart(stages: Sequence[PlannedStage], sound: Sequence[PlannedStage]) -> list[str]:
+    """Where `calibrate` or `gate` would not label as the stages do whose masks they judge."""
     problems: list[str] = []
     propose = next((config for _, config in _of(sound, ProposeConfig)), None)
+    told = propose is not None or all(planned.stage.name != Propose.name for planned in stages)
     label = next((config for _, config in _of(sound, PseudoLabelConfig)), None)
-    for planned, config in _of(sound, CalibrateConfig):
-        problems += [] if label is None else _other_teacher(config, label, planned.label)
-        problems += _other_proposer(config, propose, planned.label)
+    for planned in sound:
+        config = planned.config
+        if isinstance(config, GateConfig | CalibrateConfig):
+            problems += [] if label is None else _other_teacher(config, label, planned.label)
+            problems += _other_proposer(config, propose, planned.label) if told else []
     return problems
 
 
-def _other_proposer(config: CalibrateConfig, propose: ProposeConfig | None, where: str) -> list[str]:
+def _other_proposer(
+    config: CalibrateConfig | GateConfig, propose: ProposeConfig | None, where: str
+) -> list[str]:
     wanted, own = None if propose is None else propose.model, config.proposer
     if wanted != own:
         names = [repr(spec.name) if spec else "none" for spec in (wanted, own)]
         return [f"{where}.proposer: expected {names[0]}, as in propose, found {names[1]}"]
     if propose is None:
-        given = config.score != CalibrateConfig.model_fields["score"].default
+        given = config.score != type(config).model_fields["score"].default
         return [f"{where}.score: is of proposals, found no proposer"] if given else []
     if config.score == propose.score:
         return []
     return [f"{where}.score: expected {propose.score:g}, as in propose, found {config.score:g}"]
 
 
-def _other_teacher(config: CalibrateConfig, label: PseudoLabelConfig, where: str) -> list[str]:
+def _other_teacher(config: CalibrateConfig | GateConfig, label: PseudoLabelConfig, where: str) -> list[str]:
     if config.model.name != label.model.name:
+        if isinstance(config, GateConfig):
+            return []  # one of them is not the tuned one, which is told
         return [
             f"{where}.model: expected {label.model.name!r}, as in pseudo_label, found {config.model.name!r}"
         ]

@@ -48,6 +48,10 @@ class Models:
         """Whether there is such a model, with valid settings."""
         return name in self._specs
 
+    def proposes(self, name: JsonValue) -> bool:
+        """Whether there is such a model, with valid settings, and it is a proposer."""
+        return isinstance(name, str) and self.knows(name) and self._kinds[name] == PROPOSER
+
     def spec(self, name: str, stage: str, field: str, where: str) -> ModelSpec:
         """A model as a field of a stage's config takes it; with a problem noted, a stand-in if there is none."""
         if self._names is not None and name not in self._names:

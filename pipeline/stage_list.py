@@ -14,12 +14,16 @@ from pipeline.engine.plan import PlannedStage, label_stages, prove
 from pipeline.engine.stage import Resources, Stage, StageConfig
 from pipeline.models import Models, model_fields
 from pipeline.problems import did_you_mean, explain
+from pipeline.stages.calibrate import Calibrate
+from pipeline.stages.gate import Gate
 from pipeline.stages.ingest import Ingest, IngestConfig
+from pipeline.stages.propose import Propose, ProposeConfig
 from pipeline.stages.table import STAGES
 from teachers.catalog import ModelSpec
 
 NO_MORE = Resources.model_validate({})
 KNOWN = tuple(name for name in STAGES if name != Ingest.name)
+REHEARSING = (Gate.name, Calibrate.name)  # they label as the run does
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class StageList:
         self.problems: list[str] = []
         self._models = models
         first = _Entry(Ingest, ingest or IngestConfig.model_construct(), ingest is not None)
-        entries = [self._read(entry, f"stages.{number}") for number, entry in enumerate(raw)]
+        whole = _rehearsed(raw, models)
+        entries = [self._read(entry, f"stages.{number}") for number, entry in enumerate(whole)]
         # A stage of an unknown name may be whatever the others need, so nothing can be said of their order.
         self._ordered = None not in entries
         self._entries = [first, *(entry for entry in entries if entry is not None)]
@@ -118,3 +123,35 @@ class StageList:
         """The stage with its defaults, and with the models that it names as far as they are known."""
         named = {name: ModelSpec(name="", use="") for name in model_fields(stage.Config)} | dict(specs or {})
         return _Entry(stage, stage.Config.model_construct(None, **named), sound=False)
+
+
+def _rehearsed(raw: Sequence[JsonValue], models: Models) -> list[JsonValue]:
+    """The list with `propose`'s proposer and score in stages that label as the run does, where they say none."""
+    settings = next((own for own in (_settings_in(entry, Propose.name) for entry in raw) if own), {})
+    filled = _proposing(settings, models)
+    found: list[JsonValue] = []
+    for entry in raw:
+        name = next((name for name in REHEARSING if _settings_in(entry, name)), None)
+        own = {} if name is None else _settings_in(entry, name)
+        same = own.get("proposer", settings.get("model")) == settings.get("model")
+        found.append({name: {**filled, **own}} if name and same else entry)
+    return found
+
+
+def _proposing(settings: Mapping[str, JsonValue], models: Models) -> dict[str, JsonValue]:
+    """What `propose` says of its proposals, in the words of stages that have them too; nothing if it is wrong."""
+    name = settings.get("model")
+    if not models.proposes(name):
+        return {}
+    own = {key: value for key, value in settings.items() if key != "resources"}
+    try:
+        config = ProposeConfig.model_validate({**own, "model": ModelSpec(name=str(name), use="")})
+    except ValidationError:
+        return {}
+    return {"proposer": name, "score": config.score}
+
+
+def _settings_in(entry: JsonValue, name: str) -> dict[str, JsonValue]:
+    """A stage's settings, if the entry is that stage and has any."""
+    own = entry.get(name) if isinstance(entry, dict) and len(entry) == 1 else None
+    return own if isinstance(own, dict) else {}

@@ -98,6 +98,11 @@ class Answerer:
         """Variants that have a tuned head."""
         return tuple(self._tuned)
 
+    @property
+    def choices(self) -> Mapping[str, Choice]:
+        """What was selected last."""
+        return dict(self._choices)
+
     def select(self, choices: Mapping[str, Choice]) -> None:
         """Say for each variant whether its tuned head or plain SAM answers; unnamed ones keep the tuned head.
 

@@ -1,6 +1,8 @@
 """What the gate needs of a teacher that was tuned; imports no torch.
 
 teacher.compare(samples, seed=0)["box"].tuned        # IoU of each human mask on the samples, one number a mask
+teacher.asked(WeakKind.POINT)                        # ("point", "point_box"): who answers when points are labelled
+teacher.label_by(samples, [{"point": "zero_shot"}])  # what it would label if they were chosen so
 teacher.folds                                        # with 2-19 masks: artifacts that have not seen `held_out`
 teacher.select({"box": "zero_shot"})
 """
@@ -11,6 +13,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.data.records import Instance, WeakKind
 from teachers.protocols import Sample
 
 Choice = Literal["tuned", "zero_shot"]
@@ -52,6 +55,19 @@ class GatedTeacher(Protocol):
 
     def compare(self, samples: Sequence[Sample], *, seed: int) -> dict[str, Scores]:
         """Tuned and zero-shot IoUs of every tuned variant on the human masks of `samples`."""
+        ...
+
+    def asked(self, kind: WeakKind) -> tuple[str, ...]:
+        """Variants that answer when labels of a kind are labelled; none for a kind that prompts nothing."""
+        ...
+
+    def label_by(
+        self, batch: Sequence[Sample], choices: Sequence[Mapping[str, Choice]]
+    ) -> list[list[list[Instance]]]:
+        """What `label` says of a batch by each of these choices, whatever is selected; unnamed variants are tuned.
+
+        Without what `label` may add of another teacher's opinion.
+        """
         ...
 
     def select(self, choices: Mapping[str, Choice]) -> None:

@@ -4,13 +4,13 @@ One encoder pass an image serves P-SAM and BP-SAM. The rules are those of weak_p
 (Das et al. 2024; point_way.py, refine.py).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.data.errors import BadInput
 from pipeline.data.masks import iou_matrix
-from pipeline.data.records import Instance, Match, Prompt, Source
+from pipeline.data.records import Instance, Match, Prompt, Source, WeakKind
 from pipeline.engine.context import Metrics, Records, TrainContext
 from teachers.answerer import Answerer, Question, View
 from teachers.finetune import tune
@@ -116,6 +116,42 @@ class SamTeacher:
         confidence, if one was used, times the clipped predicted IoU; `agreement` needs the setting `second_opinion`.
         """
         view = self.answerer.look(batch)
+        jobs, masks = self._answered(batch, view)
+        return _instances(
+            len(batch), jobs, masks=masks, agreed=self._agreement(view, jobs, masks), model=self._model
+        )
+
+    def asked(self, kind: WeakKind) -> tuple[str, ...]:
+        """Variants that answer when labels of a kind are labelled; none for `instruction`."""
+        if kind is WeakKind.POINT:
+            return (POINT, POINT_BOX) if self.settings.refine else (POINT,)
+        ways = {
+            WeakKind.BOX: Way.HUMAN_BOX,
+            WeakKind.CLASS: Way.PROPOSAL,
+            WeakKind.NONE: Way.PROPOSAL,
+        }
+        return (self._variant(ways[kind]),) if kind in ways else ()
+
+    def label_by(
+        self, batch: Sequence[Sample], choices: Sequence[Mapping[str, Choice]]
+    ) -> list[list[list[Instance]]]:
+        """What `label` says of a batch by each of these choices, without second opinions.
+
+        The encoder sees a part of an image once for all.
+        """
+        before, view = self.answerer.choices, self.answerer.look(batch)
+        found = []
+        try:
+            for chosen in choices:
+                self.answerer.select(chosen)
+                jobs, masks = self._answered(batch, view)
+                found.append(_instances(len(batch), jobs, masks=masks, agreed={}, model=self._model))
+        finally:
+            self.answerer.select(before)
+        return found
+
+    def _answered(self, batch: Sequence[Sample], view: View) -> tuple[list[_Job], list[PredictedMask]]:
+        """What SAM was asked in the end, and its answers."""
         jobs = [
             _Job(image, request, request.prompt, self._variant(request.way))
             for image, sample in enumerate(batch)
@@ -123,13 +159,7 @@ class SamTeacher:
         ]
         if self.settings.refine:
             jobs = self._refine(batch, jobs, view)
-        masks = self.answerer.answer(view, [job.question for job in jobs])
-        agreed = self._agreement(view, jobs, masks)
-        out: list[list[Instance]] = [[] for _ in batch]
-        for row, (job, mask) in enumerate(zip(jobs, masks, strict=True)):
-            instance = _instance(job, mask, self._model(job.variant))
-            out[job.image].append(replace(instance, agreement=agreed.get(row)))
-        return out
+        return jobs, self.answerer.answer(view, [job.question for job in jobs])
 
     def _agreement(
         self, view: View, jobs: Sequence[_Job], masks: Sequence[PredictedMask]
@@ -183,6 +213,22 @@ def _overlap(one: PredictedMask, other: PredictedMask) -> float:
     if one.rle is None or other.rle is None:
         return 0.0
     return float(iou_matrix([one.rle], [other.rle])[0, 0])
+
+
+def _instances(
+    images: int,
+    jobs: Sequence[_Job],
+    *,
+    masks: Sequence[PredictedMask],
+    agreed: Mapping[int, float],
+    model: Callable[[str], str],
+) -> list[list[Instance]]:
+    """The answers by image, each with the digest that `model` tells of its variant and its row's agreement, if any."""
+    out: list[list[Instance]] = [[] for _ in range(images)]
+    for row, (job, mask) in enumerate(zip(jobs, masks, strict=True)):
+        instance = _instance(job, mask, model(job.variant))
+        out[job.image].append(replace(instance, agreement=agreed.get(row)))
+    return out
 
 
 def _instance(job: _Job, mask: PredictedMask, model: str) -> Instance:

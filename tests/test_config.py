@@ -106,7 +106,7 @@ def test_the_resolved_config_gives_the_same_plan(load, tmp_path):
         ({"masks": "1%"}, "masks", "1%"),
         ({"shots": 3}, "shots", 3),
         ({"settings": ("seed=7",)}, "seed", 7),
-        ({"settings": ("models.teacher.alpha=1.5",)}, "models.teacher.alpha", 1.5),
+        ({"settings": ("models.teacher.beta=1.5",)}, "models.teacher.beta", 1.5),
         ({"settings": ("stages.finetune_teacher.steps=4",)}, "stages.0.finetune_teacher.steps", 4),
         ({"settings": ("stages.train_student.steps=4",)}, "stages.7.train_student.steps", 4),
         ({"settings": ("stages.6.train_student.steps=4",)}, "stages.7.train_student.steps", None),
@@ -189,7 +189,7 @@ def test_the_command_line_wins(load, request_, key, value):
             "weak: class labels have no place: expected a stage",
         ),
         (
-            {"stages.3.pseudo_label.tau": 0.05},
+            {"models.teacher.tau": 0.05},
             {},
             "pseudo_label.tau: 0.05 has no effect below propose.score 0.1",
         ),

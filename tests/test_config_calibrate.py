@@ -9,6 +9,8 @@ import yaml
 from pipeline.config import Request, load_plan
 from pipeline.engine.faults import BadPlan
 from pipeline.engine.plan import RunPlan
+from pipeline.stages.calibrate import CalibrateConfig
+from pipeline.stages.gate import GateConfig
 from teachers import catalog
 
 MODELS = {
@@ -61,6 +63,29 @@ def test_orders_that_make_sense(tmp_path: Path, stages: tuple[dict[str, object],
 
 
 @pytest.mark.parametrize(
+    ("propose", "expected"),
+    [
+        ((), (None, 0.1)),
+        ((PROPOSE,), ("proposer", 0.1)),
+        ((changed(PROPOSE, score=0.05),), ("proposer", 0.05)),
+        ((changed(PROPOSE, score=0.05, resources={"cpus": 2}),), ("proposer", 0.05)),
+    ],
+)
+@pytest.mark.parametrize("named", [False, True])
+def test_what_labels_as_the_run_does_proposes_as_it_does(
+    tmp_path: Path, propose: tuple[dict[str, object], ...], expected: tuple[str | None, float], named: bool
+) -> None:
+    own = "proposer" if named and propose else None
+    gate, calibrate = (changed(stage, proposer=own) for stage in (GATE, CALIBRATE))
+    planned = load(tmp_path, (TUNE, gate, *propose, LABEL, calibrate, PRECISE)).stages
+    for one in planned:
+        if isinstance(one.config, GateConfig | CalibrateConfig):
+            found = one.config.proposer
+            assert (found and found.name, one.config.score) == expected
+            assert ("proposer.weights" in one.weights) is bool(propose)
+
+
+@pytest.mark.parametrize(
     ("stages", "expected"),
     [
         ((LABEL, PRECISE), "filter.precision: expected a stage `calibrate` before it, found none"),
@@ -71,8 +96,36 @@ def test_orders_that_make_sense(tmp_path: Path, stages: tuple[dict[str, object],
         ((PROPOSE, LABEL, {"filter": {}}, CALIBRATE), "calibrate: expected before `filter`, which works"),
         ((LABEL, CALIBRATE, PRECISE), "calibrate.proposer: expected none, as in propose, found 'proposer'"),
         (
-            (PROPOSE, LABEL, changed(CALIBRATE, proposer=None), PRECISE),
+            (PROPOSE, LABEL, {"calibrate": {"model": "teacher", "proposer": None}}, PRECISE),
             "calibrate.proposer: expected 'proposer', as in propose, found none",
+        ),
+        (
+            (TUNE, {"gate": {"model": "teacher", "proposer": None}}, PROPOSE, LABEL, EXPORT),
+            "gate.proposer: expected 'proposer', as in propose, found none",
+        ),
+        (
+            (TUNE, GATE, changed(PROPOSE, sore=0.2), LABEL, CALIBRATE, EXPORT),
+            "stages.2.propose.sore: unknown key, did you mean 'score'?",
+        ),
+        (
+            (TUNE, GATE, changed(PROPOSE, score=7), LABEL, CALIBRATE, PRECISE),
+            "stages.2.propose.score: Input should be less than or equal to 1",
+        ),
+        (
+            (TUNE, changed(GATE, proposer="proposer"), changed(PROPOSE, resources={"cpu": 2}), LABEL, EXPORT),
+            "stages.2.propose.resources.cpu: unknown key, did you mean 'cpus'?",
+        ),
+        (
+            (TUNE, GATE, PROPOSE, changed(LABEL, alpha=4), EXPORT),
+            "gate.model: pseudo_label sets alpha to 4.0 for itself, the model has 5.0; set it in models.teacher",
+        ),
+        (
+            (TUNE, changed(GATE, proposer="proposer"), LABEL, EXPORT),
+            "gate.proposer: expected none, as in propose, found 'proposer'",
+        ),
+        (
+            (TUNE, changed(GATE, proposer="proposer", score=0.2), PROPOSE, LABEL, EXPORT),
+            "gate.score: expected 0.1, as in propose, found 0.2",
         ),
         (
             (PROPOSE, LABEL, changed(CALIBRATE, score=0.2), PRECISE),

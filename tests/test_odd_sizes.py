@@ -21,13 +21,21 @@ SIZES = ((1, 1), (3, 3), (1, 8000), (8000, 1), (2, 8000), (8000, 2))  # height, 
 NAMES = {f"{h}x{w}.png": (h, w) for h, w in SIZES}
 CATEGORIES = [{"id": 1, "name": "car"}, {"id": 2, "name": "wheel"}]
 MODELS = {
-    "teacher": {"use": "class_aware_sam", "sam": "tiny", "text": "tiny", "batch_size": 2, "points": 256},
+    "teacher": {
+        "use": "class_aware_sam",
+        "sam": "tiny",
+        "text": "tiny",
+        "batch_size": 2,
+        "points": 256,
+        "score": 0,
+        "tau": 0,
+    },
     "proposer": {"use": "tiny_grounder"},
     "student": {"use": "mask2former", "variant": "tiny"},
 }
 LABELLING = (
     {"propose": {"model": "proposer", "score": 0}},
-    {"pseudo_label": {"model": "teacher", "score": 0, "tau": 0}},
+    {"pseudo_label": {"model": "teacher"}},
     {"filter": {}},
     {"export": {}},
 )

@@ -9,15 +9,28 @@ from subprocess import CompletedProcess
 import pytest
 import yaml
 
+from benchmarks import studies
 from benchmarks.omni_study import __main__ as study
 from benchmarks.omni_study import ledger
-from benchmarks.omni_study.cells import BOX, FULL, KINDS, LONG, POINT, SHARES, STUDENTS, Cell, config_of
+from benchmarks.omni_study.cells import (
+    BOX,
+    FULL,
+    KINDS,
+    LONG,
+    ONE_RATE,
+    POINT,
+    SHARES,
+    STUDENTS,
+    Cell,
+    config_of,
+)
 from benchmarks.omni_study.claims import claims
 from benchmarks.omni_study.ledger import Row
 from benchmarks.omni_study.plot import draw
 from benchmarks.omni_study.tables import tables
 from benchmarks.omni_study.values import shares_of_full, spread
 from pipeline.config import Request, make_plan
+from pipeline.stages.table import STAGES
 
 BASE = yaml.safe_load(Path("configs/study.yaml").read_text())
 CELLS = study.cells_of("toyworld", 0)
@@ -27,7 +40,6 @@ def row(cell: Cell, *, ap: float | None = None, miou: float | None = None, right
     return Row(
         cell,
         made_by="made",
-        study="study",
         images=1000,
         masked=10 * int(cell.masks.rstrip("%")),
         counted=(18, 8.0, 4.5) if cell.masks == FULL else None,
@@ -63,12 +75,26 @@ def test_a_cell_is_a_plan(cell: Cell, tmp_path: Path) -> None:
     assert ("finetune_teacher" in names) == cell.tuned
     assert ("gate" in names) == (cell.tuned and cell.gated)
     assert ("calibrate" in names) == (cell.masks != FULL and cell.student is not None)
-    if cell.student is not None:
-        training = plan.stages[names.index("train_student")].config
-        assert training.steps == 400 * (LONG if cell.long else 1)  # type: ignore[attr-defined]
+    for name, steps in (("train_student", 400), ("finetune_teacher", 600)):
+        if name in names:
+            training = plan.stages[names.index(name)].config
+            longer = cell.long and (name == "train_student" or cell.student is None)
+            assert training.steps == steps * (LONG if longer else 1)  # type: ignore[attr-defined]
     settings = plan.resolved["models"]["teacher"]  # type: ignore[index,call-overload]
     assert settings["second_opinion"] == (cell.tuned and cell.student is not None)  # type: ignore[index,call-overload]
     assert settings["class_aware"] == cell.class_aware  # type: ignore[index,call-overload]
+    own = {
+        "lora": 4 if "lora" in cell.teacher else None,
+        "box_jitter": 0.1 if "jitter" in cell.teacher else 0.0,
+        "self_training": 0.3 if cell.teacher == "self-training" else 0.0,
+        "branch_lr": None if cell.teacher == ONE_RATE else 6e-4,
+        "cross_fit": cell.gated,
+    }
+    assert {key: settings[key] for key in own} == own  # type: ignore[index,call-overload]
+    if cell.student is not None:
+        student = plan.resolved["models"]["student"]  # type: ignore[index,call-overload]
+        assert student["trust_weights"] == ("weights" in cell.student)  # type: ignore[index,call-overload]
+        assert student["doubtful_borders"] == ("borders" in cell.student)  # type: ignore[index,call-overload]
     assert settings["refine"] == cell.refine  # type: ignore[index,call-overload]
     (filtered,) = (planned.config for planned in plan.stages if planned.stage.name == "filter")
     assert filtered.precision == cell.precision
@@ -83,7 +109,7 @@ def test_a_ledger_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     file = tmp_path / "ledger.jsonl"
     options = study._options([f"--ledger={file}", "--seeds=0", "--train=20"])
     first, second, *_ = study.Study(options).todo()
-    made = ledger.made_by(study.Study(options).config(first))
+    made = studies.made_by(study.Study(options).config(first))
     ledger.add(file, replace(row(first, miou=0.5), made_by=made))
     with file.open("a") as cut:
         cut.write('{"cell": {"wor')
@@ -91,7 +117,7 @@ def test_a_ledger_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ledger.add(file, row(second, miou=0.5))  # of other settings: to be made again
     assert next(study.Study(options).todo()) == second
     assert [one.cell for one in ledger.read(file)] == [first, second]
-    monkeypatch.setattr(ledger, "read_listing", lambda: {"tiny_sam": {"sha256": "other weights"}})
+    monkeypatch.setattr(ledger.Models, "weights", lambda _, name: {name: "other weights"})
     assert next(study.Study(options).todo()) == first
 
 
@@ -102,7 +128,7 @@ def test_a_cell_that_fails_does_not_stop_the_others(
         return CompletedProcess(command, 4 if CELLS[0].name in command[4] else 0)
 
     monkeypatch.setattr(study, "cells_of", lambda *_: CELLS[:2])
-    monkeypatch.setattr(study.subprocess, "run", run)
+    monkeypatch.setattr(studies.subprocess, "run", run)
     monkeypatch.setattr(ledger, "row_of", lambda cell, *_: row(cell, miou=0.1))
     file = tmp_path / "ledger.jsonl"
     assert study.main([f"--ledger={file}", "--seeds=0", f"--out={tmp_path}"]) == 1
@@ -112,13 +138,22 @@ def test_a_cell_that_fails_does_not_stop_the_others(
 
 def test_the_newest_row_of_a_cell_counts() -> None:
     cell = CELLS[0]
-    assert ledger.newest([row(cell, miou=0.1), row(CELLS[1]), row(cell, miou=0.2)])[0].miou == 0.2
+    rows = [row(cell, miou=0.1), row(CELLS[1]), row(cell, miou=0.2)]
+    assert ledger.newest(rows, lambda _: "made")[0].miou == 0.2
 
 
-def test_rows_of_an_older_study_stand_in_no_table() -> None:
-    old, other = row(CELLS[0], miou=0.1), row(study.cells_of("penn-fudan", 0)[0], miou=0.3)
-    new = replace(row(CELLS[1], miou=0.2), study="new")
-    assert ledger.newest([old, other, new]) == [other, new]
+def test_rows_that_would_be_made_otherwise_stand_in_no_table() -> None:
+    """And what a cell does not use leaves its row where it is."""
+    gated, free = (next(c for c in CELLS if c.gated is one and c.masks == "10%") for one in (True, False))
+
+    def current(cell: Cell) -> str:
+        return studies.made_by(config_of(BASE, cell))
+
+    rows = [replace(row(cell, miou=0.1), made_by=current(cell)) for cell in (gated, free)]
+    assert ledger.newest(rows, current) == rows
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(STAGES["gate"], "version", 99)
+        assert ledger.newest(rows, current) == rows[1:]
 
 
 @pytest.mark.parametrize(
@@ -172,18 +207,27 @@ def test_the_tables_say_what_the_ledger_has() -> None:
         row(cell, ap=ap(cell) if cell.student else None, miou=miou(cell), right=0.75)
         for cell in chain.from_iterable(every)
     ]
+    gate = {"point": "zero_shot", "point_box": "tuned", "plain_box": "zero_shot"}
+    rows = [replace(one, gate=gate) if one.cell.masks == "1%" else one for one in rows]
     text = tables(rows)
     lines = text.splitlines()
     assert "### toyworld: 1000 images, 2 seeds" in lines
     assert "| point | on | 60.0 (0.0) | 60.0 (0.0) | 67.5 | 69.0 |" in lines
     assert "| point + proposals | on | 80.0 (0.0) | 80.0 (0.0) | 70.0 | 70.7 |" in lines
-    assert "| on | its own | 60.0 (0.0) | 60.0 (0.0) | 60.0 (0.0) |" in lines
+    assert "| on | its own | as in the other tables | 60.0 (0.0) | 60.0 (0.0) | 60.0 (0.0) |" in lines
+    assert "| on | its own | 4 times as many | - | 60.0 (0.0) | 60.0 (0.0) |" in lines
+    assert (
+        "| class prompts help points, 10% masks, 4 times the steps | +4.1 | +10.0 (0.0) | 2 of 2 |" in lines
+    )
     assert "| 1% | `point+class` | 20.0 (0.0) | 50 (0) | 96 / 92 / 81 | 9.3 (0.0) |" in lines
     assert "| 100% |  | 40.0 (0.0) | 100 | 100 | 179.3 (0.0) |" in lines
     assert "| 0% | `box+class` | 25.0 (0.0) | 62 (0) | 50.0 (0.0) | 62 (0) |" in lines
     assert "| 100% |  | 40.0 (0.0) | 100 | 80.0 (0.0) | 100 |" in lines
     assert "| `box+class` | weights | 26.0 (0.0) | 65 (0) |" in lines
-    assert "| `point+class` | tuned | 20.0 (0.0) | 20.0 (0.0) | 20.0 (0.0) | 40.0 / 41.8 / 42.2 |" in lines
+    assert (
+        "| `point+class` | tuned | 20.0 (0.0) | 20.0 (0.0) | 20.0 (0.0) | 2 of 2 | 0 of 2 | 40.0 / 41.8 / 42.2 |"
+        in lines
+    )
     assert "| `box+class` | 0.85 | 500 (0) | 0.750 (0.000) | 25.0 (0.0) |" in lines
     assert "| proposals help points, 1% masks | +1.7 | +20.0 (0.0) | 2 of 2 |" in lines
     assert "| `point+class` | lora | 70.0 (0.0) | - |" in lines
@@ -205,7 +249,13 @@ def test_the_tables_say_what_the_ledger_has() -> None:
         ("student: class, 10% masks, % of full", [80.0, 80.0], 0),
         ("student: point+class, 10% masks over none, without tuning the teacher", [0.0, 0.0], 2),
         ("student: point+class, 10% masks over none, with tuning the teacher", [0.0, 0.0], 0),
-        ("student with borders: point+class, 1% masks, % of the gap to full closed", [60.0, 60.0], 2),
+        ("student with borders over the paper's: point+class, 1% masks", [3.0, 3.0], 2),
+        ("student with weights over the paper's: point+class, 1% masks", [-1.0, -1.0], 0),
+        (
+            "student with borders: point+class, 1% masks, % of the gap to full closed, where it is a point or more",
+            [60.0, 60.0],
+            2,
+        ),
         ("teacher with lora: box+class, 1% masks over today's 10%", [0.0, 0.0], 2),
     ],
 )
@@ -214,7 +264,7 @@ def test_a_claim_is_judged_within_each_seed(text: str, found: list[float], held:
         if cell.masks == FULL:
             return 0.25
         base = {"none": 0.1, "class": 0.2, POINT: 0.25, BOX: 0.2}[cell.weak] - (cell.masks == "1%") * 0.05
-        return base + 0.03 * (cell.student == "borders")
+        return base + 0.03 * (cell.student == "borders") - 0.01 * (cell.student == "weights")
 
     def miou(cell: Cell) -> float:
         return 0.5 + cell.seed + (0.06 - 0.04 * cell.seed) * (cell.class_aware is True) + 0.1 * cell.refine
@@ -224,6 +274,20 @@ def test_a_claim_is_judged_within_each_seed(text: str, found: list[float], held:
     (claim,) = (one for one in claims(rows) if one.text == text)
     assert claim.differences == pytest.approx(found)
     assert claim.held == held
+
+
+@pytest.mark.parametrize("plain", [0.245, 0.25, 0.3])
+def test_where_there_is_no_gap_to_full_masks_nothing_closes_it(plain: float) -> None:
+    cells = [Cell("toyworld", 0, POINT, "1%", student=student) for student in ("paper", "weights")]
+    best = Cell("toyworld", 0, BOX, FULL, student="paper", tuned=False)
+    rows = [row(best, ap=0.25), row(cells[0], ap=plain), row(cells[1], ap=plain - 0.02)]
+    found = {one.text: one for one in claims(rows)}
+    assert not any("gap" in text for text in found)
+    assert found["student with weights over the paper's: point+class, 1% masks"].held == 0
+
+
+def test_the_committed_ledger_can_be_read() -> None:
+    assert ledger.read(Path("docs/ledgers/study.jsonl"))
 
 
 def test_a_claim_of_which_nothing_is_known_is_not_made() -> None:
@@ -261,11 +325,11 @@ def test_what_a_run_leaves_becomes_a_row(tmp_path: Path) -> None:
     (tmp_path / "cost.json").write_text(json.dumps(cost))
     (tmp_path / "gate.json").write_text(json.dumps({"box": {"use": "tuned", "tuned": 0.8}}))
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    digests = ledger.made_by(config_of(BASE, CELLS[0])), ledger.made_by(BASE)
+    made_by = studies.made_by(config_of(BASE, CELLS[0]))
     found = ledger.row_of(CELLS[0], BASE, tmp_path)
     assert found == Row(
         CELLS[0],
-        *digests,
+        made_by,
         images=7,
         masked=2,
         counted=None,

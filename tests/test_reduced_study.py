@@ -43,10 +43,13 @@ def test_a_reduced_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert full.AP is not None
     assert set(box.errors) == {"score", "predicted IoU", "stability"}  # no student, so nothing calibrated
     results.write_text(f"before\n{study.MARKS[0]}\nold\n{study.MARKS[1]}\nafter\n")
-    assert study.main([f"--ledger={file}", f"--write={results}", f"--plot={tmp_path / 'study.png'}"]) == 0
+    assert study.main([*arguments, f"--write={results}", f"--plot={tmp_path / 'study.png'}"]) == 0
     text = results.read_text()
     assert tables(ledger.read(file)) in text
     assert (text.startswith("before\n"), text.endswith("\nafter\n"), "old" in text) == (True, True, False)
+    with pytest.raises(SystemExit, match="no row was made with these settings"):
+        study.main([f"--ledger={file}", f"--write={results}"])
+    assert results.read_text() == text
     before = file.read_bytes()
     monkeypatch.setattr(study.Study, "run", lambda *_: pytest.fail("everything is there"))
     assert study.main(arguments) == 0

@@ -88,12 +88,16 @@ class Study:
         """What `pipeline run` is given."""
         return config_of(self.base(cell.world), cell)
 
+    def made_by(self, cell: Cell) -> str:
+        """What a row of the cell would be made by now."""
+        return studies.made_by(self.config(cell))
+
     def todo(self) -> Iterator[Cell]:
         """The cells that the ledger lacks."""
         for seed in self.options.seeds:
             for world in self.options.worlds:
                 for cell in cells_of(world, seed):
-                    if (cell.name, studies.made_by(self.config(cell))) not in self.done:
+                    if (cell.name, self.made_by(cell)) not in self.done:
                         yield cell
 
     def run(self, cell: Cell) -> str | None:
@@ -107,14 +111,18 @@ class Study:
 def main(arguments: list[str] | None = None) -> int:
     """Run what is left (1 if a cell failed, after the others), or write the tables and draw the curve of it all."""
     options = _options(arguments)
+    study = Study(options)
     if options.write or options.plot:
-        rows = ledger.newest(ledger.read(options.ledger))
+        rows = ledger.newest(ledger.read(options.ledger), study.made_by)
+        if not rows:
+            sys.exit(
+                f"{options.ledger}: no row was made with these settings, weights and stages; run the study first"
+            )
         if options.write:
             studies.write(options.write, NAME, tables(rows))
         if options.plot:
             draw(rows, options.plot)
         return 0
-    study = Study(options)
     return studies.run_all(study.todo(), study.run, at_a_time=options.at_a_time)
 
 

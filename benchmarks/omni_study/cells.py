@@ -17,7 +17,7 @@ POINT, BOX = "point+class", "box+class"
 SHARES = ("0%", "1%", "10%")
 FULL = "100%"
 PAPER = "paper"  # the teacher or student as the paper has it
-LONG = 4  # times the steps of a student, of those that are trained for longer
+LONG = 4  # times the steps, of students or teachers that are trained for longer
 # Past the paper: settings that are added to the model's own. The learning rate of `lora` was chosen on the reserved
 # masks of seed 100, which is none of the study's: 3e-4 of 5e-5, 3e-4 and 1e-3.
 TEACHERS: Mapping[str, Settings] = MappingProxyType(
@@ -38,10 +38,17 @@ STUDENTS: Mapping[str, Settings] = MappingProxyType(
         "weights and borders": {"trust_weights": True, "doubtful_borders": True},
     }
 )
-BRANCHES = ((False, PAPER), (True, ONE_RATE), (True, PAPER))  # class-aware, teacher
+BRANCHES = (  # class-aware, teacher, `long`
+    (False, PAPER, False),
+    (True, ONE_RATE, False),
+    (True, PAPER, False),
+    (False, PAPER, True),
+    (True, PAPER, True),
+)
 PRECISION: Mapping[str, float] = MappingProxyType(
     {POINT: 0.7, BOX: 0.85}
 )  # shares of right masks that are asked for
+CONFIDENCE = 0.9  # that the masks kept are so often right
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,8 @@ class Cell:
     """One run. `class_aware` as in the teacher's settings; `refine` off is the paper's "Point", without proposals.
 
     `tuned` off leaves the human masks to the student alone; `gated` off uses the tuned teacher whatever it is worth, as
-    the paper does; `precision` is the filter's; without a `student` only pseudo-masks are scored; a `long` one has LONG
-    times the steps.
+    the paper does; `precision` is the filter's; without a `student` only pseudo-masks are scored; of a `long` one the
+    student, or without one the teacher, has LONG times the steps.
     """
 
     world: str
@@ -113,11 +120,12 @@ def config_of(base: Settings, cell: Cell) -> Settings:
         models["student"] |= STUDENTS[cell.student]
     config["stages"] = [stage for stage in config["stages"] if not left_out & set(stage)]
     if cell.long:
-        (training,) = (stage["train_student"] for stage in config["stages"] if "train_student" in stage)
+        name = "finetune_teacher" if cell.student is None else "train_student"
+        (training,) = (stage[name] for stage in config["stages"] if name in stage)
         training["steps"] *= LONG
     if cell.precision is not None:
         (own,) = (stage for stage in config["stages"] if "filter" in stage)
-        own["filter"] = {**own["filter"], "precision": cell.precision}
+        own["filter"] = {**own["filter"], "precision": cell.precision, "confidence": CONFIDENCE}
     return config
 
 
@@ -131,10 +139,18 @@ def table_5(world: str, seed: int, *, shares: tuple[str, ...] = ("1%", "10%")) -
 
 def class_branch(world: str, seed: int, *, shares: tuple[str, ...] = ("1%", "10%", "50%")) -> Iterator[Cell]:
     """Of how many masks the teacher learns what a class means to a point, and at which learning rate."""
-    for masks in shares:
-        for aware, teacher in BRANCHES:
+    for aware, teacher, long in BRANCHES:
+        for masks in shares[1:] if long else shares:
             yield Cell(
-                world, seed, POINT, masks, class_aware=aware, refine=False, gated=False, teacher=teacher
+                world,
+                seed,
+                POINT,
+                masks,
+                class_aware=aware,
+                refine=False,
+                gated=False,
+                teacher=teacher,
+                long=long,
             )
 
 

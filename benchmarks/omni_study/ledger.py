@@ -1,10 +1,10 @@
 """The ledger of the study: a JSON line for each cell, kept so that a study may be broken off and gone on with.
 
-A row says by what settings, weights and stages it was made; tables hold the rows of the newest study alone.
+A row says by what settings, weights and stages it was made; tables hold the rows that would be made so now.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,9 +19,8 @@ COUNTED = ("classes", "instances_per_image", "classes_per_image")  # of cost.jso
 
 @dataclass(frozen=True)
 class Row:
-    """One run's results; `made_by` is the digest of its settings, of the embedded weights and the stages' versions.
+    """One run's results; `made_by` is the digest of its settings, its models' weights and its stages' versions.
 
-    `study` is the same of what all cells of the world have in common.
     `miou`, `miou_images` of the pseudo-masks over true objects and over images, misses count 0; `right`: the share of
     them with an IoU of at least 0.5, `pseudo_masks` how many there are; None where no image was weak. `AP`, `AP50` of
     the student. `images` of which `masked` have human masks; `counted`: of the cell with full masks the classes, and
@@ -31,7 +30,6 @@ class Row:
 
     cell: Cell
     made_by: str
-    study: str
     images: int
     masked: int
     counted: tuple[int, float, float] | None
@@ -61,7 +59,6 @@ def row_of(cell: Cell, base: Settings, run: Path) -> Row:
     return Row(
         cell=cell,
         made_by=made_by(config_of(base, cell)),
-        study=made_by(base),
         images=cost["images"],
         masked=cost["human_masked_images"],
         counted=tuple(cost[key] for key in COUNTED) if cell.masks == FULL else None,  # type: ignore[arg-type]
@@ -104,10 +101,9 @@ def add(path: Path, row: Row) -> None:
     add_line(path, asdict(row))
 
 
-def newest(rows: Sequence[Row]) -> list[Row]:
-    """Of each cell of the newest study of its world the row that was made last."""
-    study = {row.cell.world: row.study for row in rows}
-    return list({row.cell: row for row in rows if row.study == study[row.cell.world]}.values())
+def newest(rows: Sequence[Row], current: Callable[[Cell], str]) -> list[Row]:
+    """Of each cell the row that was made last, of those that it would be made by now (`current`)."""
+    return list({row.cell: row for row in rows if row.made_by == current(row.cell)}.values())
 
 
 def _row(content: Mapping[str, Settings]) -> Row:

@@ -23,7 +23,9 @@ STUDENT: Choice = MappingProxyType(
         "long": False,
     }
 )
-TEACHER: Choice = MappingProxyType({"tuned": True, "gated": False, "teacher": PAPER, "student": None})
+TEACHER: Choice = MappingProxyType(
+    {"tuned": True, "gated": False, "teacher": PAPER, "student": None, "long": False}
+)
 
 
 def by_seed(rows: Iterable[Row], value: Value, choice: Choice) -> dict[int, float]:

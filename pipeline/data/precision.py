@@ -1,18 +1,21 @@
 """Where to cut calibrated masks so that a wanted share of the kept ones is right, with a promise that holds.
 
 A mask is right from IoU 0.5. The masks of one image are often right or wrong together, so the variance of a share is
-taken between images (ratio estimator, Cochran 1977), and as several cuts are tried, each has its part of the risk
-(Bonferroni). Legend: n masks.
+taken between images (ratio estimator, Cochran 1977). Cuts are tried from the one that keeps fewest masks until one
+cannot promise the share, so that all of them together have the risk of one (fixed sequence testing; Maurer et al. 1995,
+Angelopoulos et al. 2021). Legend: n masks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
 RIGHT = 0.5
 TRIED = 10  # cuts: the best tenth of the masks, the best two tenths, ...
-Z = 2.3263  # standard deviations of a normal distribution: one-sided, a risk of 10% shared by TRIED cuts
+CONFIDENCE = 0.9  # that the promise holds
 LEAST_KEPT = 10  # masks that a cut must leave to say anything
 
 Floats = npt.NDArray[np.float64]
@@ -23,40 +26,58 @@ Ids = npt.NDArray[np.int64]
 class Cut:
     """Masks of a quality of at least `quality`: their share `kept`, and `right`, of these the share that is right.
 
-    `sure`: what the share of right ones is at least, with 90% confidence for all cuts together.
+    `sure`: what that share is at least among all masks like these, with the confidence asked for; `most`: what `sure`
+    would be if all were right.
     """
 
     quality: float
     kept: float
     right: float
     sure: float
+    most: float
 
 
-def cuts(said: Floats, iou: Floats, image_ids: Ids) -> list[Cut]:
+def cuts(said: Floats, iou: Floats, image_ids: Ids, *, confidence: float = CONFIDENCE) -> list[Cut]:
     """The cuts that are tried, from the one that keeps fewest; the one that keeps all has quality 0. All (n,)."""
+    z = NormalDist().inv_cdf(confidence)
     ranked = -np.sort(-said)
     count = len(said)
     levels = [float(ranked[-(-count * k // TRIED) - 1]) for k in range(1, TRIED)] if count else []
     some = [level for level in dict.fromkeys(levels) if level > ranked[-1]]
-    found = [_cut(level, said, iou, image_ids) for level in (*some, 0.0)]
+    found = [_cut(level, said, iou, image_ids, z) for level in (*some, 0.0)]
     return [cut for cut in found if cut is not None]
 
 
-def cut_for(precision: float, said: Floats, iou: Floats, image_ids: Ids) -> Cut | None:
-    """The cut that keeps most masks among those that are surely right often enough; None if there is none."""
-    reached = [cut for cut in cuts(said, iou, image_ids) if cut.sure >= precision]
-    return max(reached, key=lambda cut: cut.kept, default=None)
+def cut_for(precision: float, tried: Sequence[Cut]) -> Cut | None:
+    """The last of the cuts, as `cuts` orders them, up to which each is surely right often enough; None if none is.
+
+    One of too few images to promise the share even if all were right is passed over: that is known before looking.
+    """
+    last = None
+    for cut in tried:
+        if cut.sure >= precision:
+            last = cut
+        elif cut.most >= precision:
+            break
+    return last
 
 
-def _cut(level: float, said: Floats, iou: Floats, image_ids: Ids) -> Cut | None:
+def best_promise(tried: Sequence[Cut]) -> Cut | None:
+    """The cut whose `sure` is the highest precision that `cut_for` has a cut for."""
+    promised = [cut for cut in tried if cut_for(cut.sure, tried) is not None]
+    return max(promised, key=lambda cut: cut.sure, default=None)
+
+
+def _cut(level: float, said: Floats, iou: Floats, image_ids: Ids, z: float) -> Cut | None:
     kept = said >= level
     count = int(kept.sum())
     if count < LEAST_KEPT:
         return None
     right = iou[kept] >= RIGHT
     share = float(right.mean())
-    sure = wilson(share, independent(right, image_ids[kept]))
-    return Cut(level, count / len(said), share, sure)
+    sure = wilson(share, independent(right, image_ids[kept]), z)
+    most = wilson(1.0, len(np.unique(image_ids[kept])), z)
+    return Cut(level, count / len(said), share, sure, most)
 
 
 def independent(right: npt.NDArray[np.bool_], image_ids: Ids) -> float:
@@ -73,7 +94,10 @@ def independent(right: npt.NDArray[np.bool_], image_ids: Ids) -> float:
     return min(share * (1 - share) / variance, float(len(right))) if variance > 0 else float(images)
 
 
-def wilson(share: float, count: float) -> float:
-    """Lower end of the one-sided score interval of a share found in `count` independent cases (Wilson 1927)."""
-    z = Z**2 / count
-    return float((share + z / 2 - np.sqrt(z * share * (1 - share) + z**2 / 4)) / (1 + z))
+def wilson(share: float, count: float, z: float) -> float:
+    """Lower end of the one-sided score interval of a share found in `count` independent cases (Wilson 1927).
+
+    `z`: the standard deviations of a normal distribution that stand for the confidence.
+    """
+    w = z**2 / count
+    return float((share + w / 2 - np.sqrt(w * share * (1 - share) + w**2 / 4)) / (1 + w))

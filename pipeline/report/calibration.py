@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.data.precision import RIGHT, cut_for
+from pipeline.data.precision import CONFIDENCE, RIGHT, cut_for, cuts
 from pipeline.report.blocks import Beside, Block, Section, Table, Text
 from pipeline.report.documents import CalibrationFile
 from pipeline.report.quality import curve
@@ -33,10 +33,10 @@ def calibration_words(found: CalibrationFile) -> str:
 
 
 def _precisions(found: CalibrationFile) -> Table:
-    compared = np.array(found.said), np.array(found.true), np.array(found.image_ids)
+    tried = cuts(np.array(found.said), np.array(found.true), np.array(found.image_ids))
     rows = []
     for wanted in WANTED:
-        cut = cut_for(wanted, *compared)
+        cut = cut_for(wanted, tried)
         if cut is None:
             rows.append((f"{wanted:g}", DASH, DASH, DASH))
         else:
@@ -44,6 +44,6 @@ def _precisions(found: CalibrationFile) -> Table:
             rows.append((f"{wanted:g}", score(cut.quality), kept, score(cut.right)))
     caption = (
         f"filter: {{precision: P}} keeps the masks of at least that quality, of which a share P is "
-        f"right (IoU {RIGHT:g}) with 90% confidence; {DASH} where these masks cannot promise it"
+        f"right (IoU {RIGHT:g}) with {CONFIDENCE:.0%} confidence; {DASH} where these masks cannot promise it"
     )
     return Table(("precision", "quality at least", "masks kept", "right among them"), tuple(rows), caption)

@@ -125,8 +125,24 @@ class MetricsFile(Document):
     students: dict[str, StudentScore]
 
 
+class LabelledGate(Document):
+    """Mean IoU of true objects on images that were labelled as the weak ones are, misses 0: tuned and zero-shot.
+
+    The other SAMs that such a labelling asks are as they were chosen.
+    """
+
+    tuned: float
+    zero_shot: float
+    objects: int
+
+
 class GateVariant(Document):
-    """One SAM of the teacher: mean IoU tuned and zero-shot on masks it was not fitted on, and which one is used."""
+    """One SAM of the teacher: which one is used, and why.
+
+    `tuned`, `zero_shot`: mean IoU on masks it was not fitted on, alone, on prompts as it was tuned with. `labelled`: of
+    the whole labelling, which decides; null where labels of the run's kind do not ask it, or found no object in any
+    way, and `tuned`, `zero_shot` decide.
+    """
 
     tuned: float | None
     zero_shot: float | None
@@ -135,6 +151,7 @@ class GateVariant(Document):
     instances: int
     method: Literal["reserved", "cross-fitting", "none"]
     why: str
+    labelled: LabelledGate | None = None
 
 
 class GateFile(RootModel[dict[str, GateVariant]]):

@@ -19,11 +19,11 @@ from pipeline.data import calibration
 from pipeline.data.errors import BadInput
 from pipeline.data.matching import match_image
 from pipeline.data.records import Instance, Record, Role, WeakKind
-from pipeline.data.weak import parse_kind, simulate
+from pipeline.data.weak import parse_kind
 from pipeline.engine.stage import JobStage, Metrics, Records, StageConfig, TrainContext
 from pipeline.report.documents import CalibrationFile, GateFile, SummaryFile
 from pipeline.stages.models import load_proposer, load_teacher
-from pipeline.stages.propose import with_proposals
+from pipeline.stages.rehearsal import as_weak
 from pipeline.stages.samples import read_batches
 from pipeline.stages.stopping import heed_stop
 from pipeline.stages.trust import reliability
@@ -178,10 +178,14 @@ class Calibrate(JobStage):
     ) -> None:
         for batch in read_batches(records, context.images_root, size=self.config.batch_size):
             heed_stop(context)
-            weak = [replace(s, record=simulate(s.record, kind, context.seed)) for s in batch]
-            if proposer is not None:
-                known = with_proposals(proposer, weak, context.ontology, score=self.config.score)
-                weak = [replace(s, record=record) for s, record in zip(weak, known, strict=True)]
+            weak = as_weak(
+                batch,
+                kind,
+                proposer=proposer,
+                ontology=context.ontology,
+                seed=context.seed,
+                score=self.config.score,
+            )
             for sample, instances in zip(batch, teacher.label(weak), strict=True):
                 tally.note(sample.record, [i for i in instances if i.rle is not None])
             context.progress(tally.images, 0, "images")

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from pipeline.data.calibration import LEAST_MASKS
 from pipeline.data.errors import BadInput
 from pipeline.data.masks import area, decode
-from pipeline.data.precision import cut_for, cuts
+from pipeline.data.precision import CONFIDENCE, best_promise, cut_for, cuts
 from pipeline.data.records import Instance, Record, Role, Source
 from pipeline.engine.stage import MapConfig, MapStage, StageConfig, WorkerContext
 from pipeline.report.documents import CalibrationFile
@@ -24,8 +24,8 @@ class FilterConfig(MapConfig):
     """What a pseudo-mask must reach; unset limits drop nothing. Area in pixels.
 
     `min_quality`: expected IoU. `precision`: as many masks are kept as can be while at least that share of them is
-    right (IoU 0.5), as the lower end of a 90% interval on the masks of `calibrate` (`pipeline.data.precision`). Without
-    a `preset` it is `custom` where there is a limit.
+    right (IoU 0.5), of which the masks of `calibrate` must give the `confidence` (`pipeline.data.precision`). Without a
+    `preset` it is `custom` where there is a limit.
     """
 
     preset: Literal["paper", "custom"] | None = None
@@ -33,6 +33,7 @@ class FilterConfig(MapConfig):
     min_stability: float | None = Field(None, ge=0, le=1)
     min_quality: float | None = Field(None, ge=0, le=1)
     precision: float | None = Field(None, gt=0, lt=1)
+    confidence: float = Field(CONFIDENCE, ge=0.5, lt=1)
     min_area: int | None = Field(None, ge=1)
     point_inside: bool = False
     unit_size: int = Field(4096, ge=1)
@@ -43,6 +44,8 @@ class FilterConfig(MapConfig):
         limits = (self.min_score, self.min_stability, self.min_area, self.min_quality, self.precision)
         if self.preset == "paper" and (any(v is not None for v in limits) or self.point_inside):
             raise ValueError("preset 'paper' drops nothing after prompting; limits need `preset: custom`")
+        if self.precision is None and self.confidence != CONFIDENCE:
+            raise ValueError("confidence is of a precision, found none")
         return self
 
 
@@ -108,20 +111,25 @@ def least_quality(config: FilterConfig, found: CalibrationFile | None) -> float 
         raise BadInput(f"filter: quality and precision need calibrated masks: {why}")
     limits = [limit for limit in (config.min_quality,) if limit is not None]
     if config.precision is not None:
-        limits.append(_quality_of(config.precision, found))
+        limits.append(_quality_of(config.precision, config.confidence, found))
     return max(limits)
 
 
-def _quality_of(precision: float, found: CalibrationFile) -> float:
+def _quality_of(precision: float, confidence: float, found: CalibrationFile) -> float:
     compared = np.array(found.said), np.array(found.true), np.array(found.image_ids)
-    cut = cut_for(precision, *compared)
-    if cut is None:
-        best = max(cuts(*compared), key=lambda one: one.sure)
-        raise BadInput(
-            f"filter.precision: {precision:g} cannot be promised on {found.masks} masks; the most is "
-            f"{best.sure:.3f}, for the {best.kept:.0%} of quality {best.quality:.3f} or more"
-        )
-    return cut.quality
+    tried = cuts(*compared, confidence=confidence)
+    cut = cut_for(precision, tried)
+    if cut is not None:
+        return cut.quality
+    best = best_promise(tried)
+    most = (
+        "nothing can be" if best is None else
+        f"the most is {best.sure:.3f}, for the {best.kept:.0%} of quality {best.quality:.3f} or more"
+    )  # fmt: skip
+    on = f"{found.masks} masks of {found.images} images"
+    raise BadInput(
+        f"filter.precision: {precision:g} cannot be promised with confidence {confidence:g} on {on}; {most}"
+    )
 
 
 def reason_to_drop(instance: Instance, config: FilterConfig) -> str | None:

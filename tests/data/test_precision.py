@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from pipeline.data.precision import LEAST_KEPT, Z, cut_for, cuts, independent, wilson
+from pipeline.data.precision import LEAST_KEPT, best_promise, cut_for, cuts, independent, wilson
+
+Z = 2.3263
 
 ALONE = np.arange(400)  # every mask on an image of its own
 
@@ -13,7 +15,7 @@ ALONE = np.arange(400)  # every mask on an image of its own
     [(1.0, 10, 10 / (10 + Z**2)), (0.0, 5, 0.0), (0.5, 100, 0.3867), (0.9, 1000, 0.8757)],
 )
 def test_wilson(share: float, count: int, expected: float) -> None:
-    assert wilson(share, count) == pytest.approx(expected, abs=3e-4)
+    assert wilson(share, count, Z) == pytest.approx(expected, abs=3e-4)
 
 
 def test_a_cut_keeps_as_many_masks_as_the_precision_allows() -> None:
@@ -28,17 +30,50 @@ def test_a_cut_keeps_as_many_masks_as_the_precision_allows() -> None:
         (0.0, 1.0, pytest.approx(0.645)),
     ]
     assert all(cut.sure < cut.right for cut in found)
-    for wanted, quality in ((0.91, 0.9), (0.88, 0.7), (0.77, 0.5), (0.58, 0.0), (0.97, None)):
-        cut = cut_for(wanted, said, iou, ALONE)
+    for wanted, quality in ((0.94, 0.9), (0.91, 0.7), (0.79, 0.5), (0.6, 0.0), (0.97, None)):
+        cut = cut_for(wanted, found)
         assert (None if cut is None else cut.quality) == quality
+    best = best_promise(found)
+    assert best is not None
+    assert best.quality == 0.9
+    assert cut_for(best.sure + 1e-9, found) is None
+
+
+def test_a_cut_behind_one_that_cannot_promise_is_not_tried() -> None:
+    """Or each further cut would be another chance to find by luck what is not there."""
+    said = np.repeat([0.9, 0.5], 200)
+    iou = np.where(np.arange(400) % 200 < np.repeat([100, 200], 200), 0.8, 0.1)
+    found = cuts(said, iou, ALONE)
+    assert [cut.right for cut in found] == [0.5, 0.75]
+    assert found[1].sure > 0.7
+    assert cut_for(0.7, found) is None
+    best = best_promise(found)
+    assert best is not None
+    assert best == found[0]
+
+
+def test_more_confidence_keeps_fewer() -> None:
+    said = np.repeat([0.9, 0.5], 200)
+    iou = np.where(np.arange(400) % 200 < np.repeat([190, 120], 200), 0.8, 0.1)
+    kept = []
+    for confidence in (0.5, 0.99):
+        cut = cut_for(0.75, cuts(said, iou, ALONE, confidence=confidence))
+        assert cut is not None
+        kept.append(cut.kept)
+    assert kept == [1, 0.5]
 
 
 def test_few_masks_promise_little() -> None:
     said, right = np.linspace(0.5, 0.9, 30), np.ones(30)
-    assert cut_for(0.9, said, right, ALONE[:30]) is None
-    assert cut_for(0.8, said, right, ALONE[:30]) is not None
-    assert cut_for(0.8, said, right, np.zeros(30, np.int64)) is None  # thirty masks of one image are one case
+    assert cut_for(0.96, cuts(said, right, ALONE[:30])) is None
+    found = cut_for(0.94, cuts(said, right, ALONE[:30]))
+    assert found is not None
+    assert found.kept == 1  # the smaller cuts could not promise it even so, and stand in nobody's way
+    assert (
+        cut_for(0.5, cuts(said, right, np.zeros(30, np.int64))) is None
+    )  # thirty masks of one image are one case
     assert cuts(said[: LEAST_KEPT - 1], right[: LEAST_KEPT - 1], ALONE[: LEAST_KEPT - 1]) == []
+    assert best_promise([]) is None
 
 
 def test_masks_of_an_image_that_are_right_together_count_as_one() -> None:
@@ -64,5 +99,6 @@ def test_the_promise_is_kept(images: int, together: float) -> None:
     for _ in range(200):
         chance = 1 / (1 + np.exp(-(np.repeat(rng.normal(size=images), 5) * together + logit)))
         right = rng.random(len(ids)) < chance
-        broken += cut_for(true + 0.005, rng.random(len(ids)), np.where(right, 0.8, 0.2), ids) is not None
+        found = cuts(rng.random(len(ids)), np.where(right, 0.8, 0.2), ids)
+        broken += cut_for(true + 0.005, found) is not None
     assert broken <= 0.1 * 200

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from evaluate_fakes import summary
 from stage_fakes import (
@@ -50,6 +51,8 @@ class Doubter(FakeTeacher):
 
     def compare(self, samples: list[Sample], *, seed: int) -> dict[str, Scores]:
         raise NotImplementedError
+
+    asked = label_by = compare
 
 
 def _answer(label: Instance, right: bool) -> Instance:
@@ -113,6 +116,22 @@ def test_reserved_images_are_labelled_as_weakly_as_the_others(run: Run) -> None:
     assert found.reliability.correlation == pytest.approx(1, abs=0.2)
     assert found.reliability.error < 0.15
     assert sorted(set(found.true)) == [0.25, 1.0]
+
+
+def test_what_is_published_is_of_masks_that_the_regression_has_not_seen(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def fitted(known: np.ndarray, iou: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        seen.extend((known.shape, iou.shape, ids.shape))
+        return np.linspace(0, 1, len(iou))
+
+    monkeypatch.setattr(calibrate.calibration, "cross_fitted", fitted)
+    found = run(MANY)
+    assert found.said == np.linspace(0, 1, 20).tolist()
+    assert seen == [(20, len(calibrate.calibration.FEATURES)), (20,), (20,)]
+    assert found.reliability == calibrate.reliability(np.array(found.said), np.array(found.true))
 
 
 def test_masks_that_match_no_object_are_worth_nothing(run: Run) -> None:
@@ -219,8 +238,11 @@ def test_filter_gives_masks_their_quality_and_cuts(run: Run) -> None:
 
 def test_a_precision_that_the_masks_cannot_promise_is_refused(run: Run) -> None:
     run(MANY)
-    with pytest.raises(BadInput, match=r"0.99 cannot be promised on 20 masks; the most is 0\.\d+, for the"):
-        filtered(run, made(box_rle(2, 2, 10, 10)), precision=0.99)
+    with pytest.raises(
+        BadInput,
+        match=r"0.99 cannot be promised with confidence 0.8 on 20 masks of 20 images; the most is 0\.\d+, for the",
+    ):
+        filtered(run, made(box_rle(2, 2, 10, 10)), precision=0.99, confidence=0.8)
     run([masked(1)])
     assert filtered(run, made(box_rle(2, 2, 10, 10))).quality is None
     for limit in ("precision", "min_quality"):

@@ -53,3 +53,9 @@ def test_a_limit_that_would_do_nothing_is_refused(limits: dict[str, float]) -> N
     with pytest.raises(ValidationError, match="preset: custom"):
         FilterConfig.model_validate({"preset": "paper"} | limits)
     assert FilterConfig.model_validate(limits).preset is None
+
+
+def test_a_confidence_without_a_precision_is_refused() -> None:
+    with pytest.raises(ValidationError, match="confidence is of a precision, found none"):
+        FilterConfig.model_validate({"min_quality": 0.5, "confidence": 0.95})
+    assert FilterConfig.model_validate({"precision": 0.5, "confidence": 0.95}).confidence == 0.95

@@ -11,10 +11,10 @@ from report_fakes import FACTS, ingested, pointed, reported
 from stage_fakes import FakeStudent, human, record, teacher, write_images
 
 from pipeline.data.records import Category, Match, Ontology, Origin, Point, Prompt, Role
-from pipeline.report.blocks import Table
-from pipeline.report.documents import GateFile, GateVariant, MetricsFile, QuarantineFile
+from pipeline.report.blocks import Dots, Table, Text
+from pipeline.report.documents import GateFile, GateVariant, LabelledGate, MetricsFile, QuarantineFile
 from pipeline.report.head import Known, facts
-from pipeline.report.sections import times
+from pipeline.report.sections import gate, times
 from pipeline.stages import evaluate
 
 
@@ -202,6 +202,23 @@ def test_a_gate_without_a_comparison_says_so(tmp_path: Path) -> None:
     html = reported(tmp_path, [])
     assert "Nothing was compared: the zero-shot teacher is used." in html
     assert "few &lt;b&gt;" in html
+
+
+def test_a_gate_says_what_decided_and_what_heads_are_worth_alone() -> None:
+    labelled = LabelledGate(tuned=0.5, zero_shot=0.55, objects=9)
+    known = {"images": 2, "instances": 9, "method": "reserved", "why": "why"}
+    point = GateVariant(tuned=0.8, zero_shot=0.6, use="zero_shot", labelled=labelled, **known)
+    box = GateVariant(tuned=0.7, zero_shot=0.6, use="tuned", **known)
+    words, table, _ = gate(GateFile({"point": point, "box": box})).blocks
+    assert isinstance(words, Text)
+    assert isinstance(table, Table)
+    rows = [row[2:7] for row in table.rows]
+    assert rows == [
+        ("0.550", "0.500", "-0.050", "+0.200", "zero-shot"),
+        ("0.600", "0.700", "+0.100", "+0.100", "tuned"),
+    ]
+    assert [row[1] for row in table.rows] == [Dots(0.55, 0.5), Dots(0.6, 0.7)]
+    assert "used for 1 of 2 kinds of prompt" in words.lines[0]
 
 
 @pytest.mark.parametrize(("classes", "folds"), [(1, 0), (40, 0), (300, 1)])

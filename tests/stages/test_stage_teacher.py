@@ -16,18 +16,20 @@ from stage_fakes import (
     human,
     point,
     record,
+    teacher,
     write_images,
 )
 
 from pipeline.data.errors import BadInput
-from pipeline.data.records import Record, Role, Source
+from pipeline.data.records import RLE, Instance, Record, Role, Source, WeakKind
 from pipeline.engine.stage import Stopped
-from pipeline.report.documents import GateFile
+from pipeline.report.documents import GateFile, SummaryFile
 from pipeline.stages import finetune_teacher, gate, propose, pseudo_label
 from pipeline.stages.models import with_settings
 from pipeline.stages.propose import wanted
 from teachers.catalog import ModelSpec
 from teachers.gating import Fold, Scores
+from teachers.protocols import Sample
 
 SPEC = ModelSpec(name="model", use="fake", settings={"steps": 7})
 MASK = box_rle(2, 2, 10, 10)
@@ -163,6 +165,20 @@ class GatedFake(FakeTeacher):
     zero_shot_reason: str | None = None
     folds: tuple[Fold, ...] = ()
     compared: list[int] = field(default_factory=list)
+    asks: tuple[str, ...] = ()
+    draws: dict[tuple[str, ...], RLE] = field(default_factory=dict)  # by what its variants are
+    weak: list[Sample] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.tuned_variants = tuple(self.scores)
+
+    def asked(self, kind: WeakKind) -> tuple[str, ...]:
+        return self.asks if kind is WeakKind.POINT else ()
+
+    def label_by(self, batch: list[Sample], choices: list[dict[str, str]]) -> list[list[list[Instance]]]:
+        self.weak += batch
+        drawn = [self.draws[tuple(chosen.values())] for chosen in choices]
+        return [[[teacher(rle), teacher(None)] for _ in batch] for rle in drawn]
 
     def compare(self, samples: list, *, seed: int) -> dict[str, Scores]:  # noqa: ARG002
         self.compared += [sample.record.image_id for sample in samples]
@@ -177,6 +193,8 @@ def decide(
     monkeypatch: pytest.MonkeyPatch,
     models: dict[str, object],
     items: list[Record],
+    proposer: FakeProposer | None = None,
+    semantic: bool = False,
     **more: object,
 ) -> dict[str, dict[str, object]]:
     (folder / "teacher").mkdir(exist_ok=True)
@@ -184,8 +202,16 @@ def decide(
     monkeypatch.setattr(
         gate, "load_teacher", lambda *_, artifact: models[artifact.relative_to(folder / "teacher").as_posix()]
     )
-    around = context(folder, artifacts={"teacher": folder / "teacher"}, **more)
-    gate.Gate(gate.GateConfig(model=SPEC, batch_size=2)).run(Stream(items), around)
+    summary = SummaryFile(
+        **dict.fromkeys(("images", "bad_images", "annotations", "bad_annotations", "classes"), 0),
+        roles={}, weak="point+class", semantic=semantic, notes=[],
+    )  # fmt: skip
+    (folder / "dataset").mkdir(exist_ok=True)
+    summary.write(folder / "dataset" / "summary.json")
+    around = context(folder, artifacts={name: folder / name for name in ("teacher", "dataset")}, **more)
+    monkeypatch.setattr(gate, "load_proposer", lambda *_: proposer)
+    config = gate.GateConfig(model=SPEC, batch_size=2, proposer=SPEC if proposer else None, score=0.3)
+    gate.Gate(config).run(Stream(items), around)
     return json.loads((folder / "out" / "gate.json").read_text())
 
 
@@ -198,6 +224,112 @@ def test_the_gate_compares_on_reserved_masks(tmp_path: Path, monkeypatch: pytest
     assert {name: found[name]["use"] for name in found} == {"box": "tuned", "point": "zero_shot"}
     assert (found["box"]["tuned"], found["box"]["zero_shot"]) == (pytest.approx(0.9), pytest.approx(0.5))
     assert (found["box"]["method"], found["box"]["images"], found["box"]["instances"]) == ("reserved", 4, 4)
+
+
+PART, WHOLE_BOX, MORE = box_rle(2, 2, 6, 10), MASK, box_rle(2, 2, 10, 12)
+# After a tuned first head, the second is worse whatever it is.
+DRAWS = {
+    ("zero_shot", "zero_shot"): MORE,
+    ("zero_shot", "tuned"): WHOLE_BOX,
+    ("tuned", "zero_shot"): PART,
+    ("tuned", "tuned"): PART,
+}
+
+
+def test_the_whole_labelling_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first head that is better alone and makes the second one worse is not used."""
+    scores = {"point": (0.9, 0.5), "point_box": (0.4, 0.5), "box": (0.9, 0.5)}
+    fake = GatedFake(scores=scores, asks=("point", "point_box", "plain_box"), draws=DRAWS)
+    items = [record(i, Role.RESERVED, instances=(human(MASK),)) for i in range(1, 4)]
+    found = decide(tmp_path, monkeypatch, {".": fake}, items, FakeProposer({3: 0.31, 7: 0.9}))
+    assert {name: one["use"] for name, one in found.items()} == {
+        "point": "zero_shot",
+        "point_box": "tuned",
+        "box": "tuned",
+    }
+    assert found["point"]["labelled"] == {"tuned": 0.5, "zero_shot": 1.0, "objects": 3}
+    assert found["point_box"]["labelled"] == {
+        "tuned": 1.0,
+        "zero_shot": pytest.approx(0.8),
+        "objects": 3,
+    }
+    assert (found["point"]["tuned"], found["box"]["labelled"]) == (pytest.approx(0.9), None)
+    assert found["point"]["why"] == "labelling with the tuned one is not better on reserved masks"
+    assert found["box"]["why"] == "tuned, alone, is better on reserved masks"
+    assert [s.record.image_id for s in fake.weak] == [1, 2, 3]
+    for shown in fake.weak:  # a click and its class, and what is proposed of it
+        (label,) = shown.record.instances
+        assert (label.rle, label.box_xyxy, len(label.points)) == (None, None, 1)
+        assert [p.class_id for p in shown.record.proposals] == [3]
+
+
+def test_of_equally_good_labellings_the_zero_shot_one_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = {"point": (0.9, 0.5), "point_box": (0.9, 0.5)}
+    fake = GatedFake(scores=scores, asks=("point", "point_box"), draws=dict.fromkeys(DRAWS, PART))
+    items = [record(1, Role.RESERVED, instances=(human(MASK), human(MORE, 7, 2)))]
+    found = decide(tmp_path, monkeypatch, {".": fake}, items)
+    assert {one["use"] for one in found.values()} == {"zero_shot"}
+    assert found["point"]["labelled"] == {"tuned": 0.25, "zero_shot": 0.25, "objects": 2}  # one is missed
+    assert fake.weak[0].record.proposals == ()
+
+
+def test_images_without_an_object_leave_the_decision_to_the_heads_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = {"point": (0.9, 0.5)}
+    fake = GatedFake(scores=scores, asks=("point",), draws={("zero_shot",): MASK, ("tuned",): PART})
+    found = decide(tmp_path, monkeypatch, {".": fake}, [record(1, Role.RESERVED)])
+    assert (found["point"]["labelled"], found["point"]["use"]) == (None, "tuned")
+
+
+def test_labellings_that_find_nothing_leave_the_decision_to_the_heads_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aside = box_rle(20, 15, 30, 20)
+    scores = {"point": (0.9, 0.5)}
+    fake = GatedFake(scores=scores, asks=("point",), draws={("zero_shot",): aside, ("tuned",): aside})
+    found = decide(tmp_path, monkeypatch, {".": fake}, [record(1, Role.RESERVED, instances=(human(MASK),))])
+    assert (found["point"]["labelled"], found["point"]["use"]) == (None, "tuned")
+
+
+def test_in_a_set_of_semantic_masks_heads_are_compared_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = GatedFake(scores={"point": (0.9, 0.5)}, asks=("point",))
+    items = [record(1, Role.RESERVED, instances=(human(MASK),))]
+    found = decide(tmp_path, monkeypatch, {".": fake}, items, semantic=True)
+    assert (found["point"]["labelled"], found["point"]["use"], fake.weak) == (None, "tuned", [])
+
+
+def test_folds_are_taken_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One fold is for the tuned head, the other one against it by more."""
+    folds = (Fold(path="folds/0", held_out=(1,)), Fold(path="folds/1", held_out=(2,)))
+    models = {
+        ".": GatedFake(folds=folds, asks=("point",)),
+        "folds/0": GatedFake(asks=("point",), draws={("zero_shot",): MORE, ("tuned",): MASK}),
+        "folds/1": GatedFake(asks=("point",), draws={("zero_shot",): MASK, ("tuned",): PART}),
+    }
+    items = [record(i, Role.HUMAN_MASKED, instances=(human(MASK),)) for i in (1, 2)]
+    found = decide(tmp_path, monkeypatch, models, items)
+    assert found["point"]["labelled"] == {"tuned": 0.75, "zero_shot": pytest.approx(0.9), "objects": 2}
+    assert found["point"]["use"] == "zero_shot"
+
+
+def test_folds_that_were_not_tuned_have_no_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folds = (Fold(path="folds/0", held_out=(1,)), Fold(path="folds/1", held_out=(2,)))
+    labelling = {"asks": ("point",), "draws": {("zero_shot",): PART, ("tuned",): MASK}}
+    models = {
+        ".": GatedFake(folds=folds, **labelling),
+        "folds/0": GatedFake(zero_shot_reason="no mask", **labelling),
+        "folds/1": GatedFake(**labelling),
+    }
+    items = [record(i, Role.HUMAN_MASKED, instances=(human(MASK),)) for i in (1, 2)]
+    found = decide(tmp_path, monkeypatch, models, items)
+    assert [len(model.weak) for model in models.values()] == [0, 0, 1]
+    assert found["point"]["labelled"] == {"tuned": 1.0, "zero_shot": 0.5, "objects": 1}
+    assert (found["point"]["use"], found["point"]["images"]) == ("tuned", 1)
 
 
 def test_with_few_masks_every_fold_is_judged_on_what_it_has_not_seen(

@@ -16,11 +16,14 @@ from pipeline.data.masks import area, decode, encode, iou_matrix, tight_box
 from pipeline.data.records import Category, Ontology, Source
 from pipeline.engine.stage import Stopped
 from pipeline.engine.states import last_state
+from students import mask2former
 from students.architecture import build
 from students.card import Card, write_card
 from students.checkpoint import CHECKPOINT
+from students.doubt import Doubt
 from students.inference import to_instances
 from students.mask2former import Mask2Former, open_artifact
+from students.pool import Loader
 from students.settings import RECIPES, TINY, Mask2FormerSettings
 from students.weights import load_embedded, load_weights
 from students.window import fitted_window
@@ -292,3 +295,20 @@ def test_bad_records_are_refused(images, make_context):
     lost = replace(draw(1, images), uri="lost.png")
     with pytest.raises(BadInput, match=r"lost\.png"):
         student(steps=1, batch_size=1).fit([lost], make_context("run"))
+
+
+@pytest.mark.parametrize("borders", [False, True])
+@pytest.mark.parametrize("weights", [False, True])
+def test_doubt_is_what_the_settings_say(images, make_context, monkeypatch, weights, borders):
+    """What it does with targets and losses: test_student_doubt and test_student_criterion."""
+    seen = []
+
+    class Watched(Loader):
+        def __init__(self, **given):
+            seen.append(given["doubt"])
+            super().__init__(**given)
+
+    monkeypatch.setattr(mask2former, "Loader", Watched)
+    learner = student(steps=1, batch_size=1, trust_weights=weights, doubtful_borders=borders)
+    learner.fit([draw(1, images)], make_context("run"))
+    assert seen == [Doubt(weights=weights, borders=borders)]

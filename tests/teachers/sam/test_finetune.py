@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,10 +35,11 @@ from teachers.embedding_cache import EmbeddingCache
 from teachers.fit_head import Bench, HeadTask, HeadTrainer, batch_loss, batch_targets
 from teachers.heads import load_head, read_teacher
 from teachers.identity import ModelIdentity
+from teachers.protocols import Sample
 from teachers.sam.predictor import Ask, Embeddings, Head, SamPredictor
 from teachers.sam.zoom import Part, Zoom
 from teachers.sam_teacher import SamTeacher
-from teachers.self_training import certainty
+from teachers.self_training import certainty, surest
 from teachers.settings import ClassAwareSettings
 from teachers.training_set import collect
 
@@ -222,14 +223,42 @@ def test_the_second_round_goes_on_from_the_first(
     assert equal(first, second)
 
 
-def test_with_few_masks_every_fold_has_its_own_second_round(
-    run_tune: Callable[..., Tuned], tmp_path: Path
+@pytest.mark.parametrize(("share", "kept"), [(0.25, [2]), (0.5, [0, 2]), (1.0, [0, 1, 2, 3])])
+def test_the_surest_are_those_with_the_highest_certainty(
+    tmp_path: Path, share: float, kept: list[int]
 ) -> None:
+    records = [weakly(i, tmp_path) for i in (10, 11)]
+    sure = iter([0.7, 0.2, 0.9, 0.6])
+
+    def label(batch: Sequence[Sample]) -> list[list[Instance]]:
+        truths = [scene(sample.record.image_id, tmp_path).instances for sample in batch]
+        return [[replace(i, source=Source.TEACHER, pred_iou=next(sure)) for i in truth] for truth in truths]
+
+    found = surest(records, label, root=tmp_path, share=share, first=5, heed_stop=lambda: None)
+    every = [
+        (5 + image, i.rle) for image, record in enumerate((10, 11)) for i in scene(record, tmp_path).instances
+    ]
+    assert [(target.image, target.rle) for target in found] == [every[row] for row in kept]
+
+
+def test_with_few_masks_every_fold_has_its_own_second_round(
+    run_tune: Callable[..., Tuned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And labels with its own first one: the whole teacher has seen what the fold is to be judged on."""
+    asked: list[str] = []
+    labeller = SamTeacher._labeller
+
+    def noted(self: SamTeacher, folder: Path) -> object:
+        asked.append(folder.relative_to(tmp_path / "out").as_posix())
+        return labeller(self, folder)
+
+    monkeypatch.setattr(SamTeacher, "_labeller", noted)
     records = [scene(i, tmp_path) for i in range(3)] + [weakly(10, tmp_path)]
     run_tune(records, Run(tmp_path).context("out"), SETTINGS.model_copy(update={"self_training": 1.0}))
     curves = json.loads((tmp_path / "out/loss.json").read_text())
     assert {len(curve) for part in curves.values() for curve in part.values()} == {2 * SETTINGS.steps}
     assert len(curves) == 4
+    assert sorted(asked) == [".", "folds/0", "folds/1", "folds/2"]
 
 
 def test_certainty_is_the_product_of_what_is_known() -> None:

@@ -227,6 +227,63 @@ def test_select_and_compare(make_teacher: Made) -> None:
         teacher.select({"point_box": "tuned"})
 
 
+WEAK = {
+    WeakKind.POINT: {"instances": (CLICKED,), "proposals": (OFFERED,)},
+    WeakKind.BOX: {"instances": (BOXED,)},
+    WeakKind.CLASS: {"tags": (2,), "proposals": (OFFERED,)},
+    WeakKind.NONE: {"proposals": (OFFERED,)},
+}
+
+
+@pytest.mark.parametrize("class_aware", [True, "no_box"])
+@pytest.mark.parametrize("refine", [True, False])
+@pytest.mark.parametrize("kind", WEAK)
+def test_a_kind_asks_the_variants_that_answer_when_it_is_labelled(
+    make_teacher: Made, asked: list[list[Question]], kind: WeakKind, refine: bool, class_aware: bool | str
+) -> None:
+    teacher = make_teacher(class_aware=class_aware, refine=refine)
+    teacher.label([sample(1, **WEAK[kind])])
+    answered = dict.fromkeys(question.variant for call in asked for question in call)
+    assert teacher.asked(kind) == tuple(answered)
+    assert teacher.asked(WeakKind.INSTRUCTION) == ()
+
+
+def test_labelling_by_choices_is_labelling_after_each_was_selected(
+    make_teacher: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = [sample(1, CLICKED), sample(2, BOXED)]
+    choices = [
+        {},
+        {"point": "zero_shot"},
+        {"box": "zero_shot", "point": "tuned"},
+        {"point": "zero_shot", "box": "zero_shot"},
+    ]
+    settings = {"class_aware": True, "refine": False}
+    teacher = make_teacher("point", "box", **settings)
+    expected = []
+    for chosen in choices:
+        teacher.select(chosen)
+        expected.append(teacher.label(batch))
+    assert all(one != other for i, one in enumerate(expected) for other in expected[:i])
+    embedded: list[int] = []
+    embed = SamPredictor.embed
+
+    def counted(self: SamPredictor, images: Sequence[np.ndarray], windows: object = None) -> object:
+        embedded.append(len(images))
+        return embed(self, images, windows)
+
+    monkeypatch.setattr(SamPredictor, "embed", counted)
+    teacher.select({"box": "zero_shot"})
+    assert teacher.label_by(batch, choices) == expected
+    assert sum(embedded) == 2  # each image once
+    assert teacher.answerer.choices == {"box": "zero_shot"}
+    sure = make_teacher("point", "box", second_opinion=True, **settings)
+    assert sure.label_by(batch, choices) == expected  # nobody asks for second opinions of a choice
+    with pytest.raises(BadInput, match="'plain_box' has no tuned head"):
+        teacher.label_by(batch, [{"point": "zero_shot"}, {"plain_box": "tuned"}])
+    assert teacher.answerer.choices == {"box": "zero_shot"}
+
+
 def test_a_second_opinion_is_plain_sams(make_teacher: Made) -> None:
     batch = [sample(1, BOXED, CLICKED), sample(2, BOXED)]
     teacher = make_teacher("box", class_aware=True, second_opinion=True)

@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import ConcatDataset
 
+from benchmarks.kinds import SEEDS
+from benchmarks.omni_study import __main__ as study
 from pipeline.data.errors import BadInput
 from pipeline.toyworld.scene import Scene, render
 from students import pretrain
@@ -294,6 +296,14 @@ def test_other_scenes_are_scored_where_they_are_asked_for(
     seeds = [2_300_000, 2_400_000, 2_500_000] if name == "sam" else [2_300_000]
     assert rendered == [("demo", seed, 0) for seed in seeds]
     assert json.loads(capsys.readouterr().out)
+
+
+def test_no_demo_study_or_report_has_the_scenes_of_a_training() -> None:
+    """A scene is made of its world, seed and index: other seeds, other scenes."""
+    options = study._options(["--ledger=ledger.jsonl"])
+    small = {*SEEDS, *options.seeds, 100}  # 100: settings of students were chosen on it
+    assert max(small) < command.TRAIN_SEED < command.EVALUATION_SEED
+    assert command.EVALUATION_SEED - command.TRAIN_SEED >= 100_000
 
 
 @pytest.mark.parametrize("words", [(), ("--export",), ("--evaluate", "1", "--export")], ids=" ".join)
