@@ -117,7 +117,7 @@ def test_a_ledger_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ledger.add(file, row(second, miou=0.5))  # of other settings: to be made again
     assert next(study.Study(options).todo()) == second
     assert [one.cell for one in ledger.read(file)] == [first, second]
-    monkeypatch.setattr(ledger.Models, "weights", lambda _, name: {name: "other weights"})
+    monkeypatch.setattr(studies.Models, "weights", lambda _, name: {name: "other weights"})
     assert next(study.Study(options).todo()) == first
 
 
