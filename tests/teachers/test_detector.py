@@ -110,9 +110,9 @@ CELLS = raw([[0.0, 0.0, 8.0, 8.0], [8.0, 0.0, 16.0, 8.0], [40.0, 40.0, 48.0, 48.
         ([[1.0, 1.0, 9.0, 3.0]], [], [True, True, False]),
         ([[1.0, 1.0, 3.0, 3.0], [39.0, 39.0, 50.0, 50.0]], [0, 0], [False, False, True]),
         ([[1.0, 1.0, 3.0, 3.0], [39.0, 39.0, 50.0, 50.0]], [1, 0], [False, False, False]),
-        ([[20.0, 20.0, 30.0, 30.0]], [], [False, False, False]),
+        ([[17.0, 1.0, 19.0, 3.0]], [], [False, False, False]),
     ],
-    ids=["none", "lost", "learned", "two cells", "one of two", "both learned", "between cells"],
+    ids=["none", "lost", "learned", "two cells", "one of two", "both learned", "beside a cell"],
 )
 def test_where_nobody_learns_an_object_nothing_is_told(
     boxes: list[list[float]], learned: list[int], expected: list[bool]
@@ -128,8 +128,8 @@ def targets(count: int, region: Tensor | None = None) -> Targets:
 
 def test_nothing_is_told_where_nothing_is_known() -> None:
     region = torch.zeros(SIDE, SIDE, dtype=torch.bool)
-    region[44, 44] = region[4, 11] = True  # the last cell's centre, and a pixel beside the second's
-    assert ignored(CELLS, targets(1, region)).tolist() == [False, False, True]
+    region[4, 12] = region[44, 43] = True  # the second cell's centre, and a pixel beside the last one's
+    assert ignored(CELLS, targets(1, region)).tolist() == [False, True, False]
     assert ignored(CELLS, targets(1)).tolist() == [False] * 3
 
 
