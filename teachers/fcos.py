@@ -2,7 +2,7 @@
 
 Assignments depend on the true boxes alone, so that they stay the same at other parameters; batch norms are frozen, or
 asked in eval mode, and learn no statistics. The gradient of a gradient is linear in the loss's weights, as it must be
-(`tests/teachers/test_detector.py`), which is not so of every detector: transformers' RT-DETR gives wrong ones without a
+(`tests/teachers/test_fcos.py`), which is not so of every detector: transformers' RT-DETR gives wrong ones without a
 word.
 """
 
