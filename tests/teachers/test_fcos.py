@@ -1,6 +1,7 @@
 """FCOS as a detector that losses can be asked through twice: against torchvision's own, and finite differences."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -148,11 +149,17 @@ def test_no_location_is_between_two_levels() -> None:
     """A distance that two levels end at is the finer one's; torchvision's own rule gives it to neither."""
     detector = tiny()
     raw = detector.predict(pixels(1, 256))
-    found = detector.assign(
-        raw, [objects([64.0, 60.0, 192.0, 200.0])]
-    )  # 64 to the left and right of its centre
-    middle = raw.centres[found.location] == 128
-    assert middle.all(-1).any()
+    found = detector.assign(raw, [objects([64.0, 70.0, 192.0, 190.0])])
+    assert [128.0, 128.0] in raw.centres[found.location].tolist()  # 64 to either side
+
+
+def test_the_coarsest_level_learns_the_largest_objects() -> None:
+    detector = tiny()
+    small = detector.predict(pixels(1, 256))
+    raw = replace(small, centres=4 * small.centres, side=1024)
+    found = detector.assign(raw, [objects([10.0, 10.0, 1000.0, 1000.0])])
+    assert raw.centres[found.location].tolist() == [[512.0, 512.0]]
+    assert raw.strides[found.location].tolist() == [32.0]
 
 
 def test_the_assignment_depends_on_true_boxes_alone() -> None:
