@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +26,12 @@ from students.blo_objective import Choice, Images, Keeping, Weights, choose, los
 from students.blo_settings import BloInstSettings
 from students.blo_trainer import Pair, Phase
 from students.pool import Loader
+from students.targets import labels_of
 from teachers.bilevel import Level, bilevel_step, joint_step
 from teachers.detector import Targets
 from teachers.embedding_cache import EmbeddingCache
 
-MOST_JUDGED = 100  # images of D2 that an epoch is judged by
+MOST_JUDGED = 100  # images of D2 with objects that an epoch is judged by
 WARMUP = 50  # steps of the detector's own training
 _MAX_THREADS = 16
 
@@ -187,20 +189,19 @@ def _aligned(bench: Bench) -> Phase:
 
 
 def _judge(bench: Bench) -> Callable[[int], bool]:
-    """Note how good the pair is on images of D2; False once it was not better for `patience` epochs.
+    """Note how good the pair is on images of D2 with objects; False once it was not better for `patience` epochs.
 
     Each process of a team judges its own share of them, and all go by the sum.
     """
-    places = bench.halves.upper[:MOST_JUDGED]
-    own = bench.side(places[bench.team.rank :: bench.team.world])
+    pool, index = bench.whole.pool, bench.whole.class_index
+    shown = (place for place in bench.halves.upper if labels_of(pool[place], index).found)
+    own = bench.side(tuple(islice(shown, MOST_JUDGED))[bench.team.rank :: bench.team.world])
 
     def judge(epoch: int) -> bool:
         lost = torch.zeros(2, dtype=torch.float64, device=bench.device)
         for images in own.in_order():
             lost += lost.new_tensor(missed(bench.pair.sam, images, bench.choice(images)))
         loss, objects = bench.team.total(lost).tolist()
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"loss on the detector's half is {loss} before epoch {epoch}")
         bench.pair.note(loss / max(objects, 1), epoch)
         patience = bench.settings.patience
         return not patience or epoch - int(bench.pair.best_epoch) < patience

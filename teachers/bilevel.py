@@ -13,6 +13,7 @@ A loss is asked several times within a step at parameters that differ a little: 
 (augmentation, assignment, kept boxes, batch statistics) must be the same each time.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -50,11 +51,12 @@ class Level:
         return tuple(self.team.means(own))
 
     def apply(self, gradient: Sequence[Tensor]) -> None:
-        """One step of the optimiser along a gradient, clipped."""
+        """One step of the optimiser along a gradient, clipped; FloatingPointError for one that is not finite."""
         for parameter, value in zip(self.parameters, gradient, strict=True):
             parameter.grad = value.detach().clone()
-        if self.clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        length = nn.utils.clip_grad_norm_(self.parameters, math.inf if self.clip is None else self.clip)
+        if not math.isfinite(float(length)):
+            raise FloatingPointError("a gradient is not finite; a lower learning rate may help")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

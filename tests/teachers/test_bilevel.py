@@ -187,6 +187,19 @@ def test_each_level_is_clipped_by_itself(order: str, clip: float | None) -> None
         torch.testing.assert_close(moved, gradient / gradient.norm() * length, rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.parametrize("clip", [10.0, None])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_changes_nothing(wrong: float, clip: float | None) -> None:
+    """Though its loss is: the step after the last one has no loss to tell by."""
+    problem = Quadratic(clip=clip)
+    before = problem.theta.detach()
+    gradient = [torch.full_like(part, 1.0) for part in problem.parts]
+    gradient[1][0] = wrong
+    with pytest.raises(FloatingPointError, match="a gradient is not finite"):
+        problem.lower.apply(gradient)
+    assert torch.equal(problem.theta.detach(), before)
+
+
 def test_rates_are_those_of_the_groups_now() -> None:
     problem = Quadratic()
     assert problem.lower.rates() == RATES
