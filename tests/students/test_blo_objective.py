@@ -99,6 +99,12 @@ def images(*objects: list[Object]) -> Images:
     return Images(torch.zeros(len(objects), 3, SIDE, SIDE), features, targets, masks)
 
 
+def agree(sam: AlignedSam, own: Images, image: int, index: int, box: list[float]) -> None:
+    """Make an object's mask what SAM says to a box."""
+    logits, _ = sam(own.features[[image]], torch.tensor([box], dtype=torch.float64))
+    own.masks[image][index] = (logits[0] > 0).double()
+
+
 def moved(box: list[float], by: float) -> list[float]:
     return [box[0], box[1] + by, box[2], box[3] + by]
 
@@ -230,6 +236,23 @@ def test_the_mask_loss_is_the_mean_of_what_was_matched_by_its_weight() -> None:
     torch.testing.assert_close(surely, (single[0] + 4 * single[1]) / 2)
 
 
+def test_each_box_is_asked_of_its_own_image() -> None:
+    sam, both = aligned(), images([(0, LEFT, 1.0)], [(0, LEFT, 1.0)])
+    for image in range(2):
+        agree(sam, both, image, 0, NEAR)
+    parts = [
+        Images(both.pixels[:1], both.features[[i]], both.targets[i : i + 1], both.masks[i : i + 1])
+        for i in range(2)
+    ]
+    alone, together = Told([[NEAR]], [[[3.0]]]), Told([[NEAR]] * 2, [[[3.0]]] * 2)
+    every = [mask_loss(sam, part, found := choose(alone, part, KEEPING), found.boxes) for part in parts]
+    assert every[0] != every[1]
+    choice = choose(together, both, KEEPING)
+    torch.testing.assert_close(mask_loss(sam, both, choice, choice.boxes), (every[0] + every[1]) / 2)
+    sums = [missed(sam, part, choose(alone, part, KEEPING))[0] for part in parts]
+    assert missed(sam, both, choice)[0] == pytest.approx(sum(sums))
+
+
 def test_the_mask_loss_is_that_of_the_masks_pixels_in_the_box() -> None:
     sam, own = aligned(), images([(0, LEFT, 1.0)])
     box = torch.tensor([[4.0, 8.0, 28.0, 64.0]], dtype=torch.float64)
@@ -318,18 +341,22 @@ def test_where_no_mask_teaches_the_detector_still_learns(
 def test_what_a_pair_is_worth() -> None:
     """The first object is found twice, the second badly, the third by no box; an image without any beside it."""
     sam = aligned()
-    own = images([(0, LEFT, 0.1), (0, RIGHT, 1.0), (1, LEFT, 1.0)], [])
+    own = images([(0, LEFT, 0.0), (0, RIGHT, 1.0), (1, LEFT, 1.0)], [])
+    agree(sam, own, 0, 0, HALF)
     said = Told(
         [[NEAR, HALF, moved(RIGHT, 18)], [LEFT, LEFT, LEFT]], [[[3.0, -9.0], [2.0, -9.0], [1.0, -9.0]]] * 2
     )
     choice = choose(said, own, Keeping(0.5, 1.0, 10))
     assert choice.target[:3].tolist() == [0, 0, 1]
     each = []
-    for box, truth in ((NEAR, LEFT), (HALF, LEFT), (moved(RIGHT, 18), RIGHT)):
-        one = replace(images([(0, truth, 1.0)]), features=own.features[:1])
+    for box, index in ((NEAR, 0), (HALF, 0), (moved(RIGHT, 18), 1)):
+        truth, mask = (LEFT, RIGHT)[index], own.masks[0][[index]]
+        one = replace(images([(0, truth, 1.0)]), features=own.features[:1], masks=(mask,))
         found = choose(Told([[box]], [[[3.0]]]), one, KEEPING)
         each.append(mask_loss(sam, one, found, found.boxes).item())
     unknown = math.log(2)
+    assert each[1] < each[0]
+    assert each[1] < unknown < each[2]
     lost, count = missed(sam, own, choice)
     assert count == 3
     assert lost == pytest.approx(min(each[0], each[1], unknown) + min(each[2], unknown) + unknown)
