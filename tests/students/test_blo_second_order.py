@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from students.blo_objective import AlignedSam, Images, Keeping, Weights, choose, losses, total
-from teachers.bilevel import EPSILON, Hypergradient, Level, hypergradient
+from teachers.bilevel import Hypergradient, Level, hypergradient
 from teachers.detector import Targets, keep
 from teachers.fcos import FcosDetector, build_fcos_tiny
 from teachers.sam.lora import LoRALinear
 
 SIDE, LOW = 64, 32
 RATE = 2.0  # of the virtual step
+# A tenth of the default: in so small a decoder a single ReLU that turns within the difference is much of the whole.
+NEAR = 1e-3
 WEIGHTS = Weights(0.3, 0.7, 0.3, 0.7)
 KEEPING = Keeping(0.1, 0.5, 4)
 
@@ -55,12 +57,12 @@ class Problem:
         parts = losses(self.detector, sam, self.batches[level], self.choices[level], WEIGHTS)  # type: ignore[arg-type]
         return total(parts)
 
-    def differences(self, rate: float = RATE, epsilon: float = EPSILON) -> Hypergradient:
+    def differences(self, rate: float = RATE) -> Hypergradient:
         """What `second` goes by."""
         theta = tuple(self.theta.values())
         lower = Level(theta, torch.optim.SGD(theta, rate))
         upper = Level(self.phi, torch.optim.SGD(self.phi, 1.0))
-        return hypergradient(lower, upper, lambda: self.loss(0), lambda: self.loss(1), epsilon=epsilon)
+        return hypergradient(lower, upper, lambda: self.loss(0), lambda: self.loss(1), epsilon=NEAR)
 
     def exact(self, rate: float = RATE) -> tuple[Tensor, Tensor]:
         """The direct and the implicit term by autograd."""
@@ -125,9 +127,10 @@ def test_the_implicit_term_alone_is_the_exact_one(problem: Problem) -> None:
     error = (flat(found.implicit) - implicit).norm() / implicit.norm()
     assert error < 1e-3
     torch.testing.assert_close(flat(found.direct), direct)
-    # It matters: of the masks' part of the gradient, not of the scores' that no step of SAM changes.
+    # It matters: beside the direct term, and beside what the step does to that.
     still, _ = problem.exact(0.0)
-    assert implicit.norm() > 0.1 * (direct - still).norm() > 0
+    assert implicit.norm() > 0.2 * direct.norm()
+    assert (direct - still).norm() > 0.2 * direct.norm()
     after = [p.detach() for p in (*problem.theta.values(), *problem.phi)]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(p.grad is None for p in (*problem.theta.values(), *problem.phi))
