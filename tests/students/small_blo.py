@@ -1,0 +1,57 @@
+"""What a small BLO-Inst is made of: a detector's weights in a file, pictures with features that tell their place."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from little_pictures import ONTOLOGY
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline.data.records import Record
+from students.doubt import Doubt
+from students.pool import Loader
+from students.pretrain_fcos import begin
+from teachers.fcos import build_fcos_tiny
+from teachers.sam.predictor import Embeddings
+
+SIZE, WIDTH, GRID = 64, 32, 8  # of the small SAM
+INDEX = {class_id: place for place, class_id in enumerate(ONTOLOGY.ids)}
+
+
+def write_detector(path: Path, *, classes: int = 2, seed: int = 0) -> Path:
+    """A tiny FCOS that has the grounder's pyramid and is new elsewhere."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        detector = begin(build_fcos_tiny(classes))
+    save_file(detector.model.state_dict(), path)
+    return path
+
+
+def loader(records: Sequence[Record], folder: Path, *, batch: int = 2, **settings: object) -> Loader:
+    given: dict[str, object] = {"scale": None, "seed": 0, "doubt": Doubt(weights=True)}
+    return Loader(  # type: ignore[arg-type]
+        pool=list(records),
+        images_root=folder,
+        class_index=INDEX,
+        size=SIZE,
+        batch=batch,
+        **{**given, **settings},
+    )
+
+
+class Places:
+    """Stands for the cache of embeddings: random features of a place, with the place as the first number."""
+
+    def gather(self, parts: Sequence[tuple[int, None]]) -> Embeddings:
+        return Embeddings(torch.stack([self._one(place) for place, _ in parts]), ())
+
+    def _one(self, place: int) -> Tensor:
+        features = torch.randn(WIDTH, GRID, GRID, generator=torch.Generator().manual_seed(place))
+        features[0, 0, 0] = place
+        return features
+
+
+def places(features: Tensor) -> list[int]:
+    """Where features of `Places` are of."""
+    return [int(place) for place in features[:, 0, 0, 0]]
