@@ -26,12 +26,17 @@ BUILDERS: Mapping[str, Callable[..., DetectorNetwork]] = {
 }
 
 
+def bare_detector(settings: BloInstSettings, classes: int) -> DetectorNetwork:
+    """Of the settings' kind, randomly initialised; BadInput if a YOLO is wanted and its package is missing."""
+    return BUILDERS[settings.detector](classes, focal=settings.focal)
+
+
 def new_detector(settings: BloInstSettings, classes: int) -> DetectorNetwork:
     """Of the settings' kind, with the weights they name or the embedded ones, if any.
 
     BadInput if these do not fit, or if a YOLO is wanted and its package is missing.
     """
-    detector = BUILDERS[settings.detector](classes, focal=settings.focal)
+    detector = bare_detector(settings, classes)
     if settings.embedded:
         return _filled(detector, load_weights(DETECTOR), DETECTOR)
     if settings.detector_weights is not None:

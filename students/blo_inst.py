@@ -5,7 +5,7 @@ itself is not in it: the file names the digest of the weights it belongs to.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from pipeline.data.records import Instance, Ontology, Source
 from pipeline.engine.stage import Metrics, Records, TrainContext
 from students import blo_settings as numbers
 from students.blo_data import Halves, first_pixels, halves, training_images
-from students.blo_detectors import new_detector
+from students.blo_detectors import DetectorNetwork, bare_detector, new_detector
 from students.blo_objective import AlignedSam
 from students.blo_phases import Bench, phases
 from students.blo_settings import BLO_INST, BloInstSettings, sam_digest
@@ -41,6 +41,7 @@ from teachers.yolo import YoloDetector
 WEIGHTS = "model.safetensors"
 SAM_DIGEST = "sam_sha256"
 CHUNK = 16  # boxes that SAM's decoder is asked at once
+MakeDetector = Callable[[BloInstSettings, int], DetectorNetwork]
 _GIB = 2**30
 _NOT_IN_CARD = {"detector_weights", "checkpoint_every", "cache_gb"}
 
@@ -60,7 +61,7 @@ class BloInst:
         self.sam = load_sam(settings.sam, settings.checkpoint, sha256=settings.sha256).to(device)
         self._pair: Pair | None = None
         if state is not None:
-            self._pair = self._new_pair(0)
+            self._pair = self._new_pair(0, bare_detector)  # all of its numbers are in the state
             fill(self._pair, state)
 
     @property
@@ -147,10 +148,10 @@ class BloInst:
         context.team.wait()
         return RecordPool(path)
 
-    def _new_pair(self, seed: int) -> Pair:
+    def _new_pair(self, seed: int, make: MakeDetector = new_detector) -> Pair:
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
-            detector = new_detector(self.settings, len(self.ontology.ids))
+            detector = make(self.settings, len(self.ontology.ids))
             pair = Pair(detector, AlignedSam(self.sam, rank=self.settings.rank))
         nn.Module.to(pair, self.device)
         pair.eval()  # batch norms, where a detector has such, keep their statistics
