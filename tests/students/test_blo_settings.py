@@ -1,0 +1,266 @@
+"""Settings of BLO-Inst and the detectors they name: the paper's numbers, what is refused, what is in the key."""
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+from small_blo import write_detector
+from torchvision.models.detection import FCOS, fcos_resnet50_fpn
+
+from pipeline.data.errors import BadInput
+from students import blo_settings as numbers
+from students import catalog
+from students.blo_detectors import BUILDERS, bare_detector, load_detector, new_detector
+from students.blo_settings import BloInstSettings, DetectorName, YoloName
+from teachers.catalog import ModelSpec
+from teachers.fcos import FcosDetector
+from teachers.tiny.listing import SAM, digest_of
+
+DEFAULTS = {
+    "order": "first",
+    "split": 0.5,
+    "rank": 4,
+    "match": "instance",
+    "pretrain_epochs": 100,
+    "epochs": 20,
+    "steps": None,
+    "patience": 0,
+    "lr_detector": 1e-3,
+    "lr_sam": 1e-3,
+    "box": 0.3,
+    "obj": 0.7,
+    "cls": 0.3,
+    "seg": 0.7,
+    "confidence": 0.25,
+    "overlap": 0.25,
+    "focal": True,
+    "trust_weights": True,
+}
+OF_THE_CODE = {
+    "MOMENTUM": 0.937,
+    "WEIGHT_DECAY": 5e-4,
+    "LAST_RATE": 0.1,
+    "CLIP": 10.0,
+    "PROMPT_MOST": 300,
+    "FOUND_CONFIDENCE": 0.001,
+    "FOUND_OVERLAP": 0.6,
+}
+
+
+def spec(**settings: object) -> ModelSpec:
+    return ModelSpec(name="aligned", use="blo_inst", settings=settings)
+
+
+def test_the_defaults_are_the_papers_and_its_codes() -> None:
+    found = BloInstSettings()
+    assert {name: getattr(found, name) for name in DEFAULTS} == DEFAULTS
+    assert {name: getattr(numbers, name) for name in OF_THE_CODE} == OF_THE_CODE
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"order": "third"}, "order: Input should be 'joint', 'separate', 'first' or 'second'"),
+        ({"match": "union"}, "match: Input should be"),
+        ({"detector": "rtdetr"}, "detector: Input should be 'fcos_tiny'"),
+        ({"sam": "huge"}, "sam: Input should be"),
+        ({"sha256": "12"}, "sha256: String should match"),
+        ({"split": 0}, "split: Input should be greater than 0"),
+        ({"split": 1}, "split: Input should be less than 1"),
+        ({"rank": 0}, "rank: Input should be greater than or equal to 1"),
+        ({"steps": 0}, "steps: Input should be greater than or equal to 1"),
+        ({"epochs": -1}, "epochs: Input should be greater"),
+        ({"pretrain_epochs": -1}, "pretrain_epochs: Input should be greater"),
+        ({"patience": -1}, "patience: Input should be greater"),
+        ({"batch_size": 0}, "batch_size: Input should be greater"),
+        ({"lr_sam": 0}, "lr_sam: Input should be greater than 0"),
+        ({"lr_detector": float("nan")}, "lr_detector: Input should be a finite number"),
+        ({"pretrain_lr": -1}, "pretrain_lr: Input should be greater than 0"),
+        ({"confidence": 1.5}, "confidence: Input should be less than or equal to 1"),
+        ({"overlap": -0.1}, "overlap: Input should be greater"),
+        ({"seg": -1}, "seg: Input should be greater"),
+        ({"cache_gb": -1}, "cache_gb: Input should be greater"),
+        ({"checkpoint_every": 0}, "checkpoint_every: Input should be greater"),
+        ({"focus": True}, "focus: Extra inputs are not permitted"),
+        (
+            dict.fromkeys(("box", "obj", "cls", "seg"), 0),
+            "expected a weight above 0 among box, obj, cls and seg",
+        ),
+        ({"epochs": 0, "pretrain_epochs": 0}, "expected epochs or pretrain_epochs above 0"),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
+)
+def test_wrong_settings_are_told(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(BadInput, match=rf"models\.aligned.*{message}"):
+        catalog.check(spec(**settings))
+
+
+def test_all_wrong_settings_are_told_at_once_and_nothing_else() -> None:
+    """A default that waits for another setting is not told as a mistake."""
+    with pytest.raises(BadInput) as told:
+        catalog.check(spec(rank=0, detector="x"))
+    assert [part.split(":")[0] for part in str(told.value).split("; ")] == [
+        "models.aligned.detector",
+        "models.aligned.rank",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "focal"),
+    [
+        ({}, True),
+        ({"detector": "fcos_r50"}, True),
+        ({"detector": "yolo11n"}, False),
+        ({"detector": "yolo11n", "focal": True}, True),
+        ({"focal": False}, False),
+    ],
+    ids=str,
+)
+def test_the_loss_of_the_classes_is_the_detectors_own_unless_said(
+    settings: dict[str, object], focal: bool
+) -> None:
+    assert BloInstSettings.model_validate(settings).focal is focal
+
+
+@pytest.mark.parametrize(
+    ("settings", "embedded"),
+    [
+        ({}, True),
+        ({"detector_weights": "x"}, False),
+        ({"detector": "fcos_r50"}, False),
+        ({"detector": "yolov8n"}, False),
+    ],
+    ids=str,
+)
+def test_only_the_tiny_detector_begins_with_embedded_weights(
+    settings: dict[str, object], embedded: bool
+) -> None:
+    assert BloInstSettings.model_validate(settings).embedded is embedded
+
+
+def test_every_detector_has_a_builder() -> None:
+    assert set(BUILDERS) == set(get_args(DetectorName)) > set(get_args(YoloName))
+
+
+def test_the_identity_is_the_content_of_both_weights(tmp_path: Path) -> None:
+    first, second = (write_detector(tmp_path / name, seed=seed) for seed, name in enumerate("ab"))
+    (tmp_path / "c").write_bytes(first.read_bytes())
+    found = [catalog.identity(spec(detector_weights=str(path))) for path in (first, second, tmp_path / "c")]
+    assert found[0] == found[2] != found[1]
+    assert {one["sam"] for one in found} == {digest_of(SAM)}
+    assert catalog.identity(spec(detector="fcos_r50")).keys() == {"sam"}
+    with pytest.raises(BadInput, match=r"detector_weights: .*no such file"):
+        catalog.identity(spec(detector_weights=str(tmp_path / "none")))
+    with pytest.raises(BadInput, match="checkpoint: vit_b needs the path"):
+        catalog.identity(spec(detector="fcos_r50", sam="vit_b"))
+
+
+def test_what_changes_no_bit_is_not_in_the_key() -> None:
+    assert BloInstSettings.not_in_key >= {"checkpoint_every", "cache_gb", "detector_weights", "checkpoint"}
+    assert catalog.batch_size(spec(batch_size=6)) == 6
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        BloInstSettings().rank = 3  # type: ignore[misc]
+
+
+def outputs(detector: FcosDetector, side: int) -> list[torch.Tensor]:
+    pixels = 255 * torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        raw = detector.eval().predict(pixels)
+    assert raw.object_logits is not None
+    return [raw.boxes, raw.object_logits, raw.class_logits]
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_a_detectors_weights_come_from_a_file(tmp_path: Path, classes: int) -> None:
+    """Of other classes, its class layer stays as it was made; the rest is the file's."""
+    path = write_detector(tmp_path / "detector.safetensors", classes=2)
+    settings = BloInstSettings(detector_weights=path)
+    torch.manual_seed(5)
+    bare = bare_detector(settings, classes)
+    before = {name: value.clone() for name, value in bare.model.state_dict().items()}
+    torch.manual_seed(5)
+    found = new_detector(settings, classes)
+    given = load_file(path)
+    for name, value in found.model.state_dict().items():
+        own = before if classes != 2 and name.startswith(found.class_part) else given
+        assert torch.equal(value, own[name]), name
+
+
+def published(classes: int) -> FCOS:
+    """torchvision's own, with random numbers in all of its statistics."""
+    torch.manual_seed(1)
+    model = fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=classes).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+            torch.nn.init.uniform_(module.weight, 0.2, 0.5)
+    return model
+
+
+@pytest.mark.parametrize("counted", [True, False], ids=["its norms learnt", "its norms were frozen"])
+def test_torchvisions_weights_give_torchvisions_detections(tmp_path: Path, counted: bool) -> None:
+    """A file of a model whose norms were frozen, as the published one's, has no counts of batches."""
+    theirs = published(4)
+    state = theirs.state_dict()
+    if not counted:
+        state = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    save_file(state, tmp_path / "fcos.safetensors")
+    settings = BloInstSettings(detector="fcos_r50", detector_weights=tmp_path / "fcos.safetensors")
+    ours = new_detector(settings, 4)
+    assert isinstance(ours, FcosDetector)
+    boxes, objects, classes = outputs(ours, 128)
+    pixels = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        image = theirs.transform.normalize(pixels[0])[None]
+        features = list(theirs.backbone(image).values())
+        found = theirs.head(features)
+    torch.testing.assert_close(classes, found["cls_logits"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(objects, found["bbox_ctrness"][..., 0], rtol=1e-4, atol=1e-5)
+    theirs.transform.min_size, theirs.transform.max_size = (128,), 128
+    theirs.score_thresh = 0.0
+    with torch.no_grad():
+        (detections,) = theirs([pixels[0]])
+    torch.testing.assert_close(
+        detections["scores"].max(), (classes.sigmoid().amax(-1) * objects.sigmoid()).sqrt().max()
+    )
+    clipped = boxes[0].clamp(0, 128)
+    apart = (detections["boxes"][:, None] - clipped).abs().amax(-1).amin(1)
+    assert apart.max() < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "not readable as safetensors"),
+        (b"not safetensors", "not readable as safetensors"),
+        ({"x": torch.zeros(2)}, "and [0-9]+ more missing or of another shape"),
+        ("cut", "and 0 more missing or of another shape"),
+    ],
+    ids=["missing", "garbage", "of something else", "a weight less"],
+)
+def test_bad_weights_are_refused_by_name(tmp_path: Path, content: object, message: str) -> None:
+    path = tmp_path / "detector.safetensors"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, dict):
+        save_file(content, path)
+    elif content == "cut":
+        state = load_file(write_detector(path))
+        save_file(
+            {name: value for name, value in state.items() if not name.endswith("stem.0.0.weight")}, path
+        )
+    with pytest.raises(BadInput, match=f"detector_weights: {path}: .*{message}"):
+        load_detector(bare_detector(BloInstSettings(detector_weights=path), 2), path)
+    with pytest.raises(BadInput, match="detector_weights"):
+        catalog.inspect(spec(detector_weights=str(path)))
+
+
+def test_good_weights_pass_the_inspection(tmp_path: Path) -> None:
+    catalog.inspect(spec(detector_weights=str(write_detector(tmp_path / "detector.safetensors", classes=9))))
