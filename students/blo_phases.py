@@ -186,22 +186,28 @@ def _aligned(bench: Bench) -> Phase:
     return Phase("aligned", steps, optimizers, draw, step, _falling(steps, epoch), epoch, _judge(bench))
 
 
-def _judge(bench: Bench) -> Callable[[int], bool]:
-    """Note how good the pair is on images of D2; False once it was not better for `patience` epochs.
+def mean_missed(bench: Bench, places: Sequence[int]) -> float:
+    """What the pair misses, on average over the objects of up to 100 of some images (`blo_objective.missed`).
 
-    Each process of a team judges its own share of them, and all go by the sum.
+    Each process of a team looks at its own share of them.
     """
-    places = bench.halves.upper[:MOST_JUDGED]
-    own = bench.side(places[bench.team.rank :: bench.team.world])
+    team = bench.team
+    own = bench.side(tuple(places[:MOST_JUDGED][team.rank :: team.world]))
+    lost = torch.zeros(2, dtype=torch.float64, device=bench.device)
+    for images in own.in_order():
+        lost += lost.new_tensor(missed(bench.pair.sam, images, bench.choice(images)))
+    loss, objects = team.total(lost).tolist()
+    return float(loss / max(objects, 1))
+
+
+def _judge(bench: Bench) -> Callable[[int], bool]:
+    """Note how good the pair is on images of D2; False once it was not better for `patience` epochs."""
 
     def judge(epoch: int) -> bool:
-        lost = torch.zeros(2, dtype=torch.float64, device=bench.device)
-        for images in own.in_order():
-            lost += lost.new_tensor(missed(bench.pair.sam, images, bench.choice(images)))
-        loss, objects = bench.team.total(lost).tolist()
+        loss = mean_missed(bench, bench.halves.upper)
         if not math.isfinite(loss):
             raise FloatingPointError(f"loss on the detector's half is {loss} before epoch {epoch}")
-        bench.pair.note(loss / max(objects, 1), epoch)
+        bench.pair.note(loss, epoch)
         patience = bench.settings.patience
         return not patience or epoch - int(bench.pair.best_epoch) < patience
 
