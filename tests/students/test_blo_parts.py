@@ -88,7 +88,7 @@ def student(**settings: object) -> BloInst:
 
 
 def names(part: Part) -> set[str]:
-    return set(AlignedSam(build_small_sam(), rank=2, part=part).trained())
+    return set(AlignedSam(build_small_sam().requires_grad_(True), rank=2, part=part).trained())
 
 
 def test_the_parts() -> None:
