@@ -1,5 +1,6 @@
 """What a run's BLO-Inst student misses of the images that it was scored on; `fit` tells it of those it learned from."""
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -32,6 +33,5 @@ def missed_in_test(run: Path) -> float:
             progress=lambda *_: None,
             should_stop=lambda: False,
         )
-        return student.missed(
-            RecordStream(RecordSet.of_folder(dataset / "records"), frozenset({Role.VAL})), context
-        )
+        seen = RecordStream(RecordSet.of_folder(dataset / "records"), frozenset({Role.VAL}), count=0)
+        return student.missed(replace(seen, count=sum(1 for _ in seen)), context)
