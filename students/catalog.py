@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -163,9 +164,23 @@ def _open_blo_inst(artifact: Path, device: str) -> Student:
 
 def _blo_inst_identity(settings: BaseModel) -> Mapping[str, str]:
     assert isinstance(settings, BloInstSettings)
-    found = detectors.first_weights(settings.detector, settings.detector_weights, settings.detector_sha256)
-    own = {} if found is None else {"detector_weights": found}
-    return {"sam": sam_digest(settings)} | own
+    weights = settings.detector, settings.detector_weights, settings.detector_sha256
+    asked: dict[str, Callable[[], str | None]] = {
+        "sam": partial(sam_digest, settings),
+        "detector_weights": partial(detectors.first_weights, *weights),
+    }
+    found: dict[str, str] = {}
+    problems: list[str] = []
+    for role, digest in asked.items():
+        try:
+            value = digest()
+        except BadInput as error:
+            problems.append(str(error))
+        else:
+            found |= {} if value is None else {role: value}
+    if problems:
+        raise BadInput("\n".join(problems))
+    return found
 
 
 def _blo_inst_batch(settings: BaseModel) -> int:
