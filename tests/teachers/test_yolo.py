@@ -141,7 +141,7 @@ def test_training_goes_down(name: str) -> None:
     raw = detector.predict(seen)
     own = objects(raw)
     assignment = detector.assign(raw, own)
-    optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-4)
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=3e-5)
     losses = []
     for _ in range(12):
         loss = total(detector, seen, own, assignment)
