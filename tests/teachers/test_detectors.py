@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from official import blank_pickle, randomise, sha256
+from official_fcos import COCO_CLASSES, official_fcos
 from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models.detection import fcos_resnet50_fpn
-from torchvision.ops import FrozenBatchNorm2d
 
 from pipeline.data.errors import BadInput
 from students.blo_settings import BloInstSettings
@@ -22,7 +22,6 @@ from teachers.catalog import ModelSpec
 from teachers.detector_weights import fill, new_detector
 from teachers.detectors import DETECTORS, FCOS_SHA256, FCOS_URL, first_weights
 
-COCO_CLASSES = 91
 HEAD = "head.classification_head.cls_logits."
 
 
@@ -38,26 +37,6 @@ def published(tmp_path: Path) -> Path:
     path = tmp_path / "fcos_resnet50_fpn_coco.pth"
     torch.save(official_fcos().state_dict(), path)
     return path
-
-
-def official_fcos(classes: int = COCO_CLASSES) -> torch.nn.Module:
-    """With frozen norms, as torchvision has it where weights are given; what begins as zero or one is random."""
-    with torch.random.fork_rng([]):
-        torch.manual_seed(0)
-        model = fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=classes)
-        for parent in list(model.backbone.modules()):
-            for name, child in list(parent.named_children()):
-                if isinstance(child, torch.nn.BatchNorm2d):
-                    norm = FrozenBatchNorm2d(child.num_features)
-                    norm.weight.uniform_(0.3, 0.9)
-                    norm.running_var.uniform_(0.5, 1.5)
-                    norm.running_mean.normal_(std=0.2)
-                    norm.bias.normal_(std=0.2)
-                    setattr(parent, name, norm)
-        for name, value in model.head.named_parameters():
-            if value.ndim == 4:
-                torch.nn.init.normal_(value, std=0.05 if "conv" in name else 0.02)
-    return model.eval().requires_grad_(False)
 
 
 def test_every_row_says_what_it_is() -> None:
