@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +23,7 @@ from teachers.catalog import ModelSpec
 from teachers.detector_weights import fill, new_detector
 from teachers.detectors import DETECTORS, FCOS_SHA256, FCOS_URL, first_weights
 
+ROOT = Path(__file__).parents[2]
 HEAD = "head.classification_head.cls_logits."
 
 
@@ -50,6 +52,21 @@ def test_every_row_says_what_it_is() -> None:
     assert len({e.sha256 for e in DETECTORS.values()}) == len(DETECTORS)
     # torch.hub's convention: a file's name ends with the first digits of its digest.
     assert FCOS_URL.endswith(f"-{FCOS_SHA256[:8]}.pth")
+
+
+def test_the_package_of_another_licence_is_an_extra_alone() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    groups = {
+        "dependencies": project["project"]["dependencies"],
+        **project["project"]["optional-dependencies"],
+        **project["dependency-groups"],
+    }
+    assert [name for name, wanted in groups.items() if "ultralytics" in " ".join(wanted)] == ["yolo"]
+    assert "ultralytics" not in (ROOT / "requirements.lock").read_text()
+    for name in ("README.md", "docs/models.md"):
+        text = (ROOT / name).read_text()
+        assert yolo_package.INSTALL in text
+        assert "AGPL-3.0" in text
 
 
 def test_the_table_imports_no_torch() -> None:
