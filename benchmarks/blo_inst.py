@@ -5,7 +5,9 @@
 
 Students of toyworld, penn-fudan and car-parts (the splits of the paper) that learn from all true masks, by each order:
 `joint`, `separate`, `first`, `second`, and `none`, the detector alone with zero-shot SAM. On penn-fudan also other
-shares of the images for SAM's part. Each is a `pipeline run`; what is in the ledger is not run again.
+shares of the images for SAM's part, and other parts of SAM that are trained. Beside each AP stands what the pair misses
+of the images that it learned from and of those that it is scored on (`BloInst.missed`): their difference is the gap.
+Each is a `pipeline run`; what is in the ledger is not run again.
 """
 
 import argparse
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import studies
+from benchmarks.blo_gap import missed_in_test
 from benchmarks.omni_study.values import spread
 from benchmarks.studies import Settings
 
@@ -29,7 +32,8 @@ WORLDS: dict[str, Settings] = {
 ORDERS = ("none", "separate", "joint", "first", "second")
 EVEN = 0.5
 SPLITS = (0.2, 1 / 3, EVEN, 2 / 3, 0.8)  # SAM's images over the detector's: 1/4, 1/2, 1, 2, 4
-SPLIT_WORLD = "penn-fudan"
+PARTS = ("decoder", "prompt_encoder", "both")
+WIDE_WORLD = "penn-fudan"  # where splits and parts are compared
 EPOCHS = {"toyworld": 10, "penn-fudan": 20, "car-parts": 8}
 PRETRAIN_EPOCHS = {"toyworld": 20, "penn-fudan": 60, "car-parts": 20}
 PAPER = {"separate": 53.1, "joint": 56.0, "first": 59.3, "second": 62.2}  # mask AP on penn-fudan
@@ -37,25 +41,33 @@ PAPER = {"separate": 53.1, "joint": 56.0, "first": 59.3, "second": 62.2}  # mask
 
 @dataclass(frozen=True)
 class Cell:
-    """One student. `split`: share of the images that SAM's part learns from."""
+    """One student. `split`: share of the images that SAM's part learns from; `part`: what of SAM that is."""
 
     world: str
     seed: int
     order: str
     split: float = EVEN
+    part: str = PARTS[0]
+
+    @property
+    def plain(self) -> bool:
+        """Whether it differs from others in its order alone."""
+        return self.split == EVEN and self.part == PARTS[0]
 
     @property
     def name(self) -> str:
         """A folder's name; no other cell has it."""
         words = [self.world, str(self.seed), self.order]
-        return "-".join(words if self.split == EVEN else [*words, f"{self.split:.2f}"])
+        words += [] if self.split == EVEN else [f"{self.split:.2f}"]
+        return "-".join(words if self.part == PARTS[0] else [*words, self.part])
 
 
 def cells_of(world: str, seed: int) -> Iterator[Cell]:
     """The cells of a world and seed, in the order they are run."""
     yield from (Cell(world, seed, order) for order in ORDERS)
-    if world == SPLIT_WORLD:
+    if world == WIDE_WORLD:
         yield from (Cell(world, seed, "first", split) for split in SPLITS if split != EVEN)
+        yield from (Cell(world, seed, "first", part=part) for part in PARTS[1:])
 
 
 def config_of(cell: Cell, *, effort: float = 1.0) -> Settings:
@@ -67,6 +79,7 @@ def config_of(cell: Cell, *, effort: float = 1.0) -> Settings:
     student: Settings = {
         "use": "blo_inst",
         "split": cell.split,
+        "part": cell.part,
         "pretrain_epochs": share(PRETRAIN_EPOCHS[cell.world]),
         "epochs": 0 if cell.order == "none" else share(EPOCHS[cell.world]),
     }
@@ -105,18 +118,19 @@ def row_of(cell: Cell, made_by: str, run: Path) -> Settings:
         "made_by": made_by,
         **{name: score[name] for name in ("AP", "AP50", "AP75")},
         "training": trained["metrics"],
+        "missed_in_test": missed_in_test(run),
     }
 
 
 def tables(rows: Sequence[Settings]) -> str:
-    """Markdown: each world's orders, and the splits."""
+    """Markdown: each world's orders, and the splits and parts of one."""
     worlds = dict.fromkeys(row["cell"]["world"] for row in rows)
-    parts = [_orders(world, [row for row in rows if row["cell"]["world"] == world]) for world in worlds]
-    return "\n\n".join([*parts, *_splits(rows)])
+    found = [_orders(world, [row for row in rows if row["cell"]["world"] == world]) for world in worlds]
+    return "\n\n".join([*found, *_splits(rows), *_parts(rows)])
 
 
 def _orders(world: str, rows: Sequence[Settings]) -> str:
-    even = [row for row in rows if row["cell"]["split"] == EVEN]
+    even = [row for row in rows if Cell(**row["cell"]).plain]
     lines = []
     for order in ORDERS:
         own = [row for row in even if row["cell"]["order"] == order]
@@ -126,12 +140,35 @@ def _orders(world: str, rows: Sequence[Settings]) -> str:
                 f"`{order}`",
                 *(spread([100 * row[name] for row in own]) for name in ("AP", "AP50", "AP75")),
                 spread(gained, signed=True) if order != "none" else "",
+                *_gap(own),
                 spread([row["training"]["seconds"] / 60 for row in own]),
-                f"{PAPER[order]}" if world == SPLIT_WORLD and order in PAPER else "-",
+                f"{PAPER[order]}" if world == WIDE_WORLD and order in PAPER else "-",
             )
         )
-    header = ("order", "AP", "AP50", "AP75", "AP over `none`'s", "minutes of one core", "the paper's AP")
+    gap = ("missed in training", "in test", "gap")
+    header = (
+        "order",
+        "AP",
+        "AP50",
+        "AP75",
+        "AP over `none`'s",
+        *gap,
+        "minutes of one core",
+        "the paper's AP",
+    )
     return studies.markdown(f"{world}, {len({row['cell']['seed'] for row in rows})} seeds", header, lines)
+
+
+def _gap(rows: Sequence[Settings]) -> tuple[str, str, str]:
+    """What is missed of the images learned from (the mean of the halves), of the others, and the difference."""
+    trained = [(row["training"]["missed_of_sam"] + row["training"]["missed_of_detector"]) / 2 for row in rows]
+    tested = [row["missed_in_test"] for row in rows]
+    gaps = [test - train for train, test in zip(trained, tested, strict=True)]
+    return (
+        spread(trained, digits=3),
+        spread(tested, digits=3),
+        spread(gaps, signed=True, digits=3),
+    )
 
 
 def _gains(rows: Sequence[Settings], order: str) -> list[float]:
@@ -145,18 +182,34 @@ def _gains(rows: Sequence[Settings], order: str) -> list[float]:
 
 
 def _splits(rows: Sequence[Settings]) -> list[str]:
-    own = [row for row in rows if row["cell"]["world"] == SPLIT_WORLD and row["cell"]["order"] == "first"]
-    if len({row["cell"]["split"] for row in own}) < len(SPLITS):
+    own = [row for row in _wide(rows) if row["cell"]["part"] == PARTS[0]]
+    if {row["cell"]["split"] for row in own} < set(SPLITS):
         return []
-    lines = [
-        (
-            f"{split / (1 - split):.3g}",
-            spread([100 * row["AP"] for row in own if row["cell"]["split"] == split]),
-        )
-        for split in SPLITS
-    ]
-    header = ("SAM's images over the detector's", "AP")
-    return [studies.markdown(f"{SPLIT_WORLD}, `first`, other splits", header, lines)]
+    lines = []
+    for split in SPLITS:
+        some = [row for row in own if row["cell"]["split"] == split]
+        ap = spread([100 * row["AP"] for row in some])
+        lines.append((f"{split / (1 - split):.3g}", ap, *_gap(some)))
+    header = ("SAM's images over the detector's", "AP", "missed in training", "in test", "gap")
+    return [studies.markdown(f"{WIDE_WORLD}, `first`, other splits", header, lines)]
+
+
+def _parts(rows: Sequence[Settings]) -> list[str]:
+    own = [row for row in _wide(rows) if row["cell"]["split"] == EVEN]
+    if {row["cell"]["part"] for row in own} < set(PARTS):
+        return []
+    lines = []
+    for part in PARTS:
+        some = [row for row in own if row["cell"]["part"] == part]
+        trained = some[0]["training"]["parameters_of_sam"]
+        ap = spread([100 * row["AP"] for row in some])
+        lines.append((f"`{part}`", f"{trained:,}", ap, *_gap(some)))
+    header = ("trained part of SAM", "its parameters", "AP", "missed in training", "in test", "gap")
+    return [studies.markdown(f"{WIDE_WORLD}, `first`, other parts", header, lines)]
+
+
+def _wide(rows: Sequence[Settings]) -> list[Settings]:
+    return [row for row in rows if row["cell"]["world"] == WIDE_WORLD and row["cell"]["order"] == "first"]
 
 
 def newest(rows: Sequence[Settings]) -> list[Settings]:

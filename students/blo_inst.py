@@ -5,8 +5,9 @@ itself is not in it: the file names the digest of the weights it belongs to.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,30 +21,32 @@ from pipeline.data.records import Instance, Ontology, Source
 from pipeline.engine.stage import Metrics, Records, TrainContext
 from students import blo_settings as numbers
 from students.blo_data import Halves, first_pixels, halves, training_images
-from students.blo_detectors import DetectorNetwork, bare_detector, new_detector
+from students.blo_detectors import new_detector
 from students.blo_objective import AlignedSam
-from students.blo_phases import Bench, phases
+from students.blo_phases import Bench, mean_missed, phases
 from students.blo_settings import BLO_INST, BloInstSettings, sam_digest
 from students.blo_trainer import Pair, run_phases
 from students.card import Card, read_card, write_card
 from students.checkpoint import Progress
 from students.doubt import Doubt
 from students.inference import full_masks
-from students.pool import Loader, RecordPool, write_pool
-from students.window import canvas_image, fitted_window
+from students.pool import Loader, Part, Pool, RecordPool, write_pool
 from teachers.detector import keep
+from teachers.detector_weights import DetectorNetwork
+from teachers.detectors import FOUND_CONFIDENCE, FOUND_MOST, FOUND_OVERLAP, find
 from teachers.embedding_cache import EmbeddingCache
+from teachers.fitted_detector import FACTS, PREFIX, WEIGHTS, DetectorFacts
 from teachers.protocols import Sample
 from teachers.sam.load import load_sam
 from teachers.sam.predictor import SamPredictor
+from teachers.window import canvas_image, fitted_window
 from teachers.yolo import YoloDetector
 
-WEIGHTS = "model.safetensors"
 SAM_DIGEST = "sam_sha256"
 CHUNK = 16  # boxes that SAM's decoder is asked at once
-MakeDetector = Callable[[BloInstSettings, int], DetectorNetwork]
 _GIB = 2**30
-_NOT_IN_CARD = {"detector_weights", "checkpoint_every", "cache_gb"}
+_NOT_IN_CARD = {"detector_weights", "detector_sha256", "checkpoint_every", "cache_gb"}
+Half = Literal["lower", "upper"]  # SAM's, and the detector's
 
 
 class BloInst:
@@ -61,7 +64,8 @@ class BloInst:
         self.sam = load_sam(settings.sam, settings.checkpoint, sha256=settings.sha256).to(device)
         self._pair: Pair | None = None
         if state is not None:
-            self._pair = self._new_pair(0, bare_detector)  # all of its numbers are in the state
+            bare = find(settings.detector).build(len(ontology.ids), focal=settings.focal)
+            self._pair = self._paired(bare)
             fill(self._pair, state)
 
     @property
@@ -78,13 +82,7 @@ class BloInst:
         index = {class_id: i for i, class_id in enumerate(self.ontology.ids)}
         pool = self._pool(data, context, index)
         split = halves(pool, self.settings.split, context.seed, index)
-        cache = EmbeddingCache(
-            SamPredictor(self.sam),
-            training_images(pool),
-            [(place, None) for place in range(len(pool))],
-            dtype="float32",
-            limit_bytes=self.settings.cache_gb * _GIB,
-        )
+        cache = self._cache(pool, self.settings.cache_gb)
         cache.build(context, lambda done, whole: context.progress(done, whole, "embeddings"))
         pair = self._new_pair(context.seed)
         bench = self._bench(pair, split, pool, cache, context)
@@ -100,13 +98,39 @@ class BloInst:
         pair.take_best()
         self._pair = pair
         self._save(pair, context.out)
-        return {**_written(done, context.out), "images": len(pool), **_counts(pair, split)}
+        left = {
+            "missed_of_sam": mean_missed(bench, split.lower),
+            "missed_of_detector": mean_missed(bench, split.upper),
+        }
+        return {**_written(done, context.out), "images": len(pool), **_counts(pair, split), **left}
+
+    def missed(self, data: Records, context: TrainContext, half: Half | None = None) -> float:
+        """The mean over all objects of the loss of their best box's mask; ln 2 for one that no box found.
+
+        Of `half`: over those of the images that were one half of a training on this data with this seed. Its difference
+        between images that were learned from and others is the gap that two halves are to narrow (Liao et al. 2026).
+        """
+        pair = self._fitted()
+        index = {class_id: i for i, class_id in enumerate(self.ontology.ids)}
+        pool: Pool = self._pool(data, context, index)
+        if half is not None:
+            split = halves(pool, self.settings.split, context.seed, index)
+            pool = Part(pool, split.lower if half == "lower" else split.upper)
+        every = tuple(range(len(pool)))
+        # Each image is seen once: nothing is worth keeping, and what a training keeps in its folder is left alone.
+        cache = self._cache(pool, 0)
+        cache.build(context, lambda *_: None)
+        return mean_missed(self._bench(pair, Halves(every, every), pool, cache, context), every)
 
     def predict(self, batch: Sequence[Sample]) -> list[list[Instance]]:
         """Up to 100 instances of each image, best first: SAM's answers to the detector's boxes, and their scores."""
+        pair = self._fitted()
+        return [self._predict_one(pair, sample) for sample in batch]
+
+    def _fitted(self) -> Pair:
         if self._pair is None:
             raise RuntimeError("this student knows nothing yet: fit it or load an artifact first")
-        return [self._predict_one(self._pair, sample) for sample in batch]
+        return self._pair
 
     @torch.inference_mode()
     def _predict_one(self, pair: Pair, sample: Sample) -> list[Instance]:
@@ -114,12 +138,7 @@ class BloInst:
         canvas = canvas_image(sample.image, window, self.size)
         pixels = torch.from_numpy(canvas).permute(2, 0, 1)[None].float().to(self.device)
         raw = pair.detector.predict(pixels)
-        kept = keep(
-            raw,
-            confidence=numbers.FOUND_CONFIDENCE,
-            overlap=numbers.FOUND_OVERLAP,
-            most=numbers.FOUND_MOST,
-        )
+        kept = keep(raw, confidence=FOUND_CONFIDENCE, overlap=FOUND_OVERLAP, most=FOUND_MOST)
         if not len(kept.score):
             return []
         features = SamPredictor(self.sam).embed([np.asarray(sample.image)]).features
@@ -140,6 +159,15 @@ class BloInst:
             for row, (rle, _) in masks.items()
         ]
 
+    def _cache(self, pool: Pool, gigabytes: float) -> EmbeddingCache:
+        return EmbeddingCache(
+            SamPredictor(self.sam),
+            training_images(pool),
+            [(place, None) for place in range(len(pool))],
+            dtype="float32",
+            limit_bytes=gigabytes * _GIB,
+        )
+
     def _pool(self, data: Records, context: TrainContext, index: Mapping[int, int]) -> RecordPool:
         path = context.scratch / "pool.arrow"
         if context.team.leads:
@@ -148,17 +176,19 @@ class BloInst:
         context.team.wait()
         return RecordPool(path)
 
-    def _new_pair(self, seed: int, make: MakeDetector = new_detector) -> Pair:
+    def _new_pair(self, seed: int) -> Pair:
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
-            detector = make(self.settings, len(self.ontology.ids))
-            pair = Pair(detector, AlignedSam(self.sam, rank=self.settings.rank))
+            return self._paired(new_detector(self.settings, len(self.ontology.ids)))
+
+    def _paired(self, detector: DetectorNetwork) -> Pair:
+        pair = Pair(detector, AlignedSam(self.sam, rank=self.settings.rank, part=self.settings.part))
         nn.Module.to(pair, self.device)
         pair.eval()  # batch norms, where a detector has such, keep their statistics
         return pair
 
     def _bench(
-        self, pair: Pair, split: Halves, pool: RecordPool, cache: EmbeddingCache, context: TrainContext
+        self, pair: Pair, split: Halves, pool: Pool, cache: EmbeddingCache, context: TrainContext
     ) -> Bench:
         def loader(scale: tuple[float, float] | None) -> Loader:
             return Loader(
@@ -184,7 +214,11 @@ class BloInst:
 
     def _save(self, pair: Pair, out: Path) -> None:
         state = {name: tensor.cpu().contiguous() for name, tensor in learned(pair).items()}
-        save_file(state, out / WEIGHTS, {SAM_DIGEST: sam_digest(self.settings)})
+        facts = DetectorFacts(
+            detector=self.settings.detector, side=self.size, categories=self.ontology.categories
+        )
+        told = {SAM_DIGEST: sam_digest(self.settings), FACTS: facts.model_dump_json()}
+        save_file(state, out / WEIGHTS, told)
         # All of the detector is in the artifact: it needs no file of its first weights.
         settings = self.settings.model_dump(mode="json", exclude=_NOT_IN_CARD)
         write_card(Card(use=BLO_INST, settings=settings, categories=self.ontology.categories), out)
@@ -192,7 +226,7 @@ class BloInst:
 
 def learned(pair: Pair) -> dict[str, Tensor]:
     """What training changes, by name: the whole detector, and of SAM the trained parameters."""
-    detector = {f"detector.{name}": value for name, value in pair.detector.state_dict().items()}
+    detector = {f"{PREFIX}{name}": value for name, value in pair.detector.state_dict().items()}
     return detector | {f"sam.{name}": value.detach() for name, value in pair.sam.trained().items()}
 
 

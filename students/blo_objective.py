@@ -18,7 +18,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from students.blo_settings import Match
+from students.blo_settings import Match, Part
 from teachers.box_losses import cropped_mask_loss
 from teachers.detector import Assignment, Detector, Kept, Targets, keep
 from teachers.sam import lora
@@ -26,6 +26,7 @@ from teachers.sam.decode import decode_masks
 
 MATCHED = 0.5  # IoU from which a kept box is of an object
 NOBODY = -1
+CORNERS = (2, 3)  # of SAM's point embeddings: a box's upper left and lower right
 AT_ONCE = 32  # boxes that SAM's decoder is asked together where no gradient is wanted
 
 
@@ -76,17 +77,22 @@ class Choice:
 class AlignedSam(nn.Module):
     """SAM's answer to boxes with what BLO-Inst trains of it: the decoder's deltas and small parts, `no_mask_embed`.
 
+    `part` trains what the prompt encoder adds to the corners of boxes instead, and `no_mask_embed`, or all of this.
     Pretrained mask tokens and hypernetworks are kept; the rest is a frozen copy of `sam`'s.
     """
 
     position: Tensor
 
-    def __init__(self, sam: Sam, *, rank: int) -> None:
+    def __init__(self, sam: Sam, *, rank: int, part: Part = "decoder") -> None:
         super().__init__()
         self.prompt_encoder = deepcopy(sam.prompt_encoder).requires_grad_(False)
         self.prompt_encoder.no_mask_embed.requires_grad_(True)
-        self.decoder = deepcopy(sam.mask_decoder)
-        lora.adapt(self.decoder, rank)
+        if part != "decoder":
+            for corner in CORNERS:
+                self.prompt_encoder.point_embeddings[corner].requires_grad_(True)
+        self.decoder = deepcopy(sam.mask_decoder).requires_grad_(False)
+        if part != "prompt_encoder":
+            lora.adapt(self.decoder, rank)
         self.side = int(sam.image_encoder.img_size)
         with torch.no_grad():
             self.register_buffer("position", sam.prompt_encoder.get_dense_pe(), persistent=False)
@@ -100,7 +106,7 @@ class AlignedSam(nn.Module):
         encoder = self.prompt_encoder
         # Not encoder(boxes=...): that casts to float32, and takes pixel indices, to which it adds half a pixel.
         corners = encoder.pe_layer._pe_encoding(boxes.clamp(0, self.side).reshape(-1, 2, 2) / self.side)
-        kinds = torch.cat([encoder.point_embeddings[2].weight, encoder.point_embeddings[3].weight])
+        kinds = torch.cat([encoder.point_embeddings[corner].weight for corner in CORNERS])
         dense = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         return decode_masks(self.decoder, features, self.position, sparse=corners + kinds, dense=dense)
 

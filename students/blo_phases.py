@@ -188,21 +188,27 @@ def _aligned(bench: Bench) -> Phase:
     return Phase("aligned", steps, optimizers, draw, step, _falling(steps, epoch), epoch, _judge(bench))
 
 
-def _judge(bench: Bench) -> Callable[[int], bool]:
-    """Note how good the pair is on images of D2 with objects; False once it was not better for `patience` epochs.
+def mean_missed(bench: Bench, places: Sequence[int]) -> float:
+    """What the pair misses, on average over the objects of up to 100 of some images (`blo_objective.missed`).
 
-    Each process of a team judges its own share of them, and all go by the sum.
+    Images without objects do not count, as nothing can be missed there.
+    Each process of a team looks at its own share of them.
     """
-    pool, index = bench.whole.pool, bench.whole.class_index
-    shown = (place for place in bench.halves.upper if labels_of(pool[place], index).found)
-    own = bench.side(tuple(islice(shown, MOST_JUDGED))[bench.team.rank :: bench.team.world])
+    team, pool, index = bench.team, bench.whole.pool, bench.whole.class_index
+    shown = (place for place in places if labels_of(pool[place], index).found)
+    own = bench.side(tuple(islice(shown, MOST_JUDGED))[team.rank :: team.world])
+    lost = torch.zeros(2, dtype=torch.float64, device=bench.device)
+    for images in own.in_order():
+        lost += lost.new_tensor(missed(bench.pair.sam, images, bench.choice(images)))
+    loss, objects = team.total(lost).tolist()
+    return float(loss / max(objects, 1))
+
+
+def _judge(bench: Bench) -> Callable[[int], bool]:
+    """Note how good the pair is on images of D2; False once it was not better for `patience` epochs."""
 
     def judge(epoch: int) -> bool:
-        lost = torch.zeros(2, dtype=torch.float64, device=bench.device)
-        for images in own.in_order():
-            lost += lost.new_tensor(missed(bench.pair.sam, images, bench.choice(images)))
-        loss, objects = bench.team.total(lost).tolist()
-        bench.pair.note(loss / max(objects, 1), epoch)
+        bench.pair.note(mean_missed(bench, bench.halves.upper), epoch)
         patience = bench.settings.patience
         return not patience or epoch - int(bench.pair.best_epoch) < patience
 

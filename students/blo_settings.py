@@ -6,20 +6,17 @@ What the paper leaves open is from the code that its authors published, or marke
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from pipeline.data.errors import BadInput
+from teachers.detectors import DETECTORS, find
 from teachers.identity import identity_of
 from teachers.settings import SamSettings
 
 BLO_INST = "blo_inst"  # its name in the catalog
 Order = Literal["joint", "separate", "first", "second"]
 Match = Literal["instance", "class_union"]
-YoloName = Literal[
-    "yolov8n", "yolov8s", "yolov8m", "yolov8l", "yolov8x",
-    "yolo11n", "yolo11s", "yolo11m", "yolo11l", "yolo11x",
-    "yolo26n", "yolo26s", "yolo26m", "yolo26l", "yolo26x",
-]  # fmt: skip
-DetectorName = Literal["fcos_tiny", "fcos_r50", YoloName]
+Part = Literal["decoder", "prompt_encoder", "both"]
 
 EPOCHS = 20
 RANK = 4
@@ -29,8 +26,6 @@ WEIGHT_DECAY = 5e-4  # of the detector alone
 LAST_RATE = 0.1  # of the learning rate, in the last epoch
 CLIP = 10.0
 PROMPT_CONFIDENCE, PROMPT_OVERLAP, PROMPT_MOST = 0.25, 0.25, 300
-FOUND_CONFIDENCE, FOUND_OVERLAP = 0.001, 0.6
-FOUND_MOST = 100  # as COCO counts them; the code has 300
 PRETRAIN_EPOCHS = (
     100  # (ours) near convergence; the paper has 100 iterations from a detector that was trained before
 )
@@ -41,18 +36,21 @@ MET = 8  # (ours) images that a new YOLO's batch norms have their statistics of
 
 def _focal(given: dict[str, object]) -> bool:
     """Whether a detector's own class loss is focal: FCOS's is, YOLO's is not."""
-    return str(given.get("detector", "")).startswith("fcos")
+    entry = DETECTORS.get(str(given.get("detector")))
+    return entry is not None and entry.focal
 
 
 class BloInstSettings(BaseModel):
     """A detector and SAM's decoder, aligned.
 
-    `sam`, `checkpoint`, `sha256`: as of a teacher. `detector`: a YOLO wants the extra `yolo`, of another licence.
-    `detector_weights`: a safetensors file, or a YOLO's `.pt`, of the whole detector, or of one of other classes, whose
-    class head is then new (unset: `fcos_tiny` begins with embedded ones, others anew). `order`: `first`, the paper's
+    `sam`, `checkpoint`, `sha256`: as of a teacher. `detector`: one of `teachers.detectors`; a YOLO wants the extra
+    `yolo`, of another licence. `detector_weights`: a safetensors file, or the published `.pth` or `.pt`, of the whole
+    detector, or of one of other classes, whose class head is then new (unset: `fcos_tiny` begins with embedded ones,
+    others anew); a pickle that is not the published one wants its `detector_sha256`. `order`: `first`, the paper's
     default, and `second` are bi-level; `joint` trains both on everything at once, `separate` the detector first and
     SAM on its boxes then. `split`: share of the images that SAM's part learns from, the detector learns from the
-    others. `rank`: of the deltas in SAM's decoder. `match`: a box's target is the object it overlaps most, or, as
+    others. `part`: what of SAM is trained, its decoder (deltas of `rank` and its small output parts), how its prompt
+    encoder sees the corners of boxes, or both. `match`: a box's target is the object it overlaps most, or, as
     published, all of its class. `pretrain_epochs` of the detector alone, `epochs` of both; `steps` of both, if given,
     in place of `epochs`. `patience`: epochs after which the training ends if the masks of the detector's half have not
     become better, 0 for never. `box`, `obj`, `cls`, `seg`: weights of the losses; a YOLO has none called `obj`.
@@ -66,16 +64,18 @@ class BloInstSettings(BaseModel):
 
     # The weights' digests are in the key.
     not_in_key: ClassVar[frozenset[str]] = frozenset(
-        {"checkpoint", "sha256", "detector_weights", "checkpoint_every", "cache_gb"}
+        {"checkpoint", "sha256", "detector_weights", "detector_sha256", "checkpoint_every", "cache_gb"}
     )
     sam: Literal["tiny", "vit_b", "vit_l", "vit_h"] = "tiny"
     checkpoint: Path | None = None
     sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
-    detector: DetectorName = "fcos_tiny"
+    detector: str = "fcos_tiny"
     detector_weights: Path | None = None
+    detector_sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
     order: Order = "first"
     split: float = Field(0.5, gt=0, lt=1)
     rank: int = Field(RANK, ge=1)
+    part: Part = "decoder"
     match: Match = "instance"
     pretrain_epochs: int = Field(PRETRAIN_EPOCHS, ge=0)
     epochs: int = Field(EPOCHS, ge=0)
@@ -100,7 +100,16 @@ class BloInstSettings(BaseModel):
     @property
     def embedded(self) -> bool:
         """Whether the detector begins with the weights that come with the package."""
-        return self.detector == "fcos_tiny" and self.detector_weights is None
+        return DETECTORS[self.detector].embedded is not None and self.detector_weights is None
+
+    @field_validator("detector")
+    @classmethod
+    def _is_known(cls, detector: str) -> str:
+        try:
+            find(detector)
+        except BadInput as error:
+            raise ValueError(str(error)) from None
+        return detector
 
     @model_validator(mode="after")
     def _learns_something(self) -> Self:
@@ -108,6 +117,8 @@ class BloInstSettings(BaseModel):
             raise ValueError("expected a weight above 0 among box, obj, cls and seg")
         if not self.pretrain_epochs + self.epochs + (self.steps or 0):
             raise ValueError("expected epochs or pretrain_epochs above 0")
+        if self.detector_sha256 is not None and self.detector_weights is None:
+            raise ValueError("detector_sha256 is that of detector_weights, found none")
         return self
 
 

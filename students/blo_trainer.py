@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.engine.stage import Stopped, TrainContext
-from students.blo_detectors import DetectorNetwork
 from students.blo_objective import AlignedSam
 from students.checkpoint import Progress, load_checkpoint, save_checkpoint
+from teachers.detector_weights import DetectorNetwork
 
 
 class Pair(nn.Module):

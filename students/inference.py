@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.data.masks import area, encode, tight_box
 from pipeline.data.records import RLE, Instance, Source
-from students.window import Window
+from teachers.window import Window
 
 DETECTIONS = 100  # per image, as COCO counts them
 _PIXELS = 2**26  # of float masks held at once

@@ -20,7 +20,7 @@ from pipeline.engine.stage import Records
 from pipeline.engine.team import ALONE, Team
 from students.doubt import Doubt
 from students.targets import Batch, Example, collate, labels_of, load_example
-from students.window import fitted_window, random_window
+from teachers.window import fitted_window, random_window
 
 _ROWS = 64  # records held in memory while the table is written
 _ORDER, _WINDOW = 0, 1  # streams of random numbers, kept apart

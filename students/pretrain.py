@@ -32,7 +32,6 @@ from students.inference import to_instances
 from students.layers import predictions
 from students.pretrain_scenes import NAMES, WorldScenes, example, worlds_seen
 from students.targets import Batch, Example, collate
-from students.window import fitted_window
 from teachers.tiny import listing
 from teachers.tiny.command import (
     EVALUATION_SEED,
@@ -48,6 +47,7 @@ from teachers.tiny.command import (
 )
 from teachers.tiny.recipe import Recipe, step_rng, train
 from teachers.tiny.weights import load_weights
+from teachers.window import fitted_window
 
 NAMES_WEIGHT = 2.0
 OBJECT = 1  # the one class

@@ -5,9 +5,9 @@ import numpy.typing as npt
 
 from pipeline.toyworld.world import SIZE, classes
 from students.targets import Example
-from students.window import canvas_image, canvas_masks, random_window
 from teachers.tiny.command import WORLD, Options, training_worlds
 from teachers.tiny.scenes import LEVELS, CachedScene, Scenes
+from teachers.window import canvas_image, canvas_masks, random_window
 
 LEAST_PIXELS = 20  # of a target on its canvas
 SEEN = (WORLD, WORLD, "pretrain")  # a scene is of each of these equally often

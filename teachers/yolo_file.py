@@ -73,13 +73,13 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             weights = dict(_tensors(_network(found)))
         except _DAMAGED as error:
             why = str(error).partition("\n")[0] or type(error).__name__
-            raise BadInput(f"detector_weights: {path}: not readable as a YOLO's checkpoint: {why}") from error
+            raise BadInput(f"detector_weights {path}: not readable as a YOLO's checkpoint: {why}") from error
     if refused:
         raise BadInput(
-            f"detector_weights: {path}: a YOLO's checkpoint has no use for {', '.join(refused[:5])}"
+            f"detector_weights {path}: a YOLO's checkpoint has no use for {', '.join(refused[:5])}"
         )
     if not weights:
-        raise BadInput(f"detector_weights: {path}: expected a network under `model` or `ema`, found none")
+        raise BadInput(f"detector_weights {path}: expected a network under `model` or `ema`, found none")
     return weights
 
 

@@ -1,6 +1,8 @@
-"""The study of BLO-Inst: which runs it makes, what its ledger keeps, and the tables that are made of it."""
+"""The study of BLO-Inst: which runs it makes, what a run's row holds, and the tables that are made of rows."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -9,165 +11,171 @@ from safetensors.torch import save_file
 
 from benchmarks import blo_inst as study
 from benchmarks import studies
-from benchmarks.blo_inst import EPOCHS, ORDERS, SPLITS, WORLDS, Cell, cells_of, config_of, row_of, tables
+from benchmarks.blo_inst import ORDERS, PARTS, SPLITS, WIDE_WORLD, WORLDS, Cell, cells_of, config_of, tables
 from benchmarks.studies import Settings
 from pipeline.config import Request, make_plan
-from students.blo_settings import BloInstSettings
-from students.pretrain_fcos import begin
-from teachers.fcos import build_fcos_tiny
+from teachers.detectors import DETECTORS
 
-CELLS = [cell for world in WORLDS for cell in cells_of(world, 0)]
-SCORES = {"none": 0.2, "separate": 0.25, "joint": 0.3, "first": 0.35, "second": 0.4}
-
-
-def row(cell: Cell, *, ap: float | None = None, made_by: str = "made") -> Settings:
-    found = SCORES[cell.order] + 0.1 * cell.seed if ap is None else ap
-    return {
-        "cell": vars(cell),
-        "made_by": made_by,
-        "AP": found,
-        "AP50": found + 0.1,
-        "AP75": found - 0.1,
-        "training": {"seconds": 90.0},
-    }
-
-
-def test_no_two_cells_are_one_run() -> None:
-    every = [cell for seed in (0, 1) for world in WORLDS for cell in cells_of(world, seed)]
-    assert len({cell.name for cell in every}) == len(every) == len(set(every))
-    configs = [json.dumps({**config_of(cell), "name": ""}, sort_keys=True) for cell in every]
-    assert len(set(configs)) == len(configs)
-
-
-def test_all_orders_in_all_worlds_and_splits_in_one() -> None:
-    for world in WORLDS:
-        assert {cell.order for cell in cells_of(world, 0) if cell.split == 0.5} == set(ORDERS)
-    split = {cell.split for cell in CELLS if cell.world == "penn-fudan" and cell.order == "first"}
-    assert split == set(SPLITS)
-    assert {round(share / (1 - share), 6) for share in SPLITS} == {0.25, 0.5, 1, 2, 4}
-    assert {cell.split for cell in CELLS if cell.world != "penn-fudan"} == {0.5}
-
-
-@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
-def test_a_cell_is_what_a_run_takes(cell: Cell) -> None:
-    config = config_of(cell)
-    own = BloInstSettings.model_validate(
-        {key: value for key, value in config["models"]["aligned"].items() if key != "use"}
-    )
-    assert own.split == cell.split
-    assert own.order == ("first" if cell.order == "none" else cell.order)
-    assert own.epochs == (0 if cell.order == "none" else EPOCHS[cell.world])
-    assert own.pretrain_epochs == study.PRETRAIN_EPOCHS[cell.world]
-    assert (config["masks"], config["torch_threads"], config["seed"]) == ("100%", 1, cell.seed)
-    assert [name for stage in config["stages"] for name in stage] == ["train_student", "evaluate"]
-
-
-def test_a_cell_is_a_plan(tmp_path: Path) -> None:
-    config = config_of(CELLS[0])
-    detector = begin(build_fcos_tiny(1)).model.state_dict()
-    save_file(detector, tmp_path / "detector.safetensors")
-    config["models"]["aligned"]["detector_weights"] = str(tmp_path / "detector.safetensors")
-    plan = make_plan(config, Request(tmp_path / "study.yaml"))
-    assert [planned.stage.name for planned in plan.stages][-2:] == ["train_student", "evaluate"]
-
-
-def test_a_quick_try_has_at_least_an_epoch() -> None:
-    quick = [config_of(cell, effort=0.01)["models"]["aligned"] for cell in cells_of("toyworld", 0)]
-    assert {(one["pretrain_epochs"], one["epochs"]) for one in quick} == {(1, 0), (1, 1)}
-
-
-def test_what_a_run_leaves_becomes_a_row(tmp_path: Path) -> None:
-    metrics = {"students": {"aligned": {"AP": 0.5, "AP50": 0.7, "AP75": 0.6, "AR": 0.8}}}
-    trained = {"label": "train_student", "metrics": {"seconds": 3.0, "steps": 4}}
-    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    (tmp_path / "run.json").write_text(json.dumps({"stages": [{"label": "ingest"}, trained]}))
-    cell = Cell("penn-fudan", 1, "first", 0.2)
-    assert row_of(cell, "made", tmp_path) == {
-        "cell": {"world": "penn-fudan", "seed": 1, "order": "first", "split": 0.2},
-        "made_by": "made",
-        "AP": 0.5,
-        "AP50": 0.7,
-        "AP75": 0.6,
-        "training": {"seconds": 3.0, "steps": 4},
-    }
-
-
-def test_the_tables_say_what_the_ledger_has() -> None:
-    rows = [
-        row(cell) for seed in (0, 1) for world in ("toyworld", "penn-fudan") for cell in cells_of(world, seed)
-    ]
-    lines = tables(rows).splitlines()
-    assert "toyworld, 2 seeds:" in lines
-    assert "penn-fudan, 2 seeds:" in lines
-    assert "| `none` | 25.0 (7.1) | 35.0 (7.1) | 15.0 (7.1) |  | 1.5 (0.0) | - |" in lines
-    assert "| `second` | 45.0 (7.1) | 55.0 (7.1) | 35.0 (7.1) | +20.0 (0.0) | 1.5 (0.0) | - |" in lines
-    assert "| `second` | 45.0 (7.1) | 55.0 (7.1) | 35.0 (7.1) | +20.0 (0.0) | 1.5 (0.0) | 62.2 |" in lines
-    assert "penn-fudan, `first`, other splits:" in lines
-    assert "| 0.25 | 40.0 (7.1) |" in lines
-    assert "| 4 | 40.0 (7.1) |" in lines
-
-
-def test_a_table_with_gaps_says_so() -> None:
-    """A gain is of seeds that have both; splits are told when all are there."""
-    text = tables([row(Cell("penn-fudan", 0, "first")), row(Cell("penn-fudan", 1, "none"))])
-    assert "| `first` | 35.0 | 45.0 | 25.0 | - | 1.5 | 59.3 |" in text.splitlines()
-    assert "| `joint` | - | - | - | - | - | 56.0 |" in text.splitlines()
-    assert "other splits" not in text
-
-
-def test_the_newest_row_of_a_cell_counts() -> None:
-    rows = [row(CELLS[0], ap=0.1), row(CELLS[1]), row(CELLS[0], ap=0.9)]
-    assert [one["AP"] for one in study.newest(rows)] == [0.9, SCORES[CELLS[1].order]]
+CELLS = [cell for world in WORLDS for seed in (0, 1) for cell in cells_of(world, seed)]
+RESULTS = Path(__file__).parents[1] / "docs" / "results.md"
 
 
 @pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the cells that are run, by a `pipeline run` that fails for `joint` and leaves a row for others."""
-    names: list[str] = []
+def random_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded detector begins at random."""
+    monkeypatch.setitem(DETECTORS, "fcos_tiny", replace(DETECTORS["fcos_tiny"], embedded=None))  # type: ignore[arg-type]
+
+
+def row(cell: Cell, ap: float, *, missed: tuple[float, float, float] = (0.2, 0.4, 0.5)) -> Settings:
+    """AP in per cent; what is missed of SAM's half, of the detector's and in the test."""
+    training = {"seconds": 120.0, "missed_of_sam": missed[0], "missed_of_detector": missed[1]}
+    training["parameters_of_sam"] = {"decoder": 100_000, "prompt_encoder": 768, "both": 100_512}[cell.part]
+    aps = {"AP": ap / 100, "AP50": 2 * ap / 100, "AP75": 0.5 * ap / 100}
+    return {"cell": asdict(cell), "made_by": "made", **aps, "training": training, "missed_in_test": missed[2]}
+
+
+def test_no_two_cells_are_one_run() -> None:
+    assert len({cell.name for cell in CELLS}) == len(CELLS) == len(set(CELLS))
+    configs = [json.dumps({**config_of(cell), "name": ""}, sort_keys=True) for cell in CELLS]
+    assert len(set(configs)) == len(configs)
+
+
+def test_what_is_compared() -> None:
+    for world in WORLDS:
+        own = [cell for cell in cells_of(world, 0) if cell.plain]
+        assert [cell.order for cell in own] == list(ORDERS)
+    wide = [cell for cell in cells_of(WIDE_WORLD, 0) if not cell.plain]
+    assert {cell.part for cell in wide} == set(PARTS)
+    assert {cell.split for cell in wide} == set(SPLITS)
+    assert all(cell.order == "first" and (cell.part != "decoder") + (cell.split != 0.5) == 1 for cell in wide)
+    assert all(cell.plain for cell in CELLS if cell.world != WIDE_WORLD)
+
+
+@pytest.mark.usefixtures("random_start")
+@pytest.mark.parametrize("cell", list(cells_of("toyworld", 0)), ids=lambda cell: cell.name)
+def test_a_cell_is_a_plan(cell: Cell, tmp_path: Path) -> None:
+    plan = make_plan(config_of(cell, effort=0.1), Request(tmp_path / "study.yaml"))
+    assert [planned.stage.name for planned in plan.stages] == ["ingest", "train_student", "evaluate"]
+    settings = plan.resolved["models"]["aligned"]  # type: ignore[index,call-overload]
+    assert settings["epochs"] == (0 if cell.order == "none" else 1)  # type: ignore[index,call-overload]
+    assert settings["pretrain_epochs"] == 2  # type: ignore[index,call-overload]
+    assert settings["order"] == ("first" if cell.order == "none" else cell.order)  # type: ignore[index,call-overload]
+
+
+def test_a_cells_settings_are_the_students() -> None:
+    (model,) = config_of(Cell(WIDE_WORLD, 0, "first", 0.8, "both"))["models"].values()
+    assert (model["split"], model["part"], model["order"]) == (0.8, "both", "first")
+
+
+def line_of(text: str, start: str) -> list[str]:
+    (line,) = (line for line in text.splitlines() if line.startswith(f"| {start} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_orders() -> None:
+    rows = [
+        row(Cell("toyworld", seed, order), 10 * number + seed, missed=(0.1, 0.3, 0.1 * number))
+        for seed in (0, 1, 2)
+        for number, order in enumerate(ORDERS, 1)
+    ]
+    text = tables(rows)
+    assert text.startswith("toyworld, 3 seeds:\n\n| order | AP |")
+    assert line_of(text, "`none`") == [
+        *("`none`", "11.0 (1.0)", "22.0 (2.0)", "5.5 (0.5)", ""),
+        *("0.200 (0.000)", "0.100 (0.000)", "-0.100 (0.000)", "2.0 (0.0)", "-"),
+    ]
+    assert line_of(text, "`second`") == [
+        *("`second`", "51.0 (1.0)", "102.0 (2.0)", "25.5 (0.5)", "+40.0 (0.0)"),
+        *("0.200 (0.000)", "0.500 (0.000)", "+0.300 (0.000)", "2.0 (0.0)", "-"),
+    ]
+
+
+def test_the_papers_numbers_stand_beside_its_own_world() -> None:
+    assert line_of(tables([row(Cell(WIDE_WORLD, 0, "second"), 1)]), "`second`")[-1] == "62.2"
+
+
+def wide_rows() -> Iterator[Settings]:
+    for seed in (0, 1):
+        for cell in cells_of(WIDE_WORLD, seed):
+            yield row(cell, 10 + 40 * cell.split + 5 * PARTS.index(cell.part))
+
+
+def test_splits_and_parts() -> None:
+    text = tables(list(wide_rows()))
+    splits, parts = text.split("other splits:")[1].split("other parts:")
+    assert [line_of(splits, ratio)[1] for ratio in ("0.25", "0.5", "1", "2", "4")] == [
+        *("18.0 (0.0)", "23.3 (0.0)", "30.0 (0.0)", "36.7 (0.0)", "42.0 (0.0)")
+    ]
+    assert line_of(parts, "`decoder`")[1:3] == ["100,000", "30.0 (0.0)"]
+    assert line_of(parts, "`both`")[1:3] == ["100,512", "40.0 (0.0)"]
+    assert line_of(parts, "`both`")[3:] == ["0.300 (0.000)", "0.500 (0.000)", "+0.200 (0.000)"]
+
+
+def test_a_part_or_split_is_no_other_order() -> None:
+    """The table of orders has neither."""
+    assert line_of(tables(list(wide_rows())), "`first`")[1] == "30.0 (0.0)"
+
+
+def test_tables_that_are_not_complete_wait() -> None:
+    rows = [row for row in wide_rows() if row["cell"]["part"] == "decoder" and row["cell"]["split"] < 0.7]
+    assert "other" not in tables(rows)
+
+
+def test_a_ledger_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
 
     def run(command: list[str], **_: object) -> CompletedProcess[str]:
-        names.append(Path(command[4]).parent.name)
-        return CompletedProcess(command, 4 if "joint" in names[-1] else 0)
+        ran.append(Path(command[4]).parent.name)
+        return CompletedProcess(command, 4 if "joint" in command[4] else 0)
 
+    monkeypatch.setattr(studies, "made_by", lambda config: f"by-{config['name']}")
     monkeypatch.setattr(studies.subprocess, "run", run)
-    monkeypatch.setattr(study, "row_of", lambda cell, made_by, _: row(cell, made_by=made_by))
-    monkeypatch.setattr(studies.Models, "weights", lambda *_: {"sam": "1"})
-    return names
-
-
-def test_a_study_goes_on_where_it_was_broken_off(
-    tmp_path: Path, ran: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = [f"--ledger={tmp_path}/l.jsonl", f"--out={tmp_path}/runs", "--seeds=0", "--at-a-time=1"]
-    assert study.main(arguments) == 1
-    assert ran == [f"toyworld-0-{order}" for order in ORDERS]
-    assert capsys.readouterr().err == "failed: toyworld-0-joint\n"
-    assert len(studies.read_lines(tmp_path / "l.jsonl")) == 4
+    monkeypatch.setattr(study, "row_of", lambda cell, made, _: {**row(cell, 1), "made_by": made})
+    ledger = tmp_path / "ledger.jsonl"
+    call = [f"--ledger={ledger}", "--seeds", "0", f"--out={tmp_path}", "--at-a-time=1"]
+    assert study.main(call) == 1
+    assert ran == [cell.name for cell in cells_of("toyworld", 0)]
     ran.clear()
-    assert study.main(arguments) == 1
+    assert study.main(call) == 1
     assert ran == ["toyworld-0-joint"]
-    ran.clear()
-    study.main([*arguments, "--effort=0.5"])
-    assert len(ran) == len(ORDERS)
-    ran.clear()
-    monkeypatch.setattr(studies.Models, "weights", lambda *_: {"sam": "2"})
-    study.main(arguments)
-    assert len(ran) == len(ORDERS)
-
-
-def test_the_tables_are_written_between_their_marks(tmp_path: Path, ran: list[str]) -> None:
-    ledger, results = tmp_path / "l.jsonl", tmp_path / "results.md"
-    for one in (row(CELLS[0], ap=0.9), row(CELLS[0])):
-        studies.add_line(ledger, one)
-    first, last = studies.marks(study.NAME)
-    results.write_text(f"before\n{first}\nold\n{last}\nafter\n")
-    assert study.main([f"--ledger={ledger}", "--write", str(results)]) == 0
-    text = results.read_text()
-    assert text.startswith(f"before\n{first}\n\ntoyworld, 1 seeds:")
-    assert text.endswith(f"\n{last}\nafter\n")
-    assert "| `none` | 20.0 |" in text
+    document = tmp_path / "results.md"
+    document.write_text("a\n<!-- blo-inst -->\nold\n<!-- end of blo-inst -->\nb\n")
+    assert study.main([f"--ledger={ledger}", f"--write={document}"]) == 0
+    text = document.read_text()
+    assert text.startswith("a\n<!-- blo-inst -->\n\ntoyworld, 1 seeds:")
+    assert text.endswith("<!-- end of blo-inst -->\nb\n")
     assert "old" not in text
-    assert ran == []
-    results.write_text("nothing")
-    with pytest.raises(ValueError, match=f"expected {first} and {last}, each once"):
-        study.main([f"--ledger={ledger}", "--write", str(results)])
+
+
+def test_the_newest_row_of_a_cell_counts() -> None:
+    cell = CELLS[0]
+    (found,) = study.newest([row(cell, 1), row(cell, 2)])
+    assert found["AP"] == 0.02
+
+
+def test_the_document_has_its_marks() -> None:
+    studies.check(RESULTS, study.NAME)
+
+
+def test_a_runs_row(tmp_path: Path) -> None:
+    """A run as the study makes it, small: what it misses of the images it is scored on is in the row."""
+    state = DETECTORS["fcos_tiny"].build(3, focal=True).model.state_dict()
+    save_file(state, tmp_path / "detector.safetensors")
+    cell = Cell("toyworld", 0, "first")
+    config = config_of(cell, effort=0.01)
+    config["data"] |= {"train": 6, "val": 3}
+    config["models"]["aligned"] |= {"detector_weights": str(tmp_path / "detector.safetensors"), "steps": 1}
+    rows: list[Settings] = []
+
+    def keep(run: Path) -> Settings:
+        rows.append(study.row_of(cell, "made", run))
+        return rows[0]
+
+    runs = studies.Runs(tmp_path / "ledger.jsonl", tmp_path / "out")
+    assert runs.one(cell.name, config, keep) is None
+    (found,) = rows
+    assert set(found) == {"cell", "made_by", "AP", "AP50", "AP75", "training", "missed_in_test"}
+    # Nothing is found yet: an object that no box found misses all, ln 2.
+    for missed in (found["missed_in_test"], found["training"]["missed_of_sam"]):
+        assert missed == pytest.approx(0.693, abs=0.05)
+    assert "toyworld, 1 seeds" in tables(studies.read_lines(tmp_path / "ledger.jsonl"))

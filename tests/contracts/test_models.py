@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fitted import fitted_detector
 from safetensors.torch import save_file
 
 from pipeline.data import masks
@@ -41,6 +42,7 @@ TEACHERS = [
 PROPOSERS = [
     teachers.ModelSpec(name="p", use="tiny_grounder"),
     teachers.ModelSpec(name="p", use="fake_proposer"),
+    teachers.ModelSpec(name="p", use="aligned_detector"),
 ]
 STUDENTS = [
     teachers.ModelSpec(name="s", use="mask2former", settings={"variant": "tiny"}),
@@ -118,7 +120,10 @@ def test_teacher(spec: teachers.ModelSpec, kind: WeakKind) -> None:
 
 
 @pytest.mark.parametrize("spec", PROPOSERS, ids=lambda spec: spec.use)
-def test_proposer(spec: teachers.ModelSpec) -> None:
+def test_proposer(spec: teachers.ModelSpec, tmp_path: Path) -> None:
+    if spec.use == "aligned_detector":  # there is none before a student was fitted
+        artifact = fitted_detector(tmp_path / "artifact", ONTOLOGY.categories)
+        spec = spec.model_copy(update={"settings": {"artifact": str(artifact)}})
     proposer = teachers.load_proposer(spec, ontology=ONTOLOGY, device="cpu")
     batch = [sample(0, WeakKind.CLASS), sample(3, WeakKind.CLASS)]
     asked = [list(ONTOLOGY.ids), [1, 2]]

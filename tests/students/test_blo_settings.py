@@ -1,7 +1,6 @@
 """Settings of BLO-Inst and the detectors they name: the paper's numbers, what is refused, what is in the key."""
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
@@ -13,9 +12,10 @@ from torchvision.models.detection import FCOS, fcos_resnet50_fpn
 from pipeline.data.errors import BadInput
 from students import blo_settings as numbers
 from students import catalog
-from students.blo_detectors import BUILDERS, bare_detector, load_detector, new_detector
-from students.blo_settings import BloInstSettings, DetectorName, YoloName
+from students.blo_detectors import new_detector
+from students.blo_settings import BloInstSettings
 from teachers.catalog import ModelSpec
+from teachers.detectors import find
 from teachers.fcos import FcosDetector
 from teachers.tiny.listing import SAM, digest_of
 
@@ -141,10 +141,6 @@ def test_only_the_tiny_detector_begins_with_embedded_weights(
     assert BloInstSettings.model_validate(settings).embedded is embedded
 
 
-def test_every_detector_has_a_builder() -> None:
-    assert set(BUILDERS) == set(get_args(DetectorName)) > set(get_args(YoloName))
-
-
 def test_the_identity_is_the_content_of_both_weights(tmp_path: Path) -> None:
     first, second = (write_detector(tmp_path / name, seed=seed) for seed, name in enumerate("ab"))
     (tmp_path / "c").write_bytes(first.read_bytes())
@@ -182,7 +178,7 @@ def test_a_detectors_weights_come_from_a_file(tmp_path: Path, classes: int) -> N
     path = write_detector(tmp_path / "detector.safetensors", classes=2)
     settings = BloInstSettings(detector_weights=path)
     torch.manual_seed(5)
-    bare = bare_detector(settings, classes)
+    bare = find("fcos_tiny").build(classes, focal=True)
     before = {name: value.clone() for name, value in bare.model.state_dict().items()}
     torch.manual_seed(5)
     found = new_detector(settings, classes)
@@ -257,7 +253,7 @@ def test_bad_weights_are_refused_by_name(tmp_path: Path, content: object, messag
             {name: value for name, value in state.items() if not name.endswith("stem.0.0.weight")}, path
         )
     with pytest.raises(BadInput, match=f"detector_weights: {path}: .*{message}"):
-        load_detector(bare_detector(BloInstSettings(detector_weights=path), 2), path)
+        new_detector(BloInstSettings(detector_weights=path), 2)
     with pytest.raises(BadInput, match="detector_weights"):
         catalog.inspect(spec(detector_weights=str(path)))
 

@@ -13,7 +13,7 @@ from pipeline.data.records import Instance, Source
 from students.doubt import Doubt
 from students.pool import Loader, RecordPool, write_pool
 from students.targets import collate, labels_of, load_example
-from students.window import PADDING, Window, canvas_image, canvas_masks, fitted_window, random_window
+from teachers.window import PADDING, Window, canvas_image, canvas_masks, fitted_window, random_window
 
 INDEX = {class_id: i for i, class_id in enumerate(ONTOLOGY.ids)}
 PLAIN = Doubt()

@@ -1,0 +1,144 @@
+"""One whole bi-level step of BLO-Inst at its real size: SAM ViT-B and FCOS R-50 at 1024 px on the CPU.
+
+Official architectures with random weights in the published formats, in a process of its own, whose memory is looked at.
+"""
+
+import multiprocessing
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from official import sha256
+from official_fcos import official_fcos
+from PIL import Image
+from safetensors.torch import load_file
+from segment_anything import build_sam_vit_b
+
+from pipeline.data.masks import encode
+from pipeline.data.records import Category, Instance, Ontology, Record, Role, Source
+from pipeline.engine.context import TrainContext
+from students.blo_inst import BloInst
+from students.blo_objective import AlignedSam
+from students.blo_settings import BloInstSettings
+from students.blo_trainer import Pair
+from teachers.detector import keep
+from teachers.detector_weights import new_detector
+from teachers.sam.load import load_sam
+
+pytestmark = pytest.mark.slow
+SIDE = 1024
+MOST_MEMORY = 10e9
+ONTOLOGY = Ontology((Category(1, "thing"),))
+OBJECTS, LEAST_SIDE = 6, 16.0  # the most of each photo; pixels
+
+
+@dataclass(frozen=True)
+class Done:
+    metrics: dict[str, float]
+    peak: float  # bytes
+
+
+class Records(tuple[Record, ...]):
+    """In memory."""
+
+
+def settings(folder: Path, order: str) -> BloInstSettings:
+    sam, detector = folder / "sam.pth", folder / "fcos.pth"
+    return BloInstSettings.model_validate(
+        {
+            "sam": "vit_b",
+            "checkpoint": sam,
+            "sha256": sha256(sam),
+            "detector": "fcos_r50",
+            "detector_weights": detector,
+            "detector_sha256": sha256(detector),
+            "order": order,
+            "pretrain_epochs": 0,
+            "steps": 1,
+            "batch_size": 1,
+            "confidence": 0.0,
+        }
+    )
+
+
+def photos(folder: Path) -> Records:
+    """Two photos with objects where a detector that knows nothing has its boxes, so that masks are learned."""
+    own = settings(folder, "first")
+    detector = new_detector(
+        "fcos_r50", 1, focal=True, weights=own.detector_weights, sha256=own.detector_sha256
+    )
+    records = []
+    for number in (1, 2):
+        coarse = np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8)
+        image = Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+        image.save(folder / f"{number}.png")
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
+        with torch.inference_mode():
+            raw = detector.eval().predict(pixels)
+            boxes = keep(raw, confidence=0.0, overlap=own.overlap, most=300).boxes(raw)
+        # The surest: which others are kept beside them hangs on the last digits.
+        inside = (boxes[:, :2] >= 0).all(1) & (boxes[:, 2:] <= SIDE).all(1)
+        boxes = boxes[inside & ((boxes[:, 2:] - boxes[:, :2]).amin(1) >= LEAST_SIDE)][:OBJECTS]
+        assert len(boxes)
+        masks = np.zeros((len(boxes), SIDE, SIDE), bool)
+        for mask, (left, top, right, bottom) in zip(masks, boxes.round().int().tolist(), strict=True):
+            mask[top:bottom, left:right] = True
+        found = tuple(Instance(Source.HUMAN, 1, rle=encode(mask)) for mask in masks)
+        digest = sha256(folder / f"{number}.png")
+        record = Record(
+            number, f"{number}.png", digest, SIDE, SIDE, "train", Role.HUMAN_MASKED, instances=found
+        )
+        records.append(record)
+    return Records(records)
+
+
+def fit(folder: Path, order: str) -> Done:
+    torch.set_num_threads(2)
+    Pair.take_best = lambda _: None  # type: ignore[method-assign] # the step counts, not whether it was a good one
+    for name in ("work", "out"):
+        (folder / order / name).mkdir(parents=True)
+    context = TrainContext(
+        device="cpu",
+        ontology=ONTOLOGY,
+        images_root=folder,
+        artifacts={},
+        seed=0,
+        workdir=folder / order / "work",
+        out=folder / order / "out",
+        progress=lambda *_: None,
+        should_stop=lambda: False,
+    )
+    student = BloInst(settings(folder, order), ontology=ONTOLOGY, device="cpu")
+    metrics = student.fit(photos(folder), context)
+    numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    return Done(numbers, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vit_b")
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)  # as it begins: smaller weights would leave no gradient that float32 can add
+        torch.save(build_sam_vit_b().state_dict(), folder / "sam.pth")
+    torch.save(official_fcos().state_dict(), folder / "fcos.pth")
+    return folder
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_a_step_at_the_real_size(weights: Path, order: str) -> None:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        done = pool.apply(fit, (weights, order))
+    print(f"{order}: {done.metrics['seconds']:.0f} s, {done.peak / 1e9:.1f} GB")  # noqa: T201
+    assert done.peak < MOST_MEMORY
+    assert all(np.isfinite(value) for value in done.metrics.values())
+    assert (done.metrics["images_of_sam"], done.metrics["images_of_detector"]) == (1, 1)
+    saved = load_file(weights / order / "out" / "model.safetensors")
+    plain = AlignedSam(load_sam("vit_b", weights / "sam.pth", sha256=sha256(weights / "sam.pth")), rank=4)
+    given = torch.load(weights / "fcos.pth", weights_only=True)
+    before = {f"sam.{name}": value.detach() for name, value in plain.trained().items()}
+    before |= {f"detector.model.{name}": value for name, value in given.items()}
+    same = {name for name, value in saved.items() if torch.equal(value, before[name])}
+    assert "detector.model.backbone.body.conv1.weight" not in same
