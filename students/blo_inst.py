@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -35,14 +35,13 @@ from teachers.detector import keep
 from teachers.detector_weights import DetectorNetwork
 from teachers.detectors import FOUND_CONFIDENCE, FOUND_MOST, FOUND_OVERLAP, find
 from teachers.embedding_cache import EmbeddingCache
-from teachers.fitted_detector import FACTS, PREFIX, WEIGHTS, DetectorFacts
+from teachers.fitted_detector import FACTS, PREFIX, WEIGHTS, DetectorFacts, read_facts
 from teachers.protocols import Sample
 from teachers.sam.load import load_sam
 from teachers.sam.predictor import SamPredictor
 from teachers.window import canvas_image, fitted_window
 from teachers.yolo import YoloDetector
 
-SAM_DIGEST = "sam_sha256"
 CHUNK = 16  # boxes that SAM's decoder is asked at once
 _GIB = 2**30
 _NOT_IN_CARD = {"detector_weights", "detector_sha256", "checkpoint_every", "cache_gb"}
@@ -215,10 +214,12 @@ class BloInst:
     def _save(self, pair: Pair, out: Path) -> None:
         state = {name: tensor.cpu().contiguous() for name, tensor in learned(pair).items()}
         facts = DetectorFacts(
-            detector=self.settings.detector, side=self.size, categories=self.ontology.categories
+            detector=self.settings.detector,
+            side=self.size,
+            categories=self.ontology.categories,
+            sam_sha256=sam_digest(self.settings),
         )
-        told = {SAM_DIGEST: sam_digest(self.settings), FACTS: facts.model_dump_json()}
-        save_file(state, out / WEIGHTS, told)
+        save_file(state, out / WEIGHTS, {FACTS: facts.model_dump_json()})
         # All of the detector is in the artifact: it needs no file of its first weights.
         settings = self.settings.model_dump(mode="json", exclude=_NOT_IN_CARD)
         write_card(Card(use=BLO_INST, settings=settings, categories=self.ontology.categories), out)
@@ -254,9 +255,8 @@ def open_artifact(artifact: Path, *, device: str) -> BloInst:
 
 
 def _read(path: Path, settings: BloInstSettings, device: str) -> dict[str, Tensor]:
-    with safe_open(path, "pt") as file:
-        made_for = (file.metadata() or {}).get(SAM_DIGEST)
-    if made_for != (found := sam_digest(settings)):
+    made_for, found = read_facts(path.parent).sam_sha256, sam_digest(settings)
+    if made_for != found:
         raise BadInput(f"{path}: trained with a SAM of sha256 {made_for}, found {found}")
     return load_file(path, device=device)
 

@@ -25,13 +25,18 @@ FACTS = "detector"  # in the header
 
 
 class DetectorFacts(BaseModel):
-    """What a fitted detector is: its name in the table, the side S in pixels, its classes in its labels' order."""
+    """What a fitted detector is: its name in the table, the side S in pixels, its classes in its labels' order.
+
+    `sam_sha256`: the digest of the SAM that it was aligned with. All is one entry of the header, as safetensors writes
+    several in any order, and equal artifacts should be equal files.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     detector: str
     side: int = Field(ge=1)
     categories: tuple[Category, ...] = Field(min_length=1)
+    sam_sha256: str
 
 
 def read_facts(artifact: Path) -> DetectorFacts:

@@ -17,7 +17,7 @@ def fitted_detector(folder: Path, categories: Sequence[Category], *, seed: int =
         torch.manual_seed(seed)
         network = DETECTORS["fcos_tiny"].build(len(categories), focal=True)
     state = {f"detector.{name}": value.contiguous() for name, value in network.state_dict().items()}
-    facts = DetectorFacts(detector="fcos_tiny", side=256, categories=tuple(categories))
+    facts = DetectorFacts(detector="fcos_tiny", side=256, categories=tuple(categories), sam_sha256="0" * 64)
     folder.mkdir()
     save_file({**state, "sam.position": torch.ones(3)}, folder / WEIGHTS, {FACTS: facts.model_dump_json()})
     return folder

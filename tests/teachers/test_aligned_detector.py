@@ -27,7 +27,7 @@ from teachers.protocols import Sample
 
 SIDE = 64
 TRAINED = (Category(1, "car"), Category(4, "Traffic_Light"), Category(9, "wheel"))
-FACTS_OF = DetectorFacts(detector="fcos_tiny", side=SIDE, categories=TRAINED)
+FACTS_OF = DetectorFacts(detector="fcos_tiny", side=SIDE, categories=TRAINED, sam_sha256="0" * 64)
 HERE = Ontology((Category(5, "wheel"), Category(6, "traffic light"), Category(7, "car"), Category(8, "dog")))
 
 
@@ -94,7 +94,10 @@ def test_overlapping_boxes_of_one_class_are_one() -> None:
 
 def test_classes_of_one_name_are_one_to_who_asks() -> None:
     facts = DetectorFacts(
-        detector="fcos_tiny", side=SIDE, categories=(Category(1, "car"), Category(2, "Car"))
+        detector="fcos_tiny",
+        side=SIDE,
+        categories=(Category(1, "car"), Category(2, "Car")),
+        sam_sha256="0" * 64,
     )
     stub = Stub([[0, 0, 10, 10], [20, 0, 30, 10]], [[5, -20], [-20, 5]])
     mine = AlignedDetector(stub, facts, ontology=HERE, device="cpu")  # type: ignore[arg-type]
