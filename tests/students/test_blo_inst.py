@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from students.blo_inst import WEIGHTS, BloInst, open_artifact
 from students.blo_settings import BloInstSettings
 from teachers.catalog import ModelSpec
 from teachers.fcos import build_fcos_tiny
+from teachers.fitted_detector import FACTS, read_facts
 from teachers.protocols import Sample
 from teachers.tiny.listing import DETECTOR, read_listing
 from teachers.tiny.weights import WeightFacts, save_weights
@@ -134,7 +136,7 @@ def test_a_training_ends_early_and_keeps_the_best(
     images: Path, make_context: MakeContext, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Worse from epoch to epoch: the weights are those before the first step of both levels."""
-    told = iter([0.5, 0.6, 0.7])
+    told = chain([0.5, 0.6, 0.7], repeat(0.7))  # of three epochs, and of both halves at the end
     monkeypatch.setattr("students.blo_phases.missed", lambda *_: (next(told), 1))
     records = [draw(index, images) for index in range(4)]
     context = make_context("run")
@@ -200,7 +202,7 @@ def test_masks_have_the_images_own_size(images: Path, artifact: Path, shape: tup
 def test_where_nothing_is_found_there_are_no_instances(
     images: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("students.blo_settings.FOUND_CONFIDENCE", 1.0)
+    monkeypatch.setattr("students.blo_inst.FOUND_CONFIDENCE", 1.0)
     opened = open_artifact(artifact, device="cpu")
     assert opened.predict([sample_of(draw(0, images), images)] * 2) == [[], []]
 
@@ -304,6 +306,11 @@ def rewritten(artifact: Path, change: dict[str, object]) -> None:
     (artifact / "student.json").write_text(json.dumps(card))
 
 
+def of_another_sam(artifact: Path) -> None:
+    facts = read_facts(artifact).model_copy(update={"sam_sha256": "0" * 64})
+    save_file(load_file(artifact / WEIGHTS), artifact / WEIGHTS, {FACTS: facts.model_dump_json()})
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -312,14 +319,25 @@ def rewritten(artifact: Path, change: dict[str, object]) -> None:
         (lambda folder: (folder / WEIGHTS).write_bytes(b"x"), "cannot be opened as a BLO-Inst student"),
         (
             lambda folder: save_file({"x": torch.zeros(1)}, folder / WEIGHTS),
-            "trained with a SAM of sha256 None, found",
+            "expected a detector that blo_inst fitted, found other weights",
         ),
+        (of_another_sam, f"trained with a SAM of sha256 {'0' * 64}, found"),
         (lambda folder: rewritten(folder, {"rank": 7}), "weights do not fit the settings"),
         (lambda folder: rewritten(folder, {"detector": "fcos_r50"}), "weights do not fit the settings"),
         (lambda folder: rewritten(folder, {"order": "third"}), "order"),
         (lambda folder: rewritten(folder, {"size": 3}), "size"),
     ],
-    ids=["no card", "no weights", "garbage", "another SAM", "rank", "detector", "order", "unknown setting"],
+    ids=[
+        "no card",
+        "no weights",
+        "garbage",
+        "other weights",
+        "another SAM",
+        "rank",
+        "detector",
+        "order",
+        "unknown setting",
+    ],
 )
 def test_broken_artifacts_are_refused(artifact: Path, damage: object, message: str) -> None:
     assert callable(damage)
