@@ -1,15 +1,13 @@
 """A folder for little pictures and a context to train on them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from little_pictures import ONTOLOGY
+from little_pictures import ONTOLOGY, MakeContext
 
 from pipeline.engine.stage import TrainContext
-
-MakeContext = Callable[..., TrainContext]
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """Little pictures of a disc and a bar on grey, drawn from a number, with their records."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,11 @@ from PIL import Image
 from pipeline.data.masks import encode
 from pipeline.data.records import Category, Instance, Ontology, Record, Role, Source
 from pipeline.engine.files import file_digest
+from pipeline.engine.stage import TrainContext
 
 ONTOLOGY = Ontology((Category(3, "disc"), Category(7, "bar")))
 HEIGHT, WIDTH = 96, 128
+MakeContext = Callable[..., TrainContext]
 
 
 def draw(index: int, folder: Path) -> Record:

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import MakeContext
-from little_pictures import HEIGHT, ONTOLOGY, WIDTH, draw
+from little_pictures import HEIGHT, ONTOLOGY, WIDTH, MakeContext, draw
 from ranks import Pair, team_context
 from safetensors.torch import load_file, save_file
 from small_blo import write_detector, write_trained

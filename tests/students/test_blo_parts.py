@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import MakeContext
-from little_pictures import ONTOLOGY, draw
+from little_pictures import ONTOLOGY, MakeContext, draw
 from PIL import Image
 from safetensors.torch import load_file
 from small_models import build_small_sam

@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 import torch
-from conftest import MakeContext
+from little_pictures import MakeContext
 from torch import nn
 
 from pipeline.data.errors import BadInput
