@@ -19,7 +19,7 @@ from teachers.detector import Targets
 from teachers.embedding_cache import EmbeddingCache
 from teachers.training_set import TrainingImage
 
-_SPLIT = 2  # stream of random numbers, beside the loader's two
+_SPLIT, _UPPER = 2, 3  # streams of random numbers, beside the loader's two
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,18 @@ class Side:
     device: str
 
     @classmethod
-    def of(cls, whole: Loader, places: tuple[int, ...], cache: EmbeddingCache, device: str) -> "Side":
-        """Of a loader of the whole pool."""
-        return cls(replace(whole, pool=Part(whole.pool, places)), places, cache, device)
+    def of(
+        cls,
+        whole: Loader,
+        places: tuple[int, ...],
+        cache: EmbeddingCache,
+        *,
+        device: str,
+        upper: bool = False,
+    ) -> "Side":
+        """Of a loader of the whole pool; an `upper` one draws its images in another order than a lower one as long."""
+        order = _UPPER if upper else whole.order
+        return cls(replace(whole, pool=Part(whole.pool, places), order=order), places, cache, device)
 
     def batches(self, first: int, last: int, *, threads: int) -> Generator[Images]:
         """Those of the steps [first, last)."""

@@ -7,7 +7,6 @@ itself is not in it: the file names the digest of the weights it belongs to.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -23,14 +22,14 @@ from students import blo_settings as numbers
 from students.blo_data import Halves, first_pixels, halves, training_images
 from students.blo_detectors import new_detector
 from students.blo_objective import AlignedSam
-from students.blo_phases import Bench, mean_missed, phases
+from students.blo_phases import Bench, Judged, judge, phases
 from students.blo_settings import BLO_INST, BloInstSettings, sam_digest
 from students.blo_trainer import Pair, run_phases
 from students.card import Card, read_card, write_card
 from students.checkpoint import Progress
 from students.doubt import Doubt
 from students.inference import full_masks
-from students.pool import Loader, Part, Pool, RecordPool, write_pool
+from students.pool import Loader, Pool, RecordPool, write_pool
 from teachers.detector import keep
 from teachers.detector_weights import DetectorNetwork
 from teachers.detectors import FOUND_CONFIDENCE, FOUND_MOST, FOUND_OVERLAP, find
@@ -39,13 +38,12 @@ from teachers.fitted_detector import FACTS, PREFIX, WEIGHTS, DetectorFacts, read
 from teachers.protocols import Sample
 from teachers.sam.load import load_sam
 from teachers.sam.predictor import SamPredictor
-from teachers.window import canvas_image, fitted_window
+from teachers.window import canvas_image, sam_window
 from teachers.yolo import YoloDetector
 
 CHUNK = 16  # boxes that SAM's decoder is asked at once
 _GIB = 2**30
 _NOT_IN_CARD = {"detector_weights", "detector_sha256", "checkpoint_every", "cache_gb"}
-Half = Literal["lower", "upper"]  # SAM's, and the detector's
 
 
 class BloInst:
@@ -97,29 +95,25 @@ class BloInst:
         pair.take_best()
         self._pair = pair
         self._save(pair, context.out)
-        left = {
-            "missed_of_sam": mean_missed(bench, split.lower),
-            "missed_of_detector": mean_missed(bench, split.upper),
-        }
-        return {**_written(done, context.out), "images": len(pool), **_counts(pair, split), **left}
+        judged = {"sam": judge(bench, split.lower), "detector": judge(bench, split.upper)}
+        left = {f"missed_of_{half}": own.missed for half, own in judged.items()}
+        found = {f"found_of_{half}": own.found for half, own in judged.items()}
+        return {**_written(done, context.out), "images": len(pool), **_counts(pair, split), **left, **found}
 
-    def missed(self, data: Records, context: TrainContext, half: Half | None = None) -> float:
-        """The mean over all objects of the loss of their best box's mask; ln 2 for one that no box found.
+    def missed(self, data: Records, context: TrainContext) -> Judged:
+        """How good the pair's masks are, on up to 100 of the records with a mask of a known class.
 
-        Of `half`: over those of the images that were one half of a training on this data with this seed. Its difference
-        between images that were learned from and others is the gap that two halves are to narrow (Liao et al. 2026).
+        The difference between what it misses of images that were learned from and of others is the gap that two halves
+        are to narrow (Liao et al. 2026).
         """
         pair = self._fitted()
         index = {class_id: i for i, class_id in enumerate(self.ontology.ids)}
-        pool: Pool = self._pool(data, context, index)
-        if half is not None:
-            split = halves(pool, self.settings.split, context.seed, index)
-            pool = Part(pool, split.lower if half == "lower" else split.upper)
+        pool = self._pool(data, context, index)
         every = tuple(range(len(pool)))
         # Each image is seen once: nothing is worth keeping, and what a training keeps in its folder is left alone.
         cache = self._cache(pool, 0)
         cache.build(context, lambda *_: None)
-        return mean_missed(self._bench(pair, Halves(every, every), pool, cache, context), every)
+        return judge(self._bench(pair, Halves(every, every), pool, cache, context), every)
 
     def predict(self, batch: Sequence[Sample]) -> list[list[Instance]]:
         """Up to 100 instances of each image, best first: SAM's answers to the detector's boxes, and their scores."""
@@ -133,7 +127,7 @@ class BloInst:
 
     @torch.inference_mode()
     def _predict_one(self, pair: Pair, sample: Sample) -> list[Instance]:
-        window = fitted_window(sample.image.shape[:2], self.size)
+        window = sam_window(sample.image.shape[:2], self.size)
         canvas = canvas_image(sample.image, window, self.size)
         pixels = torch.from_numpy(canvas).permute(2, 0, 1)[None].float().to(self.device)
         raw = pair.detector.predict(pixels)
@@ -207,7 +201,10 @@ class BloInst:
         )
 
     def _recipe(self, seed: int) -> str:
-        """All that the bits of a training follow from."""
+        """The settings and the seed that the bits of a training follow from.
+
+        Weights and data are not in it: the folder of the states is the work unit's, whose key has them.
+        """
         told = self.settings.model_dump(mode="json", exclude=set(self.settings.not_in_key))
         return json.dumps({**told, "seed": seed}, sort_keys=True)
 
@@ -247,11 +244,23 @@ def open_artifact(artifact: Path, *, device: str) -> BloInst:
     """The fitted student in an artifact's folder, with the classes it was trained on; `BadInput` if it is broken."""
     card = read_card(artifact)
     try:
-        settings = BloInstSettings.model_validate(card.settings)
+        settings = _with_sam(BloInstSettings.model_validate(card.settings), artifact)
         state = _read(artifact / WEIGHTS, settings, device)
         return BloInst(settings, ontology=card.ontology, device=device, state=state)
     except (OSError, SafetensorError, ValueError) as error:
         raise BadInput(f"{artifact}: cannot be opened as a BLO-Inst student: {error}") from error
+
+
+def _with_sam(settings: BloInstSettings, artifact: Path) -> BloInstSettings:
+    """The settings with SAM's file where it is: where it was, or beside the student."""
+    if settings.checkpoint is None or settings.checkpoint.is_file():
+        return settings
+    beside = artifact / settings.checkpoint.name
+    if not beside.is_file():
+        raise BadInput(
+            f"{artifact}: SAM's weights are no longer at {settings.checkpoint}: expected them there or as {beside}"
+        )
+    return settings.model_copy(update={"checkpoint": beside})
 
 
 def _read(path: Path, settings: BloInstSettings, device: str) -> dict[str, Tensor]:

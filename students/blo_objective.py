@@ -16,18 +16,20 @@ from dataclasses import dataclass
 import torch
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.ops import box_iou
 
 from students.blo_settings import Match, Part
-from teachers.box_losses import cropped_mask_loss
+from teachers.box_losses import cropped_mask_loss, holds_pixels
 from teachers.detector import Assignment, Detector, Kept, Targets, keep
 from teachers.sam import lora
 from teachers.sam.decode import decode_masks
 
 MATCHED = 0.5  # IoU from which a kept box is of an object
 NOBODY = -1
+UNKNOWN = math.log(2)  # the loss of a mask that knows nothing
 CORNERS = (2, 3)  # of SAM's point embeddings: a box's upper left and lower right
-AT_ONCE = 32  # boxes that SAM's decoder is asked together where no gradient is wanted
+AT_ONCE = 32  # boxes that SAM's decoder is asked together: what bounds the memory
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,10 @@ class Keeping:
 
 @dataclass(frozen=True)
 class Images:
-    """Some of a half: pixels (B, 3, S, S) in 0..255, features (B, C, g, g), objects and masks (G, 4g, 4g) of each."""
+    """Some of a half: pixels (B, 3, S, S) in 0..255, features (B, C, g, g), objects and masks (G, 4g, 4g) of each.
+
+    A mask says which share of each pixel its object covers.
+    """
 
     pixels: Tensor
     features: Tensor
@@ -116,19 +121,25 @@ def choose(detector: Detector, images: Images, keeping: Keeping, *, match: Match
     """The choices of a step at the parameters as they are now.
 
     `instance`: a box's object is the one of its class that it overlaps most, from IoU 0.5; boxes without one teach no
-    masks. `class_union`, as published: the target of a box is the union of all masks of its class, cropped to it.
+    masks. `class_union`, as published: the target of a box is the union of all masks of its class, cropped to it,
+    whatever they are trusted. What of a box lies in the image counts, as SAM sees no more; one so thin that it holds no
+    pixel of a mask finds and teaches nothing.
     """
     raw = detector.predict(images.pixels)
     kept = keep(raw, confidence=keeping.confidence, overlap=keeping.overlap, most=keeping.most)
     boxes = kept.boxes(raw)
     side = 4 * images.features.shape[-1]
+    shown = boxes.clamp(0, raw.side)
+    judged = holds_pixels(shown * (side / raw.side), side)
     truth = images.features.new_zeros(len(boxes), side, side)
     weights = images.features.new_zeros(len(boxes))
     target = torch.full((len(boxes),), NOBODY, device=boxes.device)
     for row, (image, label) in enumerate(zip(kept.image.tolist(), kept.label.tolist(), strict=True)):
+        if not judged[row]:
+            continue
         own, masks = images.targets[image], images.masks[image]
         same = (own.labels == label).nonzero()[:, 0]
-        best = _best(boxes[row], own.boxes[same])
+        best = _best(shown[row], own.boxes[same])
         if best is not None:
             target[row] = same[best]
         if match == "class_union":
@@ -166,23 +177,29 @@ def mask_loss(sam: AlignedSam, images: Images, choice: Choice, boxes: Tensor) ->
     rows = (choice.weights > 0).nonzero()[:, 0]
     if not len(rows):
         return images.features.new_zeros(())
-    logits, _ = sam(images.features[choice.kept.image[rows]], boxes[rows])
-    scale = logits.shape[-1] / sam.side
-    each = cropped_mask_loss(logits, choice.truth[rows], boxes[rows] * scale)
-    return (each * choice.weights[rows]).mean()
+
+    def each(some: Tensor) -> Tensor:
+        logits, _ = sam(images.features[choice.kept.image[some]], boxes[some])
+        scale = logits.shape[-1] / sam.side
+        return cropped_mask_loss(logits, choice.truth[some], boxes[some] * scale)
+
+    if len(rows) <= AT_ONCE:
+        found = each(rows)
+    else:  # what the decoder keeps of a box for its gradient is some 90 MB at 1024 pixels: it is computed again instead
+        parts = [checkpoint(each, some, use_reentrant=False) for some in rows.split(AT_ONCE)]
+        found = torch.cat(parts)
+    return (found * choice.weights[rows]).mean()
 
 
 @torch.no_grad()
-def missed(sam: AlignedSam, images: Images, choice: Choice) -> tuple[float, int]:
-    """What the pair is worth: the sum over all objects of the loss of their best box's mask, and their number.
+def missed(sam: AlignedSam, images: Images, choice: Choice) -> tuple[float, int, int]:
+    """What the pair is worth: the sum over all objects of the loss of their best box's mask; how many a box found; all.
 
     An object that no box found has the loss of a mask that knows nothing, ln 2. So a pair is not better for finding
-    less, as it would be by L_seg, which is of the found ones alone.
+    less, as it would be by L_seg, which is of the found ones alone. Boxes where no object is do not count.
     """
     lost: dict[tuple[int, int], float] = {
-        (image, index): math.log(2)
-        for image, own in enumerate(images.targets)
-        for index in range(len(own.boxes))
+        (image, index): UNKNOWN for image, own in enumerate(images.targets) for index in range(len(own.boxes))
     }
     rows = (choice.target >= 0).nonzero()[:, 0]
     boxes = choice.boxes[rows]
@@ -196,7 +213,8 @@ def missed(sam: AlignedSam, images: Images, choice: Choice) -> tuple[float, int]
         each = cropped_mask_loss(logits, truth, chosen * (logits.shape[-1] / sam.side))
         for key, loss in zip(zip(image.tolist(), target.tolist(), strict=True), each.tolist(), strict=True):
             lost[key] = min(lost[key], loss)
-    return sum(lost.values()), len(lost)
+    found = set(zip(choice.kept.image[rows].tolist(), choice.target[rows].tolist(), strict=True))
+    return sum(lost.values()), len(found), len(lost)
 
 
 def total(parts: dict[str, Tensor]) -> Tensor:
@@ -205,7 +223,10 @@ def total(parts: dict[str, Tensor]) -> Tensor:
 
 
 def low_res_masks(masks: Tensor, size: int) -> Tensor:
-    """Masks (G, S, S) bool as the decoder sees them: (G, size, size), 1 where more than half of a pixel is covered."""
+    """Masks (G, S, S) bool as the decoder sees them: (G, size, size), the share of each pixel that is covered.
+
+    (ours) Rounded, an object of less than half a pixel's width would teach SAM to answer nothing.
+    """
     if not len(masks):
         return torch.zeros(0, size, size, device=masks.device)
-    return (nn.functional.interpolate(masks[:, None].float(), size, mode="area")[:, 0] > 0.5).float()
+    return nn.functional.interpolate(masks[:, None].float(), size, mode="area")[:, 0]

@@ -2,10 +2,11 @@
 
 The detector alone on all images first, in every order. Then `first` and `second`: SAM's part learns from one half of
 the images, the detector from the other; `joint`: both from both halves at once; `separate`: the detector alone, for as
-many steps, and then SAM's part on the boxes of the frozen detector.
+many steps, and then SAM's part on the boxes of the frozen detector; without a weight of L_seg the detector alone.
 
-All orders give each level as many updates, of as many images each. In a team of processes each one's losses are over
-the number of its own objects, and gradients are averaged: near the step of one process, not the same.
+All orders give each level as many updates, of as many images each; in `joint` each update is of both batches. In a team
+of processes each one's losses are over the number of its own objects, and gradients are averaged: near the step of one
+process, not the same.
 
 Legend: theta SAM's trained part, phi the detector, D1 and D2 the halves.
 """
@@ -22,7 +23,18 @@ from torch import Tensor, nn
 from pipeline.engine.team import Team
 from students import blo_settings as numbers
 from students.blo_data import Halves, Side, detector_targets, square_pixels
-from students.blo_objective import Choice, Images, Keeping, Weights, choose, losses, mask_loss, missed, total
+from students.blo_objective import (
+    UNKNOWN,
+    Choice,
+    Images,
+    Keeping,
+    Weights,
+    choose,
+    losses,
+    mask_loss,
+    missed,
+    total,
+)
 from students.blo_settings import BloInstSettings
 from students.blo_trainer import Pair, Phase
 from students.pool import Loader
@@ -59,9 +71,9 @@ class Bench:
         """All places in the pool."""
         return tuple(range(len(self.whole.pool)))
 
-    def side(self, places: tuple[int, ...]) -> Side:
-        """Batches of some of the images."""
-        return Side.of(self.whole, places, self.cache, self.device)
+    def side(self, places: tuple[int, ...], *, upper: bool = False) -> Side:
+        """Batches of some of the images, for one of the levels."""
+        return Side.of(self.whole, places, self.cache, device=self.device, upper=upper)
 
     def epoch(self, images: int) -> int:
         """Steps in which so many images are seen once."""
@@ -134,7 +146,10 @@ def _pretraining(bench: Bench) -> Phase:
 
 
 def _separate(bench: Bench) -> list[Phase]:
-    """The detector for as many steps as theta, then theta on the boxes of the frozen detector; both on all images."""
+    """The detector for as many steps as theta, then theta on the boxes of the frozen detector; both on all images.
+
+    Without a weight of L_seg theta has nothing to learn, and there is no second phase.
+    """
     lower, upper = bench.levels()
     side = bench.side(bench.everything)
     epoch, steps = bench.aligned_epoch, bench.steps
@@ -151,16 +166,16 @@ def _separate(bench: Bench) -> list[Phase]:
         return ((images.pixels, images.targets) for images in draw(first, last))
 
     rate = _falling(steps, epoch)
-    return [
-        Phase("alone", steps, [upper.optimizer], seen, _detecting(bench, upper), rate, epoch),
-        Phase("segmenter", steps, [lower.optimizer], draw, segment, rate, epoch, _judge(bench)),
-    ]
+    alone = Phase("alone", steps, [upper.optimizer], seen, _detecting(bench, upper), rate, epoch)
+    if not bench.settings.seg:
+        return [alone]
+    return [alone, Phase("segmenter", steps, [lower.optimizer], draw, segment, rate, epoch, _judging(bench))]
 
 
 def _aligned(bench: Bench) -> Phase:
     """Theta on D1 and phi on D2, or both on both."""
     lower, upper = bench.levels()
-    sides = bench.side(bench.halves.lower), bench.side(bench.halves.upper)
+    sides = bench.side(bench.halves.lower), bench.side(bench.halves.upper, upper=True)
     epoch, steps = bench.aligned_epoch, bench.steps
     order = bench.settings.order
 
@@ -179,40 +194,56 @@ def _aligned(bench: Bench) -> Phase:
             found = bilevel_step(lower, upper, lower_loss, upper_loss, order=order)
         else:
             found = joint_step(lower, upper, lower_loss, upper_loss)
-        return _mean(torch.tensor((found.lower + found.upper) / 2, device=bench.device), bench.team)
+        # All of L on D2, in each order; on D1 `first` asks for L_seg alone.
+        return _mean(torch.tensor(found.upper, device=bench.device), bench.team)
 
     def draw(first: int, last: int) -> Iterator[tuple[Images, Images]]:
         return zip(*(side.batches(first, last, threads=_threads()) for side in sides), strict=True)
 
     optimizers = [lower.optimizer, upper.optimizer]
-    return Phase("aligned", steps, optimizers, draw, step, _falling(steps, epoch), epoch, _judge(bench))
+    return Phase("aligned", steps, optimizers, draw, step, _falling(steps, epoch), epoch, _judging(bench))
 
 
-def mean_missed(bench: Bench, places: Sequence[int]) -> float:
-    """What the pair misses, on average over the objects of up to 100 of some images (`blo_objective.missed`).
+@dataclass(frozen=True)
+class Judged:
+    """What a pair is worth: `missed`, the mean over objects of the loss of their best box's mask, and share `found`.
 
-    Images without objects do not count, as nothing can be missed there.
+    ln 2 and 0 where no box found anything, or nothing was there to find.
+    """
+
+    missed: float
+    found: float
+
+
+def judge(bench: Bench, places: Sequence[int]) -> Judged:
+    """The pair on up to 100 of some images (`blo_objective.missed`); images without objects do not count.
+
     Each process of a team looks at its own share of them.
     """
     team, pool, index = bench.team, bench.whole.pool, bench.whole.class_index
     shown = (place for place in places if labels_of(pool[place], index).found)
     own = bench.side(tuple(islice(shown, MOST_JUDGED))[team.rank :: team.world])
-    lost = torch.zeros(2, dtype=torch.float64, device=bench.device)
+    sums = torch.zeros(3, dtype=torch.float64, device=bench.device)
     for images in own.in_order():
-        lost += lost.new_tensor(missed(bench.pair.sam, images, bench.choice(images)))
-    loss, objects = team.total(lost).tolist()
-    return float(loss / max(objects, 1))
+        sums += sums.new_tensor(missed(bench.pair.sam, images, bench.choice(images)))
+    lost, found, objects = team.total(sums).tolist()
+    return Judged(lost / objects, found / objects) if objects else Judged(UNKNOWN, 0.0)
 
 
-def _judge(bench: Bench) -> Callable[[int], bool]:
-    """Note how good the pair is on images of D2; False once it was not better for `patience` epochs."""
+def _judging(bench: Bench) -> Callable[[int], bool]:
+    """Note how good the pair is on images of D2; False once it was not better for `patience` epochs.
 
-    def judge(epoch: int) -> bool:
-        bench.pair.note(mean_missed(bench, bench.halves.upper), epoch)
-        patience = bench.settings.patience
-        return not patience or epoch - int(bench.pair.best_epoch) < patience
+    While no object is found there is nothing to compare, and the training goes on.
+    """
 
-    return judge
+    def go_on(epoch: int) -> bool:
+        judged = judge(bench, bench.halves.upper)
+        if judged.found:
+            bench.pair.note(judged.missed, epoch)
+        best, patience = int(bench.pair.best_epoch), bench.settings.patience
+        return not patience or best < 0 or epoch - best < patience
+
+    return go_on
 
 
 def _detecting(bench: Bench, level: Level) -> Callable[[Seen], float]:

@@ -43,21 +43,23 @@ def _focal(given: dict[str, object]) -> bool:
 class BloInstSettings(BaseModel):
     """A detector and SAM's decoder, aligned.
 
-    `sam`, `checkpoint`, `sha256`: as of a teacher. `detector`: one of `teachers.detectors`; a YOLO wants the extra
-    `yolo`, of another licence. `detector_weights`: a safetensors file, or the published `.pth` or `.pt`, of the whole
-    detector, or of one of other classes, whose class head is then new (unset: `fcos_tiny` begins with embedded ones,
-    others anew); a pickle that is not the published one wants its `detector_sha256`. `order`: `first`, the paper's
-    default, and `second` are bi-level; `joint` trains both on everything at once, `separate` the detector first and
-    SAM on its boxes then. `split`: share of the images that SAM's part learns from, the detector learns from the
-    others. `part`: what of SAM is trained, its decoder (deltas of `rank` and its small output parts), how its prompt
-    encoder sees the corners of boxes, or both. `match`: a box's target is the object it overlaps most, or, as
-    published, all of its class. `pretrain_epochs` of the detector alone, `epochs` of both; `steps` of both, if given,
-    in place of `epochs`. `patience`: epochs after which the training ends if the masks of the detector's half have not
-    become better, 0 for never. `box`, `obj`, `cls`, `seg`: weights of the losses; a YOLO has none called `obj`.
-    `focal`: the loss of the classes, on as FCOS has it; off, as published and as YOLO has it, it is cross-entropy
-    (unset: the detector's own). `trust_weights`: an object's losses count as much as its mask is trusted.
-    `filter_empty`: images without a mask are left out; else they are background, which is right only where nothing is.
-    `checkpoint_every`: steps between saved states.
+    `sam`, `checkpoint`, `sha256`: as of a teacher; a fitted student looks for the file where it was, and in its own
+    folder. `detector`: one of `teachers.detectors`; a YOLO wants the extra `yolo`, of another licence.
+    `detector_weights`: a safetensors file, or the published `.pth` or `.pt`, of the whole detector, or of one of other
+    classes, whose class head is then new (unset: `fcos_tiny` begins with embedded ones, a YOLO anew, `fcos_r50` is
+    refused); a pickle that is not the published one wants its `detector_sha256`. `order`: `first`, the paper's default,
+    and `second` are bi-level; `joint` trains both on everything at once, `separate` the detector first and SAM on its
+    boxes then. `split`: share of the images that SAM's part learns from, the detector learns from the others. `part`:
+    what of SAM is trained, its decoder (deltas of `rank` and its small output parts), how its prompt encoder sees the
+    corners of boxes, or both. `match`: a box's target is the object it overlaps most, or, as published, all of its
+    class, whatever its masks are trusted and whatever else is not known to be there. `pretrain_epochs` of the detector
+    alone, `epochs` of both; `steps` of both, if given, in place of `epochs`. The best epoch is kept, by the masks of
+    the detector's half; `patience`: epochs after which the training ends if they have not become better, 0 for never.
+    `box`, `obj`, `cls`, `seg`: weights of the losses; a YOLO has none called `obj`. `focal`: the loss of the classes is
+    focal, with the paper's focus of 1.5 (FCOS' own has 2), or cross-entropy, as published (unset: focal for FCOS, which
+    learns them at every location, cross-entropy for YOLO). `trust_weights`: an object's losses count as much as its
+    mask is trusted. `filter_empty`: images without a mask are left out; else they are background, which is right only
+    where nothing is. `checkpoint_every`: steps between saved states.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -72,7 +72,8 @@ def run_phases(
 ) -> list[Progress]:
     """Run one after the other, each from its last state to its end, saving one `every` so many steps.
 
-    `Stopped` after a state was saved if the context asks for it, `FloatingPointError` if a loss is not finite.
+    `Stopped` after a state was saved if the context asks for it, `FloatingPointError` if a loss or gradient is not
+    finite.
     """
     whole, before, found = sum(phase.steps for phase in phases), 0, []
     for phase in phases:
@@ -99,7 +100,7 @@ def _run(
     rates = [group["lr"] for group in _groups(phase.optimizers)]
     progress = load_checkpoint(folder, pair, phase.optimizers, recipe=recipe)
     team.agree(progress.step, "step of the saved state")
-    before, began = progress.seconds, time.monotonic()
+    before, began, loaded = progress.seconds, time.monotonic(), progress.step
 
     def save() -> None:
         progress.seconds = before + time.monotonic() - began
@@ -112,7 +113,10 @@ def _run(
             break
         for group, full in zip(_groups(phase.optimizers), rates, strict=True):
             group["lr"] = full * phase.rate(progress.step)
-        loss = phase.step(batch)
+        try:
+            loss = phase.step(batch)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{phase.name}: step {progress.step}: {error}") from error
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"{phase.name}: loss is {loss} at step {progress.step}; a lower learning rate may help"
@@ -126,7 +130,8 @@ def _run(
             raise Stopped(f"stopped after step {progress.step} of {phase.steps} of {phase.name}")
     else:
         phase.judge(-(-phase.steps // phase.epoch))
-    save()
+    if progress.step > loaded or not loaded:
+        save()
     return progress
 
 

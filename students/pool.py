@@ -20,7 +20,7 @@ from pipeline.engine.stage import Records
 from pipeline.engine.team import ALONE, Team
 from students.doubt import Doubt
 from students.targets import Batch, Example, collate, labels_of, load_example
-from teachers.window import fitted_window, random_window
+from teachers.window import random_window, sam_window
 
 _ROWS = 64  # records held in memory while the table is written
 _ORDER, _WINDOW = 0, 1  # streams of random numbers, kept apart
@@ -95,8 +95,8 @@ def write_pool(
 class Loader:
     """Turns (seed, step) into a batch: images in a new random order every epoch, each through its own window.
 
-    `batch` images make a step; a process of a team reads its share of them. Without a `scale` they are seen as a
-    student sees them when it predicts.
+    `batch` images make a step; a process of a team reads its share of them. Without a `scale` they are seen as SAM sees
+    them. `order`: the stream of random numbers that the images are drawn by.
     """
 
     pool: Pool
@@ -108,6 +108,7 @@ class Loader:
     seed: int
     doubt: Doubt
     team: Team = ALONE
+    order: int = _ORDER
 
     def batches(self, first: int, last: int, *, threads: int) -> Generator[Batch]:
         """Batches of the steps [first, last); the next one is read in `threads` threads while this one is used."""
@@ -124,7 +125,7 @@ class Loader:
         numbers = range(step * self.batch, (step + 1) * self.batch)
         epochs = {n // size for n in numbers}
         order = {
-            epoch: np.random.default_rng([self.seed, _ORDER, epoch]).permutation(size) for epoch in epochs
+            epoch: np.random.default_rng([self.seed, self.order, epoch]).permutation(size) for epoch in epochs
         }
         return [int(order[n // size][n % size]) for n in numbers]
 
@@ -132,7 +133,7 @@ class Loader:
         """An image as it looks in slot `slot` of `step`."""
         shape = record.height, record.width
         if self.scale is None:
-            window = fitted_window(shape, self.size)
+            window = sam_window(shape, self.size)
         else:
             rng = np.random.default_rng([self.seed, _WINDOW, step, slot])
             window = random_window(shape, size=self.size, scale=self.scale, rng=rng)

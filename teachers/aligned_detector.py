@@ -19,7 +19,7 @@ from teachers.fitted_detector import DetectorFacts, open_detector
 from teachers.grounding_names import Phrase, Vocabulary, normalise
 from teachers.protocols import Sample
 from teachers.weak_prompts import is_located
-from teachers.window import canvas_image, fitted_window
+from teachers.window import canvas_image, sam_window
 
 
 class AlignedDetector:
@@ -65,7 +65,7 @@ class AlignedDetector:
     def _found(self, sample: Sample, labels: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes (n, 4) in the image, scores (n,), and which of the labels each is of, best first."""
         height, width = sample.image.shape[:2]
-        window = fitted_window((height, width), self._side)
+        window = sam_window((height, width), self._side)
         canvas = torch.from_numpy(canvas_image(np.asarray(sample.image), window, self._side))
         raw = self._detector.predict(canvas.permute(2, 0, 1)[None].float().to(self._device))
         # Of a location the best of the asked classes counts, not its best of all.

@@ -89,10 +89,13 @@ class Hypergradient:
 
 
 def joint_step(lower: Level, upper: Level, lower_loss: Loss, upper_loss: Loss) -> StepLosses:
-    """Both levels on the sum of both losses: no bi-level optimisation, what it is compared with."""
+    """Both levels on the mean of both losses: no bi-level optimisation, what it is compared with.
+
+    The mean, where Liao et al. 2026 write the sum: so a step is as long as one of the other orders.
+    """
     first, second = lower_loss(), upper_loss()
     both = replace(lower, parameters=(*lower.parameters, *upper.parameters))
-    gradient = both.gradient(first + second)
+    gradient = both.gradient((first + second) / 2)
     lower.apply(gradient[: len(lower.parameters)])
     upper.apply(gradient[len(lower.parameters) :])
     return StepLosses(float(first.detach()), float(second.detach()))
@@ -103,7 +106,8 @@ def bilevel_step(
 ) -> StepLosses:
     """One step of each level: the lower one on `lower_loss`, the upper one on `upper_loss` at what became of it.
 
-    In `first` order the upper level sees the lower one's real step, in `second` a plain descent by its learning rates.
+    In `first` order the upper level sees the lower one's real step, in `second` a plain descent by its learning rates,
+    which is not clipped: theta' has to be linear in the gradient for the implicit term to be that of theta'.
     """
     if order == "second":
         found = hypergradient(lower, upper, lower_loss, upper_loss)

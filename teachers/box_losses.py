@@ -49,11 +49,17 @@ def focal_loss(
     return balance * wrong**gamma * entropy
 
 
+def holds_pixels(boxes: Tensor, side: int) -> Tensor:
+    """Which boxes (N, 4), in pixels of a square of `side`, hold the centre of a pixel at least: (N,) bool."""
+    first, end = (boxes.detach().clamp(0, side) - 0.5).ceil().chunk(2, -1)
+    return (end > first).all(-1)
+
+
 def cropped_mask_loss(logits: Tensor, masks: Tensor, boxes: Tensor) -> Tensor:
     """Mean cross-entropy of each mask's pixels inside its box: logits and masks (N, h, w), boxes (N, 4) in their frame.
 
     A pixel is inside if its centre is; which are is a comparison, so that no gradient goes through the crop. 0 where a
-    box holds no pixel's centre.
+    box holds no pixel's centre (`holds_pixels`): that is no judgement of the mask.
     """
     height, width = logits.shape[-2:]
     y = torch.arange(height, device=logits.device) + 0.5

@@ -104,7 +104,9 @@ class Detector(Protocol):
 
 def lost(raw: Raw, boxes: Tensor, learned: Tensor) -> Tensor:
     """The locations (A,) whose cells touch boxes (G, 4) of one image that are not among the indices `learned` (N,)."""
-    rest = boxes[[index for index in range(len(boxes)) if index not in set(learned.tolist())]]
+    free = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
+    free[learned] = False
+    rest = boxes[free]
     apart = torch.maximum(rest[:, None, :2] - raw.centres, raw.centres - rest[:, None, 2:]).amax(-1)
     return (apart <= raw.strides / 2).any(0)
 
@@ -139,22 +141,10 @@ def keep(raw: Raw, *, confidence: float, overlap: float, most: int) -> Kept:
     seen = raw.seen()
     sides = seen[..., 2:] - seen[..., :2]
     possible = (scores > confidence) & (sides >= LEAST_SIDE).all(-1)
-    parts = [_of_image(index, raw, scores, labels, possible, overlap, most) for index in range(len(scores))]
+    parts = []
+    for image, found in enumerate(row.nonzero()[:, 0] for row in possible):
+        # Clipped: batched_nms tells classes apart by moving boxes, and expects no coordinate below 0.
+        boxes, own = seen[image, found].float(), labels[image, found]
+        chosen = found[batched_nms(boxes, scores[image, found].float(), own, overlap)[:most]]
+        parts.append((torch.full_like(chosen, image), chosen, labels[image, chosen], scores[image, chosen]))
     return Kept(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
-
-
-def _of_image(
-    index: int,
-    raw: Raw,
-    scores: Tensor,
-    labels: Tensor,
-    possible: Tensor,
-    overlap: float,
-    most: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    found = possible[index].nonzero()[:, 0]
-    # Clipped: batched_nms tells classes apart by moving boxes, and expects no coordinate below 0.
-    boxes = raw.seen()[index, found].float()
-    chosen = found[batched_nms(boxes, scores[index, found].float(), labels[index, found], overlap)[:most]]
-    image = torch.full_like(chosen, index)
-    return image, chosen, labels[index, chosen], scores[index, chosen]

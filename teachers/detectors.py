@@ -18,7 +18,6 @@ from teachers.tiny import listing
 if TYPE_CHECKING:
     from teachers.detector_weights import DetectorNetwork
 
-TINY_SIDE, SIDE = 256, 1024  # of the square that a detector of the tiny SAM, or of another, sees
 FOUND_CONFIDENCE, FOUND_OVERLAP = (
     0.001,
     0.6,
@@ -59,7 +58,7 @@ class Entry:
 
     `focal`: whether its own class loss is. `pickle`: how the name of its published checkpoint ends, which is read with
     a known `sha256` only; safetensors are read without. `embedded`: the weights in the package that it begins with.
-    `extra`: what must be installed besides.
+    `anew`: whether it can be trained from random ones. `extra`: what must be installed besides.
     """
 
     what: str
@@ -68,6 +67,7 @@ class Entry:
     pickle: str
     sha256: str | None = None
     embedded: str | None = None
+    anew: bool = True
     licence: str = "Apache-2.0"
     extra: str | None = None
 
@@ -94,12 +94,16 @@ def require(name: str) -> None:
 def first_weights(name: str, path: Path | None, sha256: str | None) -> str | None:
     """Digest of what a detector begins with, a file's or embedded weights; None for random ones.
 
-    BadInput if these are not as they should be, or if the detector's package is missing.
+    BadInput if these are not as they should be or are needed and missing, or if the detector's package is missing.
     """
     entry = find(name)
     require(name)
     if path is not None:
         return entry.digest(path, sha256)
+    if not entry.anew:
+        raise BadInput(
+            f"detector_weights: {name} cannot begin with random weights; expected a file of weights"
+        )
     return None if entry.embedded is None else embedded_digest("detector", entry.embedded)
 
 
@@ -141,6 +145,7 @@ DETECTORS: Mapping[str, Entry] = {
         "torchvision's FCOS with a ResNet-50",
         _fcos_r50,
         focal=True,
+        anew=False,  # its norms are frozen
         pickle=".pth",
         sha256=FCOS_SHA256,
         licence="BSD-3-Clause",

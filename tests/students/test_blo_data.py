@@ -67,8 +67,9 @@ def test_no_image_of_one_half_is_drawn_of_the_other(count: int, share: float, se
     for part in (split.lower, split.upper):
         own: set[int] = set()
         for rank in range(2):
+            upper = part == split.upper
             whole = loader(pool, Path(), seed=seed, team=Team(rank, 2))
-            side = Side.of(whole, part, Places(), "cpu")  # type: ignore[arg-type]
+            side = Side.of(whole, part, Places(), device="cpu", upper=upper)  # type: ignore[arg-type]
             for step in range(first, first + 2 * count):
                 drawn = side.loader.indices(step)[side.loader.team.share(2)]
                 own |= {side.places[index] for index in drawn}
@@ -77,6 +78,19 @@ def test_no_image_of_one_half_is_drawn_of_the_other(count: int, share: float, se
                 ]
         seen.append(own)
     assert seen == [set(split.lower), set(split.upper)]
+
+
+def test_halves_as_long_are_not_drawn_in_one_order() -> None:
+    """Or an image of one half would meet the same one of the other for ever."""
+    pool = [record(index) for index in range(40)]
+    split = halves(pool, 0.5, 0, INDEX)
+    whole = loader(pool, Path(), batch=1)
+    lower, upper = (
+        Side.of(whole, part, Places(), device="cpu", upper=part == split.upper)  # type: ignore[arg-type]
+        for part in (split.lower, split.upper)
+    )
+    met = {(lower.loader.indices(step)[0], upper.loader.indices(step)[0]) for step in range(60)}
+    assert len(met) > 40
 
 
 @pytest.fixture
@@ -96,7 +110,7 @@ def alone(pictures: list[Record], images: Path, place: int) -> Batch:
 def test_pixels_features_and_objects_of_a_step_are_of_the_same_images(
     pictures: list[Record], images: Path, team: Team
 ) -> None:
-    side = Side.of(loader(pictures, images, team=team), (1, 2, 4), Places(), "cpu")  # type: ignore[arg-type]
+    side = Side.of(loader(pictures, images, team=team), (1, 2, 4), Places(), device="cpu")  # type: ignore[arg-type]
     seen = []
     for batch in side.batches(2, 5, threads=1):
         own = places(batch.features)
@@ -110,18 +124,18 @@ def test_pixels_features_and_objects_of_a_step_are_of_the_same_images(
             assert batch.masks[row].shape == (len(targets.boxes), 32, 32)
         seen += own
     assert set(seen) <= {1, 2, 4}
-    whole = Side.of(loader(pictures, images), (1, 2, 4), Places(), "cpu")  # type: ignore[arg-type]
+    whole = Side.of(loader(pictures, images), (1, 2, 4), Places(), device="cpu")  # type: ignore[arg-type]
     steps = [places(batch.features) for batch in whole.batches(2, 5, threads=1)]
     assert seen == [place for step in steps for place in step[team.share(2)]]
 
 
 def test_all_of_a_side_in_order(pictures: list[Record], images: Path) -> None:
-    side = Side.of(loader(pictures, images), (0, 2, 3, 4), Places(), "cpu")  # type: ignore[arg-type]
+    side = Side.of(loader(pictures, images), (0, 2, 3, 4), Places(), device="cpu")  # type: ignore[arg-type]
     found = list(side.in_order())
     assert [places(batch.features) for batch in found] == [[0, 2], [3, 4]]
     assert [len(own.boxes) for batch in found for own in batch.targets] == [2, 0, 2, 2]
     assert torch.equal(found[1].pixels[0], square_pixels(alone(pictures, images, 3))[0])
-    assert list(Side.of(loader(pictures, images), (), Places(), "cpu").in_order()) == []  # type: ignore[arg-type]
+    assert list(Side.of(loader(pictures, images), (), Places(), device="cpu").in_order()) == []  # type: ignore[arg-type]
 
 
 def test_boxes_are_tight_around_the_masks_of_their_image() -> None:

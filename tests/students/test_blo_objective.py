@@ -26,6 +26,7 @@ from students.blo_objective import (
     missed,
     total,
 )
+from students.blo_settings import Match
 from teachers.detector import Assignment, Kept, Raw, Targets
 from teachers.sam.lora import TRAINED_WHOLE, LoRALinear
 
@@ -357,16 +358,16 @@ def test_what_a_pair_is_worth() -> None:
     unknown = math.log(2)
     assert each[1] < each[0]
     assert each[1] < unknown < each[2]
-    lost, count = missed(sam, own, choice)
-    assert count == 3
+    lost, found, count = missed(sam, own, choice)
+    assert (found, count) == (2, 3)
     assert lost == pytest.approx(min(each[0], each[1], unknown) + min(each[2], unknown) + unknown)
-    assert missed(sam, images([], []), choose(said, images([], []), KEEPING)) == (0, 0)
+    assert missed(sam, images([], []), choose(said, images([], []), KEEPING)) == (0, 0, 0)
 
 
 def test_finding_less_is_not_better() -> None:
     sam, own = aligned(), images([(0, LEFT, 1.0), (0, RIGHT, 1.0)])
     nothing = missed(sam, own, choose(Told([[NEAR]], [[[-9.0]]]), own, KEEPING))
-    assert nothing == (pytest.approx(2 * math.log(2)), 2)
+    assert nothing == (pytest.approx(2 * math.log(2)), 0, 2)
     assert missed(sam, own, choose(Told([[NEAR]], [[[3.0]]]), own, KEEPING))[0] <= nothing[0]
 
 
@@ -376,7 +377,49 @@ def test_many_boxes_are_judged_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -
     choice = choose(Told([boxes], [[[3.0]] * 6]), own, Keeping(0.5, 1.0, 10))
     at_once = missed(sam, own, choice)
     monkeypatch.setattr("students.blo_objective.AT_ONCE", 2)
-    assert missed(sam, own, choice) == (pytest.approx(at_once[0]), 2)
+    assert missed(sam, own, choice) == (pytest.approx(at_once[0]), 2, 2)
+
+
+def test_many_boxes_are_taught_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same loss and gradients, of SAM's part and of the boxes."""
+    sam, own = aligned(), images([(0, LEFT, 1.0), (0, RIGHT, 0.5)])
+    boxes = [moved(box, by) for by in (0.0, 2.0, 4.0) for box in (LEFT, RIGHT)]
+    said = Told([boxes], [[[3.0]] * 6])
+    choice = choose(said, own, Keeping(0.5, 1.0, 10))
+    asked: list[int] = []
+    sam.register_forward_hook(lambda _, given, __: asked.append(len(given[1])))
+
+    def found() -> tuple[Tensor, ...]:
+        loss = mask_loss(sam, own, choice, choice.kept.boxes(said.predict(own.pixels)))
+        return (
+            loss,
+            *torch.autograd.grad(loss, [said.boxes, *sam.trained().values()], materialize_grads=True),
+        )
+
+    at_once = found()
+    assert set(asked) == {6}
+    asked.clear()
+    monkeypatch.setattr("students.blo_objective.AT_ONCE", 4)
+    torch.testing.assert_close(found(), at_once)
+    assert set(asked) == {4, 2}
+
+
+THIN = [LEFT[0] + 1.2, LEFT[1], LEFT[0] + 2.8, LEFT[3]]  # between the centres of two low-res pixels
+
+
+@pytest.mark.parametrize("match", ["instance", "class_union"])
+def test_a_box_without_a_pixel_finds_and_teaches_nothing(match: Match) -> None:
+    sam, own = aligned(), images([(0, THIN, 1.0)])
+    choice = choose(Told([[THIN]], [[[3.0]]]), own, KEEPING, match=match)
+    assert (choice.target.tolist(), choice.weights.tolist()) == ([NOBODY], [0.0])
+    assert missed(sam, own, choice) == (pytest.approx(math.log(2)), 0, 1)
+
+
+def test_what_a_box_overlaps_counts_within_the_image() -> None:
+    """SAM sees no more of it: the box is right, though it reaches far beyond."""
+    own = images([(0, [0.0, 4.0, 28.0, 60.0], 1.0)])
+    choice = choose(Told([[[-40.0, 4.0, 28.0, 60.0]]], [[[3.0]]]), own, KEEPING)
+    assert choice.target.tolist() == [0]
 
 
 def test_masks_as_the_decoder_sees_them() -> None:
@@ -387,7 +430,8 @@ def test_masks_as_the_decoder_sees_them() -> None:
     low = low_res_masks(masks, 4)
     assert low.dtype == torch.float32
     expected = torch.zeros(2, 4, 4)
-    expected[0, :2, :2] = expected[0, 0, 2] = 1
+    expected[0, :2, :2] = 1
+    expected[0, 0, 2], expected[1, 0, 0] = 0.75, 0.5
     assert torch.equal(low, expected)
     assert low_res_masks(masks[:0], 4).shape == (0, 4, 4)
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from students import blo_phases
 from students.blo_data import Halves
 from students.blo_detectors import new_detector
-from students.blo_objective import AlignedSam, Images, choose, missed
-from students.blo_phases import Bench, phases
+from students.blo_objective import UNKNOWN, AlignedSam, Images, choose, missed
+from students.blo_phases import Bench, Judged, phases
 from students.blo_settings import LAST_RATE, BloInstSettings
 from students.blo_trainer import Pair, Phase
 from students.targets import labels_of
@@ -65,6 +65,7 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
         ({"order": "second"}, [("detector", 3), ("aligned", 4)]),
         ({"order": "joint"}, [("detector", 3), ("aligned", 4)]),
         ({"order": "separate"}, [("detector", 3), ("alone", 4), ("segmenter", 4)]),
+        ({"order": "separate", "seg": 0}, [("detector", 3), ("alone", 4)]),
         ({"pretrain_epochs": 0}, [("aligned", 4)]),
         ({"epochs": 0}, [("detector", 3)]),
         ({"pretrain_epochs": 2, "steps": 7}, [("detector", 6), ("aligned", 7)]),
@@ -212,15 +213,17 @@ def test_both_levels_have_their_own_optimizer(
 
 
 class Worth:
-    """Stands for what a pair is worth: `now` an object, one an image; and the places it was asked of."""
+    """Stands for what a pair is worth: `now` an object, one an image, None if it is not found; and who was asked."""
 
     def __init__(self) -> None:
-        self.now, self.asked = 0.5, []  # type: tuple[float, list[int]]
+        self.now: float | None = 0.5
+        self.asked: list[int] = []
 
-    def __call__(self, _: object, images: Images, __: object) -> tuple[float, int]:
+    def __call__(self, _: object, images: Images, __: object) -> tuple[float, int, int]:
         own = places(images.features)
         self.asked += own
-        return self.now * len(own), len(own)
+        lost = UNKNOWN if self.now is None else self.now
+        return lost * len(own), 0 if self.now is None else len(own), len(own)
 
 
 @pytest.fixture
@@ -237,6 +240,8 @@ def worth(monkeypatch: pytest.MonkeyPatch) -> Worth:
         (0, [0.5, 0.6, 0.7, 0.8], [True] * 4, 0),
         (1, [0.5, 0.6], [True, False], 0),
         (2, [0.5, 0.6, 0.4, 0.5, 0.5], [True, True, True, True, False], 2),
+        (1, [None, None, 0.6, 0.6], [True, True, True, False], 2),
+        (2, [0.6, None, None], [True, True, False], 0),
     ],
 )
 def test_a_training_ends_when_the_detectors_half_has_not_become_better(
@@ -244,7 +249,7 @@ def test_a_training_ends_when_the_detectors_half_has_not_become_better(
     worth: Worth,
     order: str,
     patience: int,
-    losses: list[float],
+    losses: list[float | None],
     goes_on: list[bool],
     best: int,
 ) -> None:
@@ -259,6 +264,14 @@ def test_a_training_ends_when_the_detectors_half_has_not_become_better(
     assert worth.asked == list(SPLIT.upper) * len(losses)
 
 
+def test_where_nothing_is_ever_found_the_last_weights_are_kept(make_bench: MakeBench, worth: Worth) -> None:
+    bench = make_bench(patience=1)
+    worth.now = None
+    assert all(phases(bench)[-1].judge(epoch) for epoch in range(3))
+    assert int(bench.pair.best_epoch) == -1
+    assert blo_phases.judge(bench, ()) == Judged(UNKNOWN, 0.0)
+
+
 def test_an_epoch_is_judged_by_the_detectors_images_with_objects(make_bench: MakeBench) -> None:
     bench = make_bench(empty=(1,))
     phase = phases(bench)[-1]
@@ -266,8 +279,8 @@ def test_an_epoch_is_judged_by_the_detectors_images_with_objects(make_bench: Mak
     shown = [p for p in SPLIT.upper if labels_of(bench.whole.pool[p], bench.whole.class_index).found]
     assert shown == [3, 4]
     (images,) = bench.side((3, 4)).in_order()
-    loss, objects = missed(bench.pair.sam, images, bench.choice(images))
-    assert objects == 4
+    loss, found, objects = missed(bench.pair.sam, images, bench.choice(images))
+    assert (found > 0, objects) == (True, 4)
     assert float(bench.pair.best_loss) == pytest.approx(loss / objects)
 
 

@@ -174,6 +174,27 @@ def test_a_loss_that_is_not_finite_is_told(make_context: MakeContext, loss: floa
         lesson.run(make_context("run"))
 
 
+def test_a_gradient_that_is_not_finite_is_told_with_its_step(make_context: MakeContext) -> None:
+    def fails(step: int) -> float:
+        if step == 2:
+            raise FloatingPointError("a gradient is not finite")
+        return 1.0
+
+    with pytest.raises(FloatingPointError, match="first: step 2: a gradient is not finite"):
+        Lesson(losses=fails).run(make_context("run"))
+
+
+def test_a_training_that_is_over_is_not_saved_again(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Lesson().run(make_context("run"))
+    saved: list[int] = []
+    save = "students.blo_trainer.save_checkpoint"
+    monkeypatch.setattr(save, lambda *_, progress, **__: saved.append(progress.step))
+    Lesson().run(make_context("run"))
+    assert saved == []
+
+
 def test_the_best_epoch_is_kept_and_the_first_of_equals() -> None:
     pair = new_pair()
     weights = []

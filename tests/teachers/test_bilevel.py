@@ -57,7 +57,7 @@ class Quadratic:
         """Of theta and phi, by the formulas above."""
         lower = theta - self.a @ phi
         if order == "joint":
-            return lower + theta - self.c, self.b - self.a.T @ lower
+            return (lower + theta - self.c) / 2, (self.b - self.a.T @ lower) / 2
         implicit = self.a.T @ (self.xi * (theta - self.xi * lower - self.c))
         return lower, self.b + (implicit if order == "second" else 0.0)
 

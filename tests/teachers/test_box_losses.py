@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import complete_box_iou_loss, sigmoid_focal_loss
 
-from teachers.box_losses import ciou_loss, cropped_mask_loss, focal_loss
+from teachers.box_losses import ciou_loss, cropped_mask_loss, focal_loss, holds_pixels
 
 
 def boxes(count: int, seed: int) -> Tensor:
@@ -117,3 +117,23 @@ def test_no_gradient_goes_through_the_crop() -> None:
     edges = torch.tensor([[0.0, 0.0, 2.0, 3.0]], requires_grad=True)
     loss = cropped_mask_loss(torch.zeros(1, 4, 4, requires_grad=True), torch.ones(1, 4, 4), edges)
     assert torch.autograd.grad(loss.sum(), edges, allow_unused=True) == (None,)
+
+
+@pytest.mark.parametrize(
+    ("box", "holds"),
+    [
+        ([0.0, 0.0, 4.0, 4.0], True),
+        ([0.5, 0.5, 0.6, 0.6], True),
+        ([0.6, 0.0, 1.5, 4.0], False),
+        ([0.6, 0.0, 1.51, 4.0], True),
+        ([0.0, 3.51, 4.0, 9.0], False),
+        ([-9.0, -9.0, 0.4, 4.0], False),
+        ([-9.0, -9.0, 0.6, 0.6], True),
+        ([9.0, 0.0, 12.0, 4.0], False),
+    ],
+)
+def test_a_box_holds_the_pixels_whose_centres_it_does(box: list[float], holds: bool) -> None:
+    given = torch.tensor([box], dtype=torch.float64)
+    assert holds_pixels(given, 4).tolist() == [holds]
+    asked = cropped_mask_loss(torch.zeros(1, 4, 4), torch.ones(1, 4, 4), given)
+    assert bool(asked > 0) is holds
