@@ -186,7 +186,7 @@ def mask_loss(sam: AlignedSam, images: Images, choice: Choice, boxes: Tensor) ->
     if len(rows) <= AT_ONCE:
         found = each(rows)
     else:  # what the decoder keeps of a box for its gradient is some 90 MB at 1024 pixels: it is computed again instead
-        parts = [checkpoint(each, some, use_reentrant=False) for some in rows.split(AT_ONCE)]
+        parts = [checkpoint(each, some, use_reentrant=False) for some in torch.split(rows, AT_ONCE)]
         found = torch.cat(parts)
     return (found * choice.weights[rows]).mean()
 
