@@ -36,7 +36,11 @@ def _orders(world: str, rows: Sequence[Row], seeds: int) -> str:
     lines = []
     for order in ORDERS:
         own = [row for row in rows if row.cell.order == order]
-        aps = ([100 * row.AP for row in own], [100 * row.AP50 for row in own], [100 * row.AP75 for row in own])
+        aps = (
+            [100 * row.AP for row in own],
+            [100 * row.AP50 for row in own],
+            [100 * row.AP75 for row in own],
+        )
         minutes = [row.training["seconds"] / 60 for row in own]
         paper = f"{PAPER[order]}" if world == WIDE_WORLD and order in PAPER else "-"
         label = _label(f"`{order}`", own, seeds)
