@@ -6,18 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from little_pictures import ONTOLOGY, MakeContext, draw
+from little_pictures import MakeContext, draw
 from safetensors.torch import load_file
-from small_blo import write_trained
-from small_models import build_small_sam
+from small_blo import new_student
 from torch import Tensor
 
 from pipeline.data.records import Record, Source
-from students import blo_inst
-from students.blo_inst import WEIGHTS, BloInst
-from students.blo_settings import BloInstSettings
+from students.blo_inst import WEIGHTS
 from students.blo_trainer import Pair
 
+pytestmark = pytest.mark.usefixtures("small_sam")
 SURE, DOUBTED = 0.9, 0.2  # expected IoU with the truth
 Fit = Callable[..., dict[str, Tensor]]
 
@@ -31,23 +29,15 @@ def pseudo(record: Record, disc: float) -> Record:
     )
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_trained(tmp_path_factory.mktemp("detector"))
-
-
 @pytest.fixture
 def fit(images: Path, make_context: MakeContext, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Fit:
     """The weights after one step on pictures whose discs are trusted so much."""
-    monkeypatch.setattr(blo_inst, "load_sam", lambda *_, **__: build_small_sam())
     monkeypatch.setattr(Pair, "take_best", lambda _: None)
     pictures = [draw(index, images) for index in range(4)]
 
     def train(disc: float, **settings: object) -> dict[str, Tensor]:
-        least = {"detector_weights": trained, "batch_size": 2, "steps": 1, "pretrain_epochs": 0}
-        own = BloInstSettings.model_validate({**least, **settings})
         context = make_context(f"disc-{disc}")
-        student = BloInst(own, ontology=ONTOLOGY, device="cpu")
+        student = new_student(trained, **{"steps": 1, "pretrain_epochs": 0, **settings})
         student.fit([pseudo(picture, disc) for picture in pictures], context)  # type: ignore[arg-type]
         return load_file(context.out / WEIGHTS)
 
