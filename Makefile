@@ -91,8 +91,11 @@ $(READY): requirements.lock pyproject.toml $(VENV)/.uv
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
 
+# ultralytics brings opencv-python, whose cv2 wants libGL: the lock's headless one goes over it, last.
 $(YOLO_VENV)/.ready: requirements.lock pyproject.toml $(VENV)/.uv
 	$(BIN)/uv venv -q --allow-existing --python $(BIN)/python $(YOLO_VENV)
 	$(BIN)/uv pip install -q --python $(YOLO)/python --require-hashes -r requirements.lock
 	$(BIN)/uv pip install -q --python $(YOLO)/python --no-build-isolation -c requirements.lock -e '.[yolo]'
+	$(BIN)/uv pip install -q --python $(YOLO)/python --require-hashes --no-deps \
+	  --reinstall-package opencv-python-headless -r requirements.lock
 	touch $@

@@ -15,8 +15,11 @@ from students.blo_inst import BloInst
 from students.catalog import load_artifact
 
 
-def missed_in_test(run: Path) -> float:
-    """Mean loss over the objects of (up to 100 of) a run's val images, as `BloInst.missed` has it."""
+def judged_in_test(run: Path) -> tuple[float, float]:
+    """Of (up to 100 of) a run's val images: the mean loss over their objects, and the share of these that a box found.
+
+    Both as `BloInst.missed` has them.
+    """
     (dataset,) = find_results(run, "ingest", part="dataset").values()
     (artifact,) = find_results(run, "train_student").values()
     student = load_artifact(artifact, device="cpu")
@@ -34,4 +37,5 @@ def missed_in_test(run: Path) -> float:
             should_stop=lambda: False,
         )
         seen = RecordStream(RecordSet.of_folder(dataset / "records"), frozenset({Role.VAL}), count=0)
-        return student.missed(replace(seen, count=sum(1 for _ in seen)), context)
+        judged = student.missed(replace(seen, count=sum(1 for _ in seen)), context)
+        return judged.missed, judged.found

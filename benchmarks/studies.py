@@ -8,12 +8,12 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import yaml
 
@@ -22,7 +22,27 @@ from pipeline.stages.ingest import Ingest
 from pipeline.stages.table import STAGES
 
 Settings = dict[str, Any]
-Cell = TypeVar("Cell")
+
+
+class Cell(Protocol):
+    """One run of a study."""
+
+    @property
+    def name(self) -> str: ...
+
+
+class Row(Protocol):
+    """What a ledger keeps of one run."""
+
+    @property
+    def cell(self) -> Hashable: ...
+
+    @property
+    def made_by(self) -> str: ...
+
+
+AnyCell = TypeVar("AnyCell", bound=Cell)
+AnyRow = TypeVar("AnyRow", bound=Row)
 
 
 def made_by(config: Settings) -> str:
@@ -53,6 +73,17 @@ def add_line(path: Path, content: Mapping[str, Any]) -> None:
         file.write(json.dumps(content) + "\n")
 
 
+def newest(ledger: Path, rows: Iterable[AnyRow], current: Callable[[AnyRow], str]) -> list[AnyRow]:
+    """Of each cell the row that was made last, of those that would be made so now: `current` says by what.
+
+    Ends the program with an error if there is none, as tables of nothing would take the place of others.
+    """
+    found = {row.cell: row for row in rows if row.made_by == current(row)}
+    if not found:
+        sys.exit(f"{ledger}: no row was made with these settings, weights and stages; run the study first")
+    return list(found.values())
+
+
 @dataclass(frozen=True)
 class Runs:
     """Where runs go, what is shared between them, and the ledger of those that are done."""
@@ -63,8 +94,8 @@ class Runs:
     data: Path | None = None
     lock: Lock = field(default_factory=Lock)
 
-    def one(self, name: str, config: Settings, row: Callable[[Path], Mapping[str, Any]]) -> str | None:
-        """`pipeline run` on a config, then the row that its folder gives; its name if it fails."""
+    def one(self, name: str, config: Settings, row: Callable[[Path], Mapping[str, Any]]) -> bool:
+        """`pipeline run` on a config, then the row that its folder gives; False if the run fails."""
         out = self.out / name / made_by(config)
         out.parent.mkdir(parents=True, exist_ok=True)
         file = out.with_suffix(".yaml")
@@ -73,18 +104,32 @@ class Runs:
         command += [f"--store={self.store or self.out / '.store'}"]
         command += [f"--data={self.data}"] if self.data else []
         if subprocess.run(command, check=False).returncode:
-            return name
+            return False
         found = row(out)
         with self.lock:
             add_line(self.ledger, found)
-        return None
+        return True
 
 
-def run_all(cells: Iterable[Cell], run: Callable[[Cell], str | None], *, at_a_time: int) -> int:
-    """Run all cells; 1 if one failed, after the others, with the names of those on standard error."""
+def run_all(cells: Iterable[AnyCell], run: Callable[[AnyCell], bool], *, at_a_time: int) -> int:
+    """Run all cells; 1 if one failed, after the others, with the names of those on standard error.
+
+    A cell fails if `run` says so, or raises.
+    """
     with ThreadPoolExecutor(at_a_time) as pool:
-        failed = [name for name in pool.map(run, list(cells)) if name is not None]
-    sys.stderr.write("".join(f"failed: {name}\n" for name in failed))
+        tried = {pool.submit(run, cell): cell.name for cell in cells}
+        try:
+            wait(tried)
+        finally:
+            pool.shutdown(cancel_futures=True)  # what an interrupted study has not begun
+    failed = []
+    for one, name in tried.items():
+        error = one.exception()
+        if error is not None:
+            failed.append(f"{name}: {error!r}")
+        elif not one.result():
+            failed.append(name)
+    sys.stderr.write("".join(f"failed: {line}\n" for line in failed))
     return 1 if failed else 0
 
 

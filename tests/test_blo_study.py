@@ -1,37 +1,53 @@
-"""The study of BLO-Inst: which runs it makes, what a run's row holds, and the tables that are made of rows."""
+"""The study of BLO-Inst: which runs it makes, what a run's row holds, which rows go into the document."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from safetensors.torch import save_file
+import torch
 
 from benchmarks import blo_inst as study
 from benchmarks import studies
-from benchmarks.blo_inst import ORDERS, PARTS, SPLITS, WIDE_WORLD, WORLDS, Cell, cells_of, config_of, tables
-from benchmarks.studies import Settings
+from benchmarks.blo_cells import (
+    EVEN,
+    ORDERS,
+    PARTS,
+    SPLITS,
+    STEPS,
+    WIDE_WORLD,
+    WORLDS,
+    Cell,
+    Row,
+    cells_of,
+    config_of,
+)
 from pipeline.config import Request, make_plan
-from teachers.detectors import DETECTORS
 
 CELLS = [cell for world in WORLDS for seed in (0, 1) for cell in cells_of(world, seed)]
 RESULTS = Path(__file__).parents[1] / "docs" / "results.md"
+OLD = "a\n<!-- blo-inst -->\nold\n<!-- end of blo-inst -->\nb\n"
 
 
 @pytest.fixture
-def random_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The embedded detector begins at random."""
-    monkeypatch.setitem(DETECTORS, "fcos_tiny", replace(DETECTORS["fcos_tiny"], embedded=None))  # type: ignore[arg-type]
+def embedded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a detector's weights were in the package."""
+    monkeypatch.setattr("teachers.detectors.embedded_digest", lambda *_: "0" * 64)
 
 
-def row(cell: Cell, ap: float, *, missed: tuple[float, float, float] = (0.2, 0.4, 0.5)) -> Settings:
-    """AP in per cent; what is missed of SAM's half, of the detector's and in the test."""
-    training = {"seconds": 120.0, "missed_of_sam": missed[0], "missed_of_detector": missed[1]}
-    training["parameters_of_sam"] = {"decoder": 100_000, "prompt_encoder": 768, "both": 100_512}[cell.part]
-    aps = {"AP": ap / 100, "AP50": 2 * ap / 100, "AP75": 0.5 * ap / 100}
-    return {"cell": asdict(cell), "made_by": "made", **aps, "training": training, "missed_in_test": missed[2]}
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def row(cell: Cell, made_by: str, *, ap: float = 0.1) -> Row:
+    halves = {f"{what}_of_{half}": 0.5 for what in ("missed", "found") for half in ("sam", "detector")}
+    training = {"seconds": 60.0, "parameters_of_sam": 1, "parameters_of_detector": 2, **halves}
+    return Row(cell, made_by, ap, ap, ap, training, 0.5, 0.5)
 
 
 def test_no_two_cells_are_one_run() -> None:
@@ -47,19 +63,28 @@ def test_what_is_compared() -> None:
     wide = [cell for cell in cells_of(WIDE_WORLD, 0) if not cell.plain]
     assert {cell.part for cell in wide} == set(PARTS)
     assert {cell.split for cell in wide} == set(SPLITS)
-    assert all(cell.order == "first" and (cell.part != "decoder") + (cell.split != 0.5) == 1 for cell in wide)
+    assert all(cell.order == "first" for cell in wide)
+    assert all((cell.part != PARTS[0]) + (cell.split != EVEN) == 1 for cell in wide)
     assert all(cell.plain for cell in CELLS if cell.world != WIDE_WORLD)
 
 
-@pytest.mark.usefixtures("random_start")
+def test_all_cells_of_a_world_have_as_many_steps() -> None:
+    for cell in CELLS:
+        (student,) = config_of(cell)["models"].values()
+        assert student["steps"] == STEPS[cell.world]
+        assert "epochs" not in student
+
+
+@pytest.mark.usefixtures("embedded")
 @pytest.mark.parametrize("cell", list(cells_of("toyworld", 0)), ids=lambda cell: cell.name)
 def test_a_cell_is_a_plan(cell: Cell, tmp_path: Path) -> None:
     plan = make_plan(config_of(cell, effort=0.1), Request(tmp_path / "study.yaml"))
     assert [planned.stage.name for planned in plan.stages] == ["ingest", "train_student", "evaluate"]
     settings = plan.resolved["models"]["aligned"]  # type: ignore[index,call-overload]
-    assert settings["epochs"] == (0 if cell.order == "none" else 1)  # type: ignore[index,call-overload]
-    assert settings["pretrain_epochs"] == 2  # type: ignore[index,call-overload]
-    assert settings["order"] == ("first" if cell.order == "none" else cell.order)  # type: ignore[index,call-overload]
+    found = {key: settings[key] for key in ("order", "seg", "steps", "pretrain_epochs")}  # type: ignore[index,call-overload]
+    alone = cell.order == "none"  # the detector, and SAM as it is
+    expected = {"order": "separate", "seg": 0} if alone else {"order": cell.order, "seg": 0.7}
+    assert found == {**expected, "steps": 13, "pretrain_epochs": 2}
 
 
 def test_a_cells_settings_are_the_students() -> None:
@@ -67,115 +92,99 @@ def test_a_cells_settings_are_the_students() -> None:
     assert (model["split"], model["part"], model["order"]) == (0.8, "both", "first")
 
 
-def line_of(text: str, start: str) -> list[str]:
-    (line,) = (line for line in text.splitlines() if line.startswith(f"| {start} |"))
-    return [cell.strip() for cell in line.strip("|").split("|")]
+class Ran:
+    """Stands for `pipeline run`: the cells whose runs were asked for, of which `failing` fails."""
+
+    def __init__(self, failing: str = "") -> None:
+        self.names: list[str] = []
+        self.failing = failing
+
+    def __call__(self, command: list[str], **_: object) -> CompletedProcess[str]:
+        self.names.append(Path(command[4]).parent.name)
+        return CompletedProcess(command, 4 if self.names[-1] == self.failing else 0)
 
 
-def test_the_orders() -> None:
-    rows = [
-        row(Cell("toyworld", seed, order), 10 * number + seed, missed=(0.1, 0.3, 0.1 * number))
-        for seed in (0, 1, 2)
-        for number, order in enumerate(ORDERS, 1)
-    ]
-    text = tables(rows)
-    assert text.startswith("toyworld, 3 seeds:\n\n| order | AP |")
-    assert line_of(text, "`none`") == [
-        *("`none`", "11.0 (1.0)", "22.0 (2.0)", "5.5 (0.5)", ""),
-        *("0.200 (0.000)", "0.100 (0.000)", "-0.100 (0.000)", "2.0 (0.0)", "-"),
-    ]
-    assert line_of(text, "`second`") == [
-        *("`second`", "51.0 (1.0)", "102.0 (2.0)", "25.5 (0.5)", "+40.0 (0.0)"),
-        *("0.200 (0.000)", "0.500 (0.000)", "+0.300 (0.000)", "2.0 (0.0)", "-"),
-    ]
+Call = Callable[..., int]
 
 
-def test_the_papers_numbers_stand_beside_its_own_world() -> None:
-    assert line_of(tables([row(Cell(WIDE_WORLD, 0, "second"), 1)]), "`second`")[-1] == "62.2"
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """The study on a ledger of seed 0, made by the settings whose words name it; runs' folders are not looked at."""
+    monkeypatch.setattr(studies, "made_by", json.dumps)
+    monkeypatch.setattr(study, "row_of", lambda cell, made_by, _: row(cell, made_by))
+    given = [f"--ledger={tmp_path / 'ledger.jsonl'}", "--seeds=0", f"--out={tmp_path}", "--at-a-time=1"]
+    return lambda *more: study.main([*given, *more])
 
 
-def wide_rows() -> Iterator[Settings]:
-    for seed in (0, 1):
-        for cell in cells_of(WIDE_WORLD, seed):
-            yield row(cell, 10 + 40 * cell.split + 5 * PARTS.index(cell.part))
+@pytest.fixture
+def document(tmp_path: Path) -> Path:
+    path = tmp_path / "results.md"
+    path.write_text(OLD)
+    return path
 
 
-def test_splits_and_parts() -> None:
-    text = tables(list(wide_rows()))
-    splits, parts = text.split("other splits:")[1].split("other parts:")
-    assert [line_of(splits, ratio)[1] for ratio in ("0.25", "0.5", "1", "2", "4")] == [
-        *("18.0 (0.0)", "23.3 (0.0)", "30.0 (0.0)", "36.7 (0.0)", "42.0 (0.0)")
-    ]
-    assert line_of(parts, "`decoder`")[1:3] == ["100,000", "30.0 (0.0)"]
-    assert line_of(parts, "`both`")[1:3] == ["100,512", "40.0 (0.0)"]
-    assert line_of(parts, "`both`")[3:] == ["0.300 (0.000)", "0.500 (0.000)", "+0.200 (0.000)"]
+def test_a_ledger_is_gone_on_with(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studies.subprocess, "run", first := Ran("toyworld-0-joint"))
+    assert call() == 1
+    assert first.names == [cell.name for cell in cells_of("toyworld", 0)]
+    monkeypatch.setattr(studies.subprocess, "run", second := Ran())
+    assert call() == 0
+    assert second.names == ["toyworld-0-joint"]
 
 
-def test_a_part_or_split_is_no_other_order() -> None:
-    """The table of orders has neither."""
-    assert line_of(tables(list(wide_rows())), "`first`")[1] == "30.0 (0.0)"
+def test_what_is_judged_disturbs_no_run(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are timed beside it."""
+    threads = []
+
+    def row_of(cell: Cell, made_by: str, _: Path) -> Row:
+        threads.append(torch.get_num_threads())
+        return row(cell, made_by)
+
+    torch.set_num_threads(2)
+    monkeypatch.setattr(studies.subprocess, "run", Ran())
+    monkeypatch.setattr(study, "row_of", row_of)
+    assert call() == 0
+    assert set(threads) == {1}
 
 
-def test_tables_that_are_not_complete_wait() -> None:
-    rows = [row for row in wide_rows() if row["cell"]["part"] == "decoder" and row["cell"]["split"] < 0.7]
-    assert "other" not in tables(rows)
-
-
-def test_a_ledger_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[str] = []
-
-    def run(command: list[str], **_: object) -> CompletedProcess[str]:
-        ran.append(Path(command[4]).parent.name)
-        return CompletedProcess(command, 4 if "joint" in command[4] else 0)
-
-    monkeypatch.setattr(studies, "made_by", lambda config: f"by-{config['name']}")
-    monkeypatch.setattr(studies.subprocess, "run", run)
-    monkeypatch.setattr(study, "row_of", lambda cell, made, _: {**row(cell, 1), "made_by": made})
-    ledger = tmp_path / "ledger.jsonl"
-    call = [f"--ledger={ledger}", "--seeds", "0", f"--out={tmp_path}", "--at-a-time=1"]
-    assert study.main(call) == 1
-    assert ran == [cell.name for cell in cells_of("toyworld", 0)]
-    ran.clear()
-    assert study.main(call) == 1
-    assert ran == ["toyworld-0-joint"]
-    document = tmp_path / "results.md"
-    document.write_text("a\n<!-- blo-inst -->\nold\n<!-- end of blo-inst -->\nb\n")
-    assert study.main([f"--ledger={ledger}", f"--write={document}"]) == 0
+def test_the_tables_are_of_whole_runs(
+    call: Call, document: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A quick try stands in the ledger, and in no table; of a cell its newest row counts; what lacks is named."""
+    monkeypatch.setattr(studies.subprocess, "run", Ran("toyworld-0-joint"))
+    assert call() == 1
+    monkeypatch.setattr(study, "row_of", lambda cell, made_by, _: row(cell, made_by, ap=0.9))
+    monkeypatch.setattr(studies.subprocess, "run", Ran())
+    assert call("--effort=0.1") == 0
+    ledger = document.parent / "ledger.jsonl"
+    again = Cell("toyworld", 0, "second")
+    studies.add_line(ledger, asdict(row(again, studies.made_by(config_of(again)), ap=0.2)))
+    capsys.readouterr()
+    assert call(f"--write={document}") == 0
     text = document.read_text()
-    assert text.startswith("a\n<!-- blo-inst -->\n\ntoyworld, 1 seeds:")
+    assert text.startswith("a\n<!-- blo-inst -->\n\ntoyworld, 1 seed:")
     assert text.endswith("<!-- end of blo-inst -->\nb\n")
     assert "old" not in text
+    for order, ap in (("first", "10.0"), ("second", "20.0"), ("joint", "-")):
+        assert f"| `{order}` | {ap} |" in text
+    assert "90.0" not in text
+    photographs = [cell.name for world in WORLDS[1:] for cell in cells_of(world, 0)]
+    missing = ["toyworld-0-joint", *photographs]
+    assert capsys.readouterr().err.splitlines() == [f"missing: {name}" for name in missing]
 
 
-def test_the_newest_row_of_a_cell_counts() -> None:
-    cell = CELLS[0]
-    (found,) = study.newest([row(cell, 1), row(cell, 2)])
-    assert found["AP"] == 0.02
+@pytest.mark.parametrize("tried", [False, True], ids=["an empty ledger", "quick tries alone"])
+def test_tables_of_nothing_are_refused(
+    call: Call, document: Path, monkeypatch: pytest.MonkeyPatch, tried: bool
+) -> None:
+    monkeypatch.setattr(studies.subprocess, "run", Ran())
+    if tried:
+        call("--effort=0.1")
+    with pytest.raises(SystemExit, match="no row was made with these settings") as refused:
+        call(f"--write={document}", "--effort=0.1")
+    assert refused.value.code not in (0, None)
+    assert document.read_text() == OLD
 
 
 def test_the_document_has_its_marks() -> None:
     studies.check(RESULTS, study.NAME)
-
-
-def test_a_runs_row(tmp_path: Path) -> None:
-    """A run as the study makes it, small: what it misses of the images it is scored on is in the row."""
-    state = DETECTORS["fcos_tiny"].build(3, focal=True).model.state_dict()
-    save_file(state, tmp_path / "detector.safetensors")
-    cell = Cell("toyworld", 0, "first")
-    config = config_of(cell, effort=0.01)
-    config["data"] |= {"train": 6, "val": 3}
-    config["models"]["aligned"] |= {"detector_weights": str(tmp_path / "detector.safetensors"), "steps": 1}
-    rows: list[Settings] = []
-
-    def keep(run: Path) -> Settings:
-        rows.append(study.row_of(cell, "made", run))
-        return rows[0]
-
-    runs = studies.Runs(tmp_path / "ledger.jsonl", tmp_path / "out")
-    assert runs.one(cell.name, config, keep) is None
-    (found,) = rows
-    assert set(found) == {"cell", "made_by", "AP", "AP50", "AP75", "training", "missed_in_test"}
-    # Nothing is found yet: an object that no box found misses all, ln 2.
-    for missed in (found["missed_in_test"], found["training"]["missed_of_sam"]):
-        assert missed == pytest.approx(0.693, abs=0.05)
-    assert "toyworld, 1 seeds" in tables(studies.read_lines(tmp_path / "ledger.jsonl"))

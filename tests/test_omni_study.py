@@ -124,36 +124,45 @@ def test_a_ledger_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_cell_that_fails_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(command: list[str], **_: object) -> CompletedProcess[str]:
-        return CompletedProcess(command, 4 if CELLS[0].name in command[4] else 0)
+    """One whose run fails, and one whose run left something that cannot be read."""
+    failing, unread, good = CELLS[:3]
 
-    monkeypatch.setattr(study, "cells_of", lambda *_: CELLS[:2])
+    def run(command: list[str], **_: object) -> CompletedProcess[str]:
+        return CompletedProcess(command, 4 if failing.name in command[4] else 0)
+
+    def row_of(cell: Cell, *_: object) -> Row:
+        if cell == unread:
+            raise KeyError("AP")
+        return row(cell, miou=0.1)
+
+    monkeypatch.setattr(study, "cells_of", lambda *_: [failing, unread, good])
     monkeypatch.setattr(studies.subprocess, "run", run)
-    monkeypatch.setattr(ledger, "row_of", lambda cell, *_: row(cell, miou=0.1))
+    monkeypatch.setattr(ledger, "row_of", row_of)
     file = tmp_path / "ledger.jsonl"
     assert study.main([f"--ledger={file}", "--seeds=0", f"--out={tmp_path}"]) == 1
-    assert capsys.readouterr().err == f"failed: {CELLS[0].name}\n"
-    assert [one.cell for one in ledger.read(file)] == [CELLS[1]]
+    assert capsys.readouterr().err == f"failed: {failing.name}\nfailed: {unread.name}: KeyError('AP')\n"
+    assert [one.cell for one in ledger.read(file)] == [good]
 
 
 def test_the_newest_row_of_a_cell_counts() -> None:
     cell = CELLS[0]
     rows = [row(cell, miou=0.1), row(CELLS[1]), row(cell, miou=0.2)]
-    assert ledger.newest(rows, lambda _: "made")[0].miou == 0.2
+    assert studies.newest(Path("ledger"), rows, lambda _: "made")[0].miou == 0.2
 
 
 def test_rows_that_would_be_made_otherwise_stand_in_no_table() -> None:
     """And what a cell does not use leaves its row where it is."""
     gated, free = (next(c for c in CELLS if c.gated is one and c.masks == "10%") for one in (True, False))
 
-    def current(cell: Cell) -> str:
-        return studies.made_by(config_of(BASE, cell))
+    def current(row: Row) -> str:
+        return studies.made_by(config_of(BASE, row.cell))
 
-    rows = [replace(row(cell, miou=0.1), made_by=current(cell)) for cell in (gated, free)]
-    assert ledger.newest(rows, current) == rows
+    rows = [row(cell, miou=0.1) for cell in (gated, free)]
+    rows = [replace(one, made_by=current(one)) for one in rows]
+    assert studies.newest(Path("ledger"), rows, current) == rows
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(STAGES["gate"], "version", 99)
-        assert ledger.newest(rows, current) == rows[1:]
+        assert studies.newest(Path("ledger"), rows, current) == rows[1:]
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,8 @@ class Study:
                     if (cell.name, self.made_by(cell)) not in self.done:
                         yield cell
 
-    def run(self, cell: Cell) -> str | None:
-        """One cell; its name if it fails."""
+    def run(self, cell: Cell) -> bool:
+        """One cell; False if its run fails."""
         base = self.base(cell.world)
         return self.runs.one(
             cell.name, config_of(base, cell), lambda out: asdict(ledger.row_of(cell, base, out))
@@ -113,11 +113,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     study = Study(options)
     if options.write or options.plot:
-        rows = ledger.newest(ledger.read(options.ledger), study.made_by)
-        if not rows:
-            sys.exit(
-                f"{options.ledger}: no row was made with these settings, weights and stages; run the study first"
-            )
+        rows = studies.newest(
+            options.ledger, ledger.read(options.ledger), lambda row: study.made_by(row.cell)
+        )
         if options.write:
             studies.write(options.write, NAME, tables(rows))
         if options.plot:

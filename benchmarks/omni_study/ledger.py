@@ -4,7 +4,7 @@ A row says by what settings, weights and stages it was made; tables hold the row
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -99,11 +99,6 @@ def read(path: Path) -> list[Row]:
 def add(path: Path, row: Row) -> None:
     """Append a row."""
     add_line(path, asdict(row))
-
-
-def newest(rows: Sequence[Row], current: Callable[[Cell], str]) -> list[Row]:
-    """Of each cell the row that was made last, of those that it would be made by now (`current`)."""
-    return list({row.cell: row for row in rows if row.made_by == current(row.cell)}.values())
 
 
 def _row(content: Mapping[str, Settings]) -> Row:

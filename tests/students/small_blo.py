@@ -8,16 +8,21 @@ from little_pictures import ONTOLOGY, draw
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pipeline.data.images import read_upright
 from pipeline.data.records import Record
 from students.blo_data import detector_targets, square_pixels
+from students.blo_inst import BloInst
+from students.blo_settings import BloInstSettings
 from students.doubt import Doubt
 from students.pool import Loader
 from students.pretrain_fcos import begin
 from students.targets import collate
 from teachers.fcos import build_fcos_tiny
+from teachers.protocols import Sample
 from teachers.sam.predictor import Embeddings
 
 SIZE, WIDTH, GRID = 64, 32, 8  # of the small SAM
+LEAST = {"pretrain_epochs": 1, "steps": 2, "batch_size": 2}
 INDEX = {class_id: place for place, class_id in enumerate(ONTOLOGY.ids)}
 
 
@@ -65,6 +70,16 @@ def loader(records: Sequence[Record], folder: Path, *, batch: int = 2, **setting
         batch=batch,
         **{**given, **settings},
     )
+
+
+def new_student(weights: Path, **settings: object) -> BloInst:
+    """That begins with a detector's weights and learns for the fewest steps, unless told otherwise."""
+    own = BloInstSettings.model_validate({"detector_weights": weights, **LEAST, **settings})
+    return BloInst(own, ontology=ONTOLOGY, device="cpu")
+
+
+def sample_of(record: Record, images: Path) -> Sample:
+    return Sample(record, read_upright(images / record.uri).image)
 
 
 class Places:

@@ -1,4 +1,4 @@
-"""BLO-Inst as a whole, with a SAM of 64 px: it learns, predicts, resumes to the bit, opens what it saved."""
+"""BLO-Inst as a whole, with a SAM of 64 px: it learns, resumes to the bit, and refuses what teaches nothing."""
 
 import json
 from collections.abc import Sequence
@@ -11,48 +11,21 @@ import pytest
 import torch
 from little_pictures import HEIGHT, ONTOLOGY, WIDTH, MakeContext, draw
 from ranks import Pair, team_context
-from safetensors.torch import load_file, save_file
-from small_blo import write_detector, write_trained
+from safetensors.torch import load_file
+from small_blo import LEAST, new_student, sample_of, write_detector
 from small_models import build_small_sam
-from torch import Tensor
 
 from pipeline.data.errors import BadInput
-from pipeline.data.images import read_upright
-from pipeline.data.masks import area, iou_matrix, tight_box
+from pipeline.data.masks import tight_box
 from pipeline.data.records import Category, Ontology, Record, Source
 from pipeline.engine.stage import Stopped
 from pipeline.engine.team import ALONE, Team
 from students import blo_inst, catalog
 from students.blo_inst import WEIGHTS, BloInst, open_artifact
 from students.blo_settings import BloInstSettings
-from teachers.catalog import ModelSpec
-from teachers.fcos import build_fcos_tiny
-from teachers.fitted_detector import FACTS, read_facts
-from teachers.protocols import Sample
-from teachers.tiny.listing import DETECTOR, read_listing
-from teachers.tiny.weights import WeightFacts, save_weights
 
 FILES = (WEIGHTS, "student.json", "loss.json")
-LEAST = {"pretrain_epochs": 1, "steps": 2, "batch_size": 2}
-
-
-@pytest.fixture(autouse=True)
-def _small_sam(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blo_inst, "load_sam", lambda *_, **__: build_small_sam())
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_trained(tmp_path_factory.mktemp("detector"))
-
-
-def student(weights: Path, **settings: object) -> BloInst:
-    own = BloInstSettings.model_validate({"detector_weights": weights, **LEAST, **settings})
-    return BloInst(own, ontology=ONTOLOGY, device="cpu")
-
-
-def sample_of(record: Record, images: Path) -> Sample:
-    return Sample(record, read_upright(images / record.uri).image)
+pytestmark = pytest.mark.usefixtures("small_sam")
 
 
 def test_learns_pictures_and_opens_what_it_saved(
@@ -60,7 +33,7 @@ def test_learns_pictures_and_opens_what_it_saved(
 ) -> None:
     records = [draw(index, images) for index in range(3)]
     context = make_context("run")
-    learner = student(trained, pretrain_epochs=4, steps=20, lr_sam=2e-2, overlap=0.5)
+    learner = new_student(trained, pretrain_epochs=4, steps=20, lr_sam=2e-2, overlap=0.5)
     metrics = learner.fit(records, context)
     losses = json.loads((context.out / "loss.json").read_text())
     assert [len(phase) for phase in losses] == [8, 20]
@@ -92,16 +65,16 @@ def test_the_same_bits_after_a_stop_and_from_the_same_seed(
 ) -> None:
     records = [draw(index, images) for index in range(3)]
     whole = make_context("whole")
-    student(trained, order=order).fit(records, whole)
+    new_student(trained, order=order).fit(records, whole)
     with pytest.raises(Stopped, match="stopped after step 1 of 2 of al"):
-        student(trained, order=order).fit(records, make_context("parts", stop_after=3))
+        new_student(trained, order=order).fit(records, make_context("parts", stop_after=3))
     assert not list(make_context("parts").out.iterdir())
-    student(trained, order=order, checkpoint_every=1).fit(records, make_context("parts"))
+    new_student(trained, order=order, checkpoint_every=1).fit(records, make_context("parts"))
     for name in FILES:
         assert (whole.out / name).read_bytes() == (make_context("parts").out / name).read_bytes()
     if order == "first":
         other = make_context("other", seed=1)
-        student(trained, order=order).fit(records, other)
+        new_student(trained, order=order).fit(records, other)
         assert (whole.out / "loss.json").read_bytes() != (other.out / "loss.json").read_bytes()
 
 
@@ -116,9 +89,9 @@ def test_a_killed_training_goes_on(images: Path, make_context: MakeContext, trai
     records = [draw(index, images) for index in range(3)]
     whole, killed = make_context("whole"), make_context("killed")
     with pytest.raises(Killed):
-        student(trained, checkpoint_every=1).fit(records, replace(killed, progress=kill))
-    student(trained).fit(records, killed)
-    student(trained).fit(records, whole)
+        new_student(trained, checkpoint_every=1).fit(records, replace(killed, progress=kill))
+    new_student(trained).fit(records, killed)
+    new_student(trained).fit(records, whole)
     for name in FILES:
         assert (whole.out / name).read_bytes() == (killed.out / name).read_bytes()
 
@@ -126,9 +99,9 @@ def test_a_killed_training_goes_on(images: Path, make_context: MakeContext, trai
 def test_states_of_other_settings_are_refused(images: Path, make_context: MakeContext, trained: Path) -> None:
     records = [draw(index, images) for index in range(2)]
     with pytest.raises(Stopped):
-        student(trained).fit(records, make_context("run", stop_after=1))
+        new_student(trained).fit(records, make_context("run", stop_after=1))
     with pytest.raises(BadInput, match="is of recipe"):
-        student(trained, order="second").fit(records, make_context("run"))
+        new_student(trained, order="second").fit(records, make_context("run"))
 
 
 def test_a_training_ends_early_and_keeps_the_best(
@@ -136,10 +109,10 @@ def test_a_training_ends_early_and_keeps_the_best(
 ) -> None:
     """Worse from epoch to epoch: the weights are those before the first step of both levels."""
     told = chain([0.5, 0.6, 0.7], repeat(0.7))  # of three epochs, and of both halves at the end
-    monkeypatch.setattr("students.blo_phases.missed", lambda *_: (next(told), 1))
+    monkeypatch.setattr("students.blo_phases.missed", lambda *_: (next(told), 1, 1))
     records = [draw(index, images) for index in range(4)]
     context = make_context("run")
-    metrics = student(trained, pretrain_epochs=0, steps=9, patience=2).fit(records, context)
+    metrics = new_student(trained, pretrain_epochs=0, steps=9, patience=2).fit(records, context)
     assert metrics["steps"] == 2
     assert metrics["best_epoch"] == 0
     given, saved = load_file(trained), load_file(context.out / WEIGHTS)
@@ -152,64 +125,8 @@ def test_training_leaves_the_random_numbers_of_others_alone(
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
-    student(trained, steps=1).fit([draw(index, images) for index in range(2)], make_context("run"))
+    new_student(trained, steps=1).fit([draw(index, images) for index in range(2)], make_context("run"))
     assert torch.equal(torch.rand(3), expected)
-
-
-def test_a_new_student_predicts_nothing(images: Path, trained: Path) -> None:
-    with pytest.raises(RuntimeError, match="fit it or load"):
-        student(trained).predict([sample_of(draw(1, images), images)])
-
-
-@pytest.fixture
-def artifact(images: Path, make_context: MakeContext, trained: Path) -> Path:
-    context = make_context("run")
-    student(trained, steps=1).fit([draw(index, images) for index in range(2)], context)
-    return context.out
-
-
-def boxed(_: object, __: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Stands for SAM's answers: the box itself, on 32 x 32 of its 64 x 64 pixels."""
-    middle = 2.0 * torch.arange(32) + 1
-    x0, y0, x1, y1 = (boxes[:, edge, None] for edge in range(4))
-    across, down = (middle > x0) & (middle < x1), (middle > y0) & (middle < y1)
-    return (down[:, :, None] & across[:, None, :]).float() * 8 - 4, torch.ones(len(boxes))
-
-
-def test_masks_lie_where_the_boxes_are(images: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blo_inst.AlignedSam, "forward", boxed)
-    records = [draw(index, images) for index in range(5)]
-    found = open_artifact(artifact, device="cpu").predict([sample_of(record, images) for record in records])
-    overlaps = []
-    for record, instances in zip(records, found, strict=True):
-        disc = record.instances[0]
-        best = next(instance for instance in instances if instance.class_id == disc.class_id)
-        assert best.rle is not None
-        assert disc.rle is not None
-        overlaps.append(float(iou_matrix([best.rle], [disc.rle])[0, 0]))
-    assert np.mean(overlaps) > 0.45
-
-
-@pytest.mark.parametrize("shape", [(64, 64), (100, 333), (400, 90), (1, 50), (37, 1)])
-def test_masks_have_the_images_own_size(images: Path, artifact: Path, shape: tuple[int, int]) -> None:
-    pixels = np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8)
-    (found,) = open_artifact(artifact, device="cpu").predict([Sample(draw(0, images), pixels)])
-    assert all(instance.rle is not None and instance.rle.size == shape for instance in found)
-    assert all(area(instance.rle) > 0 for instance in found if instance.rle is not None)
-
-
-def test_where_nothing_is_found_there_are_no_instances(
-    images: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("students.blo_inst.FOUND_CONFIDENCE", 1.0)
-    opened = open_artifact(artifact, device="cpu")
-    assert opened.predict([sample_of(draw(0, images), images)] * 2) == [[], []]
-
-
-def test_a_dark_image_is_no_trouble(images: Path, artifact: Path) -> None:
-    black = Sample(draw(0, images), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
-    (found,) = open_artifact(artifact, device="cpu").predict([black])
-    assert all(0 <= (instance.score or 0.0) <= 1 for instance in found)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +152,7 @@ def test_data_that_teaches_nothing_is_refused(
     records = [draw(index, images) for index in range(count)]
     records = [replace(r, instances=()) if r.image_id in empty else r for r in records]
     with pytest.raises(BadInput, match=message):
-        student(trained, **settings).fit(records, make_context("run"))
+        new_student(trained, **settings).fit(records, make_context("run"))
 
 
 @pytest.mark.parametrize("order", ["joint", "separate", "first", "second"])
@@ -253,7 +170,7 @@ def test_empty_images_and_a_detector_that_finds_nothing_are_learned_from(
         "pretrain_epochs": 0,
         "batch_size": 1,
     }
-    metrics = student(weights, **settings).fit(records, context)
+    metrics = new_student(weights, **settings).fit(records, context)
     assert all(np.isfinite(value) for value in metrics.values())
     state = load_file(context.out / WEIGHTS)
     assert all(value.isfinite().all() for value in state.values())
@@ -262,95 +179,13 @@ def test_empty_images_and_a_detector_that_finds_nothing_are_learned_from(
 def test_bad_records_are_refused(images: Path, make_context: MakeContext, trained: Path) -> None:
     records = [draw(index, images) for index in range(2)]
     with pytest.raises(BadInput, match=r"lost\.png"):
-        student(trained).fit([*records, replace(records[0], image_id=9, uri="lost.png")], make_context("run"))
+        new_student(trained).fit(
+            [*records, replace(records[0], image_id=9, uri="lost.png")], make_context("run")
+        )
     own = BloInstSettings.model_validate({"detector_weights": trained, **LEAST})
     wrong = BloInst(own, ontology=Ontology((Category(1, "disc"),)), device="cpu")
     with pytest.raises(BadInput, match="class id 3 is not in the ontology"):
         wrong.fit(records, make_context("other"))
-
-
-def test_an_artifact_tells_what_it_is_and_needs_no_detectors_file(
-    images: Path, make_context: MakeContext, tmp_path: Path
-) -> None:
-    weights = write_detector(tmp_path / "mine.safetensors")
-    context = make_context("run")
-    student(weights, steps=1, order="second", rank=2).fit(
-        [draw(index, images) for index in range(2)], context
-    )
-    weights.unlink()
-    card = json.loads((context.out / "student.json").read_text())
-    assert card["use"] == "blo_inst"
-    assert card["settings"]["order"] == "second"
-    assert not {"detector_weights", "checkpoint_every", "cache_gb"} & card["settings"].keys()
-    opened = open_artifact(context.out, device="cpu")
-    assert opened.ontology == ONTOLOGY
-    assert opened.settings.rank == 2
-    opened.predict([sample_of(draw(0, images), images)])
-
-
-def test_new_weights_are_small(artifact: Path, tmp_path: Path) -> None:
-    """SAM itself is in no artifact; the detector as it would be embedded, and what is new of the real tiny SAM."""
-    state = load_file(artifact / WEIGHTS)
-    assert {name.split(".")[0] for name in state} == {"detector", "sam"}
-    of_sam = {name for name in state if name.startswith("sam.")}
-    assert not any("image_encoder" in name or ".base." in name for name in of_sam)
-    facts = WeightFacts("made by a test", 0, 0, 0.0, {}, {})
-    file = save_weights("detector", build_fcos_tiny(25).model.state_dict(), facts, tmp_path)
-    assert file.stat().st_size < 2_000_000
-
-
-def rewritten(artifact: Path, change: dict[str, object]) -> None:
-    card = json.loads((artifact / "student.json").read_text())
-    card["settings"] |= change
-    (artifact / "student.json").write_text(json.dumps(card))
-
-
-def of_another_sam(artifact: Path) -> None:
-    facts = read_facts(artifact).model_copy(update={"sam_sha256": "0" * 64})
-    save_file(load_file(artifact / WEIGHTS), artifact / WEIGHTS, {FACTS: facts.model_dump_json()})
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda folder: (folder / "student.json").unlink(), "expected a student's card"),
-        (lambda folder: (folder / WEIGHTS).unlink(), "cannot be opened as a BLO-Inst student"),
-        (lambda folder: (folder / WEIGHTS).write_bytes(b"x"), "cannot be opened as a BLO-Inst student"),
-        (
-            lambda folder: save_file({"x": torch.zeros(1)}, folder / WEIGHTS),
-            "expected a detector that blo_inst fitted, found other weights",
-        ),
-        (of_another_sam, f"trained with a SAM of sha256 {'0' * 64}, found"),
-        (lambda folder: rewritten(folder, {"rank": 7}), "weights do not fit the settings"),
-        (lambda folder: rewritten(folder, {"detector": "fcos_r50"}), "weights do not fit the settings"),
-        (lambda folder: rewritten(folder, {"order": "third"}), "order"),
-        (lambda folder: rewritten(folder, {"size": 3}), "size"),
-    ],
-    ids=[
-        "no card",
-        "no weights",
-        "garbage",
-        "other weights",
-        "another SAM",
-        "rank",
-        "detector",
-        "order",
-        "unknown setting",
-    ],
-)
-def test_broken_artifacts_are_refused(artifact: Path, damage: object, message: str) -> None:
-    assert callable(damage)
-    damage(artifact)
-    with pytest.raises(BadInput, match=message):
-        open_artifact(artifact, device="cpu")
-
-
-def test_an_artifact_of_other_classes_is_refused(artifact: Path) -> None:
-    other = Ontology((Category(3, "disc"), Category(8, "bar")))
-    spec = ModelSpec(name="s", use="blo_inst")
-    assert catalog.load(spec, ontology=ONTOLOGY, device="cpu", artifact=artifact)
-    with pytest.raises(BadInput, match=r"knows the classes \[3 disc, 7 bar\]"):
-        catalog.load(spec, ontology=other, device="cpu", artifact=artifact)
 
 
 def fit(team: Team, records: Sequence[Record], folder: Path, weights: Path, stop_after: int | None) -> str:
@@ -365,7 +200,7 @@ def fit(team: Team, records: Sequence[Record], folder: Path, weights: Path, stop
         should_stop=lambda: team.any(team.rank == team.world - 1 and len(done) == stop_after),
     )
     try:
-        student(weights, steps=2).fit(list(records), context)  # type: ignore[arg-type]
+        new_student(weights, steps=2).fit(list(records), context)  # type: ignore[arg-type]
     except Stopped as stopped:
         return str(stopped)
     finally:
@@ -387,11 +222,3 @@ def test_two_stop_together_go_on_and_end_with_the_same(pair: Pair, tmp_path: Pat
     assert losses[1][0][0] == pytest.approx(
         losses[0][0][0], rel=0.2
     )  # each over the number of its own objects
-
-
-@pytest.mark.skipif(f"{DETECTOR}.safetensors" not in read_listing(), reason="no detector is embedded")
-def test_the_embedded_detector_opens() -> None:
-    settings = BloInstSettings()
-    assert settings.embedded
-    assert catalog.identity(ModelSpec(name="s", use="blo_inst")).keys() == {"sam", "detector_weights"}
-    catalog.inspect(ModelSpec(name="s", use="blo_inst"))

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from official_fcos import COCO_CLASSES, official_fcos
 from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models.detection import fcos_resnet50_fpn
+from torchvision.models.detection.image_list import ImageList
 
 from pipeline.data.errors import BadInput
-from students.blo_settings import BloInstSettings
 from students.catalog import identity
 from teachers import detectors, yolo_package
 from teachers.catalog import ModelSpec
@@ -74,55 +75,44 @@ def test_the_table_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"detector": "fcos_r5"}, "no detector 'fcos_r5'; nearest: fcos_r50"),
-        ({"detector": "yolo11"}, "no detector 'yolo11'; nearest: yolo11"),
-        ({"detector_sha256": "0" * 64}, "detector_sha256 is that of detector_weights, found none"),
-        ({"detector_sha256": "0", "detector_weights": "a.pth"}, "should match pattern"),
-    ],
-)
-def test_wrong_settings(settings: dict[str, str], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        BloInstSettings.model_validate(settings)
-
-
-@pytest.mark.parametrize(("name", "focal"), [("fcos_tiny", True), ("fcos_r50", True), ("yolo26x", False)])
-def test_the_class_loss_is_the_detectors_own_unless_told(name: str, focal: bool) -> None:
-    assert BloInstSettings(detector=name).focal is focal
-    assert BloInstSettings(detector=name, focal=not focal).focal is not focal
-
-
 def test_a_published_fcos_answers_as_torchvisions(published: Path) -> None:
-    """Logits, centre-nesses and distances of all locations, and the boxes that torchvision itself decodes."""
+    """Logits, centre-nesses and boxes of all locations; and what torchvision finds in the end is among them."""
     official = official_fcos()
+    official.transform.min_size, official.transform.max_size, official.score_thresh = (128,), 128, 0.0
     ours = new_detector("fcos_r50", COCO_CLASSES, focal=True, weights=published, sha256=sha256(published))
     pixels = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(1)) * 255
-    normed = (pixels / 255 - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor(
-        [0.229, 0.224, 0.225]
-    )[:, None, None]
     with torch.inference_mode():
-        expected = official.head(list(official.backbone(normed).values()))
+        normed = official.transform.normalize(pixels[0] / 255)[None]
+        features = list(official.backbone(normed).values())
+        expected = official.head(features)
+        (anchors,) = official.anchor_generator(ImageList(normed, [(128, 128)]), features)
+        boxes = official.box_coder.decode(expected["bbox_regression"], anchors)
+        (found,) = official([pixels[0] / 255])
         raw = ours.eval().predict(pixels)
     assert raw.object_logits is not None
     torch.testing.assert_close(raw.class_logits, expected["cls_logits"], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(raw.object_logits, expected["bbox_ctrness"][..., 0], rtol=1e-4, atol=1e-4)
-    # FCOS says distances to the four sides in strides (Tian et al. 2019).
-    apart = expected["bbox_regression"] * raw.strides[:, None]
-    boxes = torch.cat([raw.centres - apart[..., :2], raw.centres + apart[..., 2:]], -1)
     torch.testing.assert_close(raw.boxes, boxes, rtol=1e-4, atol=1e-2)
+    scores = (raw.class_logits.sigmoid().amax(-1) * raw.object_logits.sigmoid()).sqrt()
+    torch.testing.assert_close(found["scores"].max(), scores.max())
+    apart = (found["boxes"][:, None] - raw.boxes[0].clamp(0, 128)).abs().amax(-1).amin(1)
+    assert apart.max() < 1e-2
     assert raw.strides.unique().tolist() == [8, 16, 32, 64, 128]
 
 
 def test_the_classes_of_a_file_need_not_be_ours(published: Path) -> None:
-    ours = new_detector("fcos_r50", 2, focal=True, weights=published, sha256=sha256(published)).model
+    """Their layer stays as it was made; all else is the file's."""
+    made = []
+    for weights in (None, published):
+        torch.manual_seed(5)
+        digest = None if weights is None else sha256(weights)
+        made.append(
+            new_detector("fcos_r50", 2, focal=True, weights=weights, sha256=digest).model.state_dict()
+        )
+    bare, ours = made
     given = torch.load(published, weights_only=True)
-    for name, value in ours.state_dict().items():
-        if name.startswith(HEAD):
-            assert value.shape[0] == 2
-        else:
-            assert torch.equal(value, given[name]), name
+    for name, value in ours.items():
+        assert torch.equal(value, (bare if name.startswith(HEAD) else given)[name]), name
 
 
 def test_norms_that_counted_images_are_taken_too(tmp_path: Path) -> None:
@@ -188,8 +178,7 @@ def test_a_pickle_is_read_with_a_known_digest_only(
     with pytest.raises(BadInput, match=rf"its sha256 is {digest}, expected {FCOS_SHA256}"):
         new_detector("fcos_r50", 2, focal=True, weights=published)
     assert asked(published, digest.upper()) == digest
-    entry = DETECTORS["fcos_r50"]
-    monkeypatch.setitem(DETECTORS, "fcos_r50", type(entry)(**{**vars(entry), "sha256": digest}))  # type: ignore[arg-type]
+    monkeypatch.setitem(DETECTORS, "fcos_r50", replace(DETECTORS["fcos_r50"], sha256=digest))  # type: ignore[arg-type]
     assert asked(published) == digest
     # A pickle of a detector without a published one, and safetensors.
     torch.save(tiny_state(), tmp_path / "a.pth")
@@ -201,21 +190,13 @@ def test_a_pickle_is_read_with_a_known_digest_only(
         first_weights("fcos_tiny", tmp_path / "a.safetensors", "0" * 64)
 
 
-def test_a_key_holds_the_content_and_not_the_path(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        save_file(tiny_state(), tmp_path / f"{name}.safetensors")
-    save_file(tiny_state(seed=1), tmp_path / "c.safetensors")
-
-    def told(name: str) -> object:
-        settings = {"detector_weights": str(tmp_path / f"{name}.safetensors")}
-        return identity(ModelSpec(name="s", use="blo_inst", settings=settings))
-
-    assert told("a") == told("b") != told("c")
-    assert "detector_weights" in BloInstSettings.not_in_key
-
-
-def test_a_detector_without_weights_begins_at_random() -> None:
-    assert first_weights("fcos_r50", None, None) is None
+def test_only_a_detector_that_can_begins_at_random(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The norms of `fcos_r50` are frozen: random ones would stay random."""
+    entry = replace(DETECTORS["fcos_tiny"], embedded=None)
+    monkeypatch.setitem(DETECTORS, "fcos_tiny", entry)  # type: ignore[arg-type]
+    assert first_weights("fcos_tiny", None, None) is None
+    with pytest.raises(BadInput, match="detector_weights: fcos_r50 cannot begin with random weights"):
+        first_weights("fcos_r50", None, None)
 
 
 def test_weights_of_other_places_stay_out() -> None:
