@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from little_pictures import HEIGHT, ONTOLOGY, WIDTH, MakeContext, draw
+from official import sha256
 from safetensors.torch import load_file, save_file
 from small_blo import new_student, sample_of, write_detector
+from small_models import build_small_sam
 from torch import Tensor
 
 from pipeline.data.errors import BadInput
@@ -126,6 +128,28 @@ def rewritten(artifact: Path, change: dict[str, object]) -> None:
 def of_another_sam(artifact: Path) -> None:
     facts = read_facts(artifact).model_copy(update={"sam_sha256": "0" * 64})
     save_file(load_file(artifact / WEIGHTS), artifact / WEIGHTS, {FACTS: facts.model_dump_json()})
+
+
+def test_sams_file_may_have_moved_beside_the_student(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(blo_inst, "load_sam", lambda *given, **_: asked.append(given[1]) or build_small_sam())
+    there = tmp_path / "weights" / "sam.pth"
+    there.parent.mkdir()
+    there.write_bytes(b"SAM")
+    digest = sha256(there)
+    rewritten(artifact, {"sam": "vit_b", "checkpoint": str(there), "sha256": digest})
+    facts = read_facts(artifact).model_copy(update={"sam_sha256": digest})
+    save_file(load_file(artifact / WEIGHTS), artifact / WEIGHTS, {FACTS: facts.model_dump_json()})
+    open_artifact(artifact, device="cpu")
+    beside = artifact / "sam.pth"
+    there.rename(beside)
+    open_artifact(artifact, device="cpu")
+    assert asked == [there, beside]
+    beside.unlink()
+    with pytest.raises(BadInput, match=f"no longer at {there}: expected them there or as {beside}"):
+        open_artifact(artifact, device="cpu")
 
 
 @pytest.mark.parametrize(
