@@ -28,7 +28,7 @@ from benchmarks.omni_study.claims import claims
 from benchmarks.omni_study.ledger import Row
 from benchmarks.omni_study.plot import draw
 from benchmarks.omni_study.tables import tables
-from benchmarks.omni_study.values import shares_of_full, spread
+from benchmarks.omni_study.values import ap, by_seed, shares_of_full, spread
 from pipeline.config import Request, make_plan
 from pipeline.stages.table import STAGES
 
@@ -200,6 +200,14 @@ def test_per_cents_are_of_the_same_seeds_full_masks() -> None:
         ]
     ]
     assert shares_of_full(rows, {"masks": "1%"}) == pytest.approx({0: 50, 1: 75})
+
+
+def test_a_value_is_of_one_cell_of_each_seed() -> None:
+    """The students of full masks come in two lengths, and no table or curve may take one for the other."""
+    rows = [row(cell, ap=0.1) for cell in CELLS if cell.masks == FULL]
+    assert len(rows) == 2
+    with pytest.raises(ValueError, match="two cells of seed 0"):
+        by_seed(rows, ap, {"masks": FULL})
 
 
 def test_the_tables_say_what_the_ledger_has() -> None:

@@ -49,4 +49,4 @@ def draw(rows: Sequence[Row], file: Path, *, world: str = "toyworld") -> None:
 def _choices() -> list[tuple[str, Choice]]:
     """What each point of each line is of."""
     weak = [(kind, {**STUDENT, "weak": kind, "masks": masks}) for kind in KINDS for masks in SHARES]
-    return [*weak, ("masks", {"masks": FULL})]
+    return [*weak, ("masks", {"masks": FULL, "long": False})]

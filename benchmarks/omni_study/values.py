@@ -29,9 +29,16 @@ TEACHER: Choice = MappingProxyType(
 
 
 def by_seed(rows: Iterable[Row], value: Value, choice: Choice) -> dict[int, float]:
-    """The value of the rows whose cells are as chosen, by seed."""
-    chosen = (row for row in rows if all(getattr(row.cell, key) == wanted for key, wanted in choice.items()))
-    return {row.cell.seed: found for row in chosen if (found := value(row)) is not None}
+    """The value of the rows whose cells are as chosen, by seed; ValueError if two of a seed are."""
+    found: dict[int, float] = {}
+    for row in rows:
+        chosen = all(getattr(row.cell, key) == wanted for key, wanted in choice.items())
+        if not chosen or (told := value(row)) is None:
+            continue
+        if row.cell.seed in found:
+            raise ValueError(f"two cells of seed {row.cell.seed} are {choice}")
+        found[row.cell.seed] = told
+    return found
 
 
 def ap(row: Row) -> float | None:
