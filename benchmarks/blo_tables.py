@@ -30,6 +30,7 @@ def _of_world(world: str, rows: Sequence[Row]) -> Iterator[str]:
     yield _orders(world, plain, _seeds(world, rows))
     yield from _differences(world, plain)
     yield from _parameters(world, plain)
+    yield from _implicit(plain)
 
 
 def _orders(world: str, rows: Sequence[Row], seeds: int) -> str:
@@ -78,6 +79,16 @@ def _parameters(world: str, rows: Sequence[Row]) -> Iterator[str]:
         )
         paper = f" {PAPER_COST}" if world == WIDE_WORLD else ""
         yield f"Trainable parameters: {counts} (`{ORDERS[0]}`: none of SAM).{paper}"
+
+
+def _implicit(rows: Sequence[Row]) -> Iterator[str]:
+    """A sentence: how little or much `second` goes beside `first`."""
+    shares = [row.training["implicit_share"] for row in rows if row.cell.order == ORDERS[-1]]
+    if shares:
+        yield (
+            f"`{ORDERS[-1]}`: at the end of the training the implicit term of the detector's gradient is "
+            f"{spread(shares, digits=5)} of the direct one's length."
+        )
 
 
 def _splits(rows: Sequence[Row]) -> list[str]:

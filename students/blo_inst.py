@@ -19,10 +19,12 @@ from pipeline.data.masks import tight_box
 from pipeline.data.records import Instance, Ontology, Source
 from pipeline.engine.stage import Metrics, Records, TrainContext
 from students import blo_settings as numbers
+from students.blo_bench import Bench
 from students.blo_data import Halves, first_pixels, halves, training_images
 from students.blo_detectors import new_detector
+from students.blo_judge import Judged, implicit_share, judge
 from students.blo_objective import AlignedSam
-from students.blo_phases import Bench, Judged, judge, phases
+from students.blo_phases import phases
 from students.blo_settings import BLO_INST, BloInstSettings, sam_digest
 from students.blo_trainer import Pair, run_phases
 from students.card import Card, read_card, write_card
@@ -98,6 +100,8 @@ class BloInst:
         judged = {"sam": judge(bench, split.lower), "detector": judge(bench, split.upper)}
         left = {f"missed_of_{half}": own.missed for half, own in judged.items()}
         found = {f"found_of_{half}": own.found for half, own in judged.items()}
+        if self.settings.order == "second":
+            found["implicit_share"] = implicit_share(bench)
         return {**_written(done, context.out), "images": len(pool), **_counts(pair, split), **left, **found}
 
     def missed(self, data: Records, context: TrainContext) -> Judged:

@@ -12,108 +12,24 @@ Legend: theta SAM's trained part, phi the detector, D1 and D2 the halves.
 """
 
 import math
-import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.engine.team import Team
 from students import blo_settings as numbers
-from students.blo_data import Halves, Side, detector_targets, square_pixels
-from students.blo_objective import (
-    UNKNOWN,
-    Choice,
-    Images,
-    Keeping,
-    Weights,
-    choose,
-    losses,
-    mask_loss,
-    missed,
-    total,
-)
-from students.blo_settings import BloInstSettings
-from students.blo_trainer import Pair, Phase
-from students.pool import Loader
-from students.targets import labels_of
+from students.blo_bench import Bench, threads
+from students.blo_data import detector_targets, square_pixels
+from students.blo_judge import judge
+from students.blo_objective import Images
+from students.blo_trainer import Phase
 from teachers.bilevel import Level, bilevel_step, joint_step
 from teachers.detector import Targets
-from teachers.embedding_cache import EmbeddingCache
 
-MOST_JUDGED = 100  # images of D2 with objects that an epoch is judged by
 WARMUP = 50  # steps of the detector's own training
-_MAX_THREADS = 16
 
 Seen = tuple[Tensor, tuple[Targets, ...]]  # images (B, 3, S, S) and the objects of each
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What a training works with. `jittered` draws parts of images for the detector alone, `whole` whole images."""
-
-    pair: Pair
-    settings: BloInstSettings
-    halves: Halves
-    jittered: Loader
-    whole: Loader
-    cache: EmbeddingCache
-    device: str
-
-    @property
-    def team(self) -> Team:
-        return self.whole.team
-
-    @property
-    def everything(self) -> tuple[int, ...]:
-        """All places in the pool."""
-        return tuple(range(len(self.whole.pool)))
-
-    def side(self, places: tuple[int, ...], *, upper: bool = False) -> Side:
-        """Batches of some of the images, for one of the levels."""
-        return Side.of(self.whole, places, self.cache, device=self.device, upper=upper)
-
-    def epoch(self, images: int) -> int:
-        """Steps in which so many images are seen once."""
-        return -(-images // self.settings.batch_size)
-
-    @property
-    def steps(self) -> int:
-        """Of both levels."""
-        return self.settings.steps or self.settings.epochs * self.aligned_epoch
-
-    @property
-    def aligned_epoch(self) -> int:
-        """Steps in which the larger half is seen once."""
-        return self.epoch(max(len(self.halves.lower), len(self.halves.upper)))
-
-    def loss(self, images: Images, choice: Choice) -> Tensor:
-        """L of eq. 1."""
-        own = self.settings
-        weights = Weights(own.box, own.obj, own.cls, own.seg)
-        return total(losses(self.pair.detector, self.pair.sam, images, choice, weights))
-
-    def segmenting(self, images: Images, choice: Choice) -> Tensor:
-        """All of L that depends on theta, for the boxes as they were chosen."""
-        return self.settings.seg * mask_loss(self.pair.sam, images, choice, choice.boxes)
-
-    def choice(self, images: Images) -> Choice:
-        """What stays fixed in a step on these images."""
-        keeping = Keeping(self.settings.confidence, self.settings.overlap, numbers.PROMPT_MOST)
-        return choose(self.pair.detector, images, keeping, match=self.settings.match)
-
-    def levels(self) -> tuple[Level, Level]:
-        """Theta's and phi's, with optimisers of their own."""
-        theta = tuple(self.pair.sam.trained().values())
-        phi = tuple(self.pair.detector.parameters())
-        lower = _sgd(theta, self.settings.lr_sam, decay=0.0)
-        upper = _sgd(phi, self.settings.lr_detector, decay=numbers.WEIGHT_DECAY)
-        return (
-            Level(theta, lower, numbers.CLIP, self.team),
-            Level(phi, upper, numbers.CLIP, self.team),
-        )
 
 
 def phases(bench: Bench) -> list[Phase]:
@@ -138,7 +54,7 @@ def _pretraining(bench: Bench) -> Phase:
         return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
 
     def draw(first: int, last: int) -> Iterator[Seen]:
-        for batch in bench.jittered.batches(first, last, threads=_threads()):
+        for batch in bench.jittered.batches(first, last, threads=threads()):
             there = batch.to(bench.device)
             yield square_pixels(there), detector_targets(there)
 
@@ -160,7 +76,7 @@ def _separate(bench: Bench) -> list[Phase]:
         return _mean(loss, bench.team)
 
     def draw(first: int, last: int) -> Iterator[Images]:
-        return side.batches(first, last, threads=_threads())
+        return side.batches(first, last, threads=threads())
 
     def seen(first: int, last: int) -> Iterator[Seen]:
         return ((images.pixels, images.targets) for images in draw(first, last))
@@ -175,7 +91,6 @@ def _separate(bench: Bench) -> list[Phase]:
 def _aligned(bench: Bench) -> Phase:
     """Theta on D1 and phi on D2, or both on both."""
     lower, upper = bench.levels()
-    sides = bench.side(bench.halves.lower), bench.side(bench.halves.upper, upper=True)
     epoch, steps = bench.aligned_epoch, bench.steps
     order = bench.settings.order
 
@@ -197,37 +112,10 @@ def _aligned(bench: Bench) -> Phase:
         # All of L on D2, in each order; on D1 `first` asks for L_seg alone.
         return _mean(torch.tensor(found.upper, device=bench.device), bench.team)
 
-    def draw(first: int, last: int) -> Iterator[tuple[Images, Images]]:
-        return zip(*(side.batches(first, last, threads=_threads()) for side in sides), strict=True)
-
     optimizers = [lower.optimizer, upper.optimizer]
-    return Phase("aligned", steps, optimizers, draw, step, _falling(steps, epoch), epoch, _judging(bench))
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What a pair is worth: `missed`, the mean over objects of the loss of their best box's mask, and share `found`.
-
-    ln 2 and 0 where no box found anything, or nothing was there to find.
-    """
-
-    missed: float
-    found: float
-
-
-def judge(bench: Bench, places: Sequence[int]) -> Judged:
-    """The pair on up to 100 of some images (`blo_objective.missed`); images without objects do not count.
-
-    Each process of a team looks at its own share of them.
-    """
-    team, pool, index = bench.team, bench.whole.pool, bench.whole.class_index
-    shown = (place for place in places if labels_of(pool[place], index).found)
-    own = bench.side(tuple(islice(shown, MOST_JUDGED))[team.rank :: team.world])
-    sums = torch.zeros(3, dtype=torch.float64, device=bench.device)
-    for images in own.in_order():
-        sums += sums.new_tensor(missed(bench.pair.sam, images, bench.choice(images)))
-    lost, found, objects = team.total(sums).tolist()
-    return Judged(lost / objects, found / objects) if objects else Judged(UNKNOWN, 0.0)
+    return Phase(
+        "aligned", steps, optimizers, bench.pairs, step, _falling(steps, epoch), epoch, _judging(bench)
+    )
 
 
 def _judging(bench: Bench) -> Callable[[int], bool]:
@@ -267,13 +155,5 @@ def _falling(steps: int, epoch: int) -> Callable[[int], float]:
     return lambda step: 1 - (1 - numbers.LAST_RATE) * min(step // epoch / last, 1)
 
 
-def _sgd(parameters: Sequence[nn.Parameter], lr: float, *, decay: float) -> torch.optim.SGD:
-    return torch.optim.SGD(parameters, lr=lr, momentum=numbers.MOMENTUM, nesterov=True, weight_decay=decay)
-
-
 def _mean(loss: Tensor, team: Team) -> float:
     return float(team.total(loss.detach())) / team.world
-
-
-def _threads() -> int:
-    return min(os.cpu_count() or 1, _MAX_THREADS)

@@ -46,7 +46,13 @@ def _threads() -> Iterator[None]:
 
 def row(cell: Cell, made_by: str, *, ap: float = 0.1) -> Row:
     halves = {f"{what}_of_{half}": 0.5 for what in ("missed", "found") for half in ("sam", "detector")}
-    training = {"seconds": 60.0, "parameters_of_sam": 1, "parameters_of_detector": 2, **halves}
+    training = {
+        "seconds": 60.0,
+        "parameters_of_sam": 1,
+        "parameters_of_detector": 2,
+        "implicit_share": 0.1,
+        **halves,
+    }
     return Row(cell, made_by, ap, ap, ap, training, 0.5, 0.5)
 
 

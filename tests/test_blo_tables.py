@@ -19,6 +19,7 @@ def row(cell: Cell, ap: float, *, missed: tuple[float, float, float] = (0.2, 0.4
         "found_of_detector": 0.7,
         "parameters_of_sam": SAMS[cell.part],
         "parameters_of_detector": 800_000,
+        "implicit_share": 0.0003,
     }
     return Row(cell, "made", ap / 100, 2 * ap / 100, 0.5 * ap / 100, training, missed[2], 0.6)
 
@@ -83,6 +84,12 @@ def test_the_papers_numbers_stand_beside_its_own_world() -> None:
 def test_what_is_trained_is_told() -> None:
     text = tables(list(orders("toyworld")))
     assert "Trainable parameters: 800,000 of the detector, 100,000 of SAM (`none`: none of SAM)." in text
+
+
+def test_how_far_the_second_order_goes_is_told() -> None:
+    told = "the implicit term of the detector's gradient is 0.00030 (0.00000) of the direct one's length"
+    assert told in tables(list(orders("toyworld")))
+    assert told not in tables([one for one in orders("toyworld") if one.cell.order != "second"])
 
 
 def test_a_row_of_fewer_seeds_says_so() -> None:

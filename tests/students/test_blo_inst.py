@@ -109,7 +109,7 @@ def test_a_training_ends_early_and_keeps_the_best(
 ) -> None:
     """Worse from epoch to epoch: the weights are those before the first step of both levels."""
     told = chain([0.5, 0.6, 0.7], repeat(0.7))  # of three epochs, and of both halves at the end
-    monkeypatch.setattr("students.blo_phases.missed", lambda *_: (next(told), 1, 1))
+    monkeypatch.setattr("students.blo_judge.missed", lambda *_: (next(told), 1, 1))
     records = [draw(index, images) for index in range(4)]
     context = make_context("run")
     metrics = new_student(trained, pretrain_epochs=0, steps=9, patience=2).fit(records, context)

@@ -22,8 +22,8 @@ from pipeline.data.records import Record
 from pipeline.engine.stage import TrainContext
 from students import catalog
 from students.blo_inst import BloInst, open_artifact
+from students.blo_judge import Judged
 from students.blo_objective import AlignedSam
-from students.blo_phases import Judged
 from students.blo_settings import BloInstSettings, Part
 from teachers.aligned_detector import load_aligned_detector
 from teachers.catalog import ModelSpec

@@ -11,11 +11,13 @@ from small_blo import Places, loader, places, write_trained
 from small_models import build_small_sam
 from torch import Tensor
 
-from students import blo_phases
+from students import blo_bench, blo_judge, blo_phases
+from students.blo_bench import Bench
 from students.blo_data import Halves
 from students.blo_detectors import new_detector
+from students.blo_judge import Judged, implicit_share, judge
 from students.blo_objective import UNKNOWN, AlignedSam, Images, choose, missed
-from students.blo_phases import Bench, Judged, phases
+from students.blo_phases import phases
 from students.blo_settings import LAST_RATE, BloInstSettings
 from students.blo_trainer import Pair, Phase
 from students.targets import labels_of
@@ -177,6 +179,17 @@ def test_the_second_order_goes_elsewhere(make_bench: MakeBench) -> None:
     assert changed(found[0][1], found[1][1])
 
 
+def test_how_much_of_the_upper_gradient_is_implicit(make_bench: MakeBench) -> None:
+    """It grows with the rate of the lower step, is nothing where masks do not count, and nothing is moved by asking."""
+    bench = make_bench(order="second", lr_sam=1e-2)
+    before = weights(bench)
+    share = implicit_share(bench)
+    assert 0 < share < 1
+    assert not any(changed(*states) for states in zip(before, weights(bench), strict=True))
+    assert implicit_share(make_bench(order="second", lr_sam=2e-2)) == pytest.approx(2 * share, rel=0.2)
+    assert implicit_share(make_bench(order="second", seg=0)) == 0
+
+
 def test_rates_fall_to_a_tenth_by_epochs_and_the_detectors_own_training_warms_up(
     make_bench: MakeBench,
 ) -> None:
@@ -229,7 +242,7 @@ class Worth:
 @pytest.fixture
 def worth(monkeypatch: pytest.MonkeyPatch) -> Worth:
     made = Worth()
-    monkeypatch.setattr(blo_phases, "missed", made)
+    monkeypatch.setattr(blo_judge, "missed", made)
     return made
 
 
@@ -269,7 +282,7 @@ def test_where_nothing_is_ever_found_the_last_weights_are_kept(make_bench: MakeB
     worth.now = None
     assert all(phases(bench)[-1].judge(epoch) for epoch in range(3))
     assert int(bench.pair.best_epoch) == -1
-    assert blo_phases.judge(bench, ()) == Judged(UNKNOWN, 0.0)
+    assert judge(bench, ()) == Judged(UNKNOWN, 0.0)
 
 
 def test_an_epoch_is_judged_by_the_detectors_images_with_objects(make_bench: MakeBench) -> None:
@@ -287,7 +300,7 @@ def test_an_epoch_is_judged_by_the_detectors_images_with_objects(make_bench: Mak
 def test_at_most_so_many_images_judge(
     make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, worth: Worth
 ) -> None:
-    monkeypatch.setattr(blo_phases, "MOST_JUDGED", 1)
+    monkeypatch.setattr(blo_judge, "MOST_JUDGED", 1)
     assert phases(make_bench(empty=(1,)))[-1].judge(0)
     assert worth.asked == [3]
 
@@ -312,7 +325,7 @@ def test_the_matching_is_the_settings(
         asked.append((match, given[2]))
         return choose(*given, match=match)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(blo_phases, "choose", watched)
+    monkeypatch.setattr(blo_bench, "choose", watched)
     bench = make_bench(match=match, confidence=0.3, overlap=0.4)
     (images,) = list(bench.side((0, 1)).in_order())
     bench.choice(images)
