@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # Where this is set, every process would compile all of torch and transformers anew: 7 of 12 seconds of a worker's start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow check kinds demo-seeds study overfit-student bench torture lock format clean
+.PHONY: demo test test-slow check kinds demo-seeds study blo-study yolo overfit-student bench torture lock format clean
 
 demo: $(READY)
 	$(BIN)/pipeline run stages.yaml --weak=point+class --out runs/demo
@@ -39,6 +39,22 @@ study: $(READY)
 	  $(BIN)/python -m benchmarks.omni_study --ledger=$(LEDGER) --worlds penn-fudan car-parts --data="$$OMNIMASK_DATA"
 	$(BIN)/python -m benchmarks.omni_study --ledger=$(LEDGER) --write=docs/results.md --plot=docs/study.png
 
+BLO_LEDGER := docs/ledgers/blo_inst.jsonl
+
+blo-study: $(READY)
+	$(BIN)/python -m benchmarks.blo_inst --ledger=$(BLO_LEDGER)
+	test -z "$$OMNIMASK_DATA" || \
+	  $(BIN)/python -m benchmarks.blo_inst --ledger=$(BLO_LEDGER) --worlds penn-fudan car-parts --data="$$OMNIMASK_DATA"
+	$(BIN)/python -m benchmarks.blo_inst --ledger=$(BLO_LEDGER) --write=docs/results.md
+
+YOLO_VENV := .venv-yolo
+YOLO := $(YOLO_VENV)/bin
+
+# ultralytics is under AGPL-3.0: it has an environment of its own, and nothing else here needs it.
+yolo: $(YOLO_VENV)/.ready
+	$(YOLO)/python -m pytest tests/teachers/test_yolo.py tests/teachers/test_yolo_file.py
+	$(YOLO)/pipeline run configs/blo-inst-yolo.yaml
+
 overfit-student: $(READY)
 	$(BIN)/python -m benchmarks.overfit_student
 
@@ -62,7 +78,7 @@ lock: $(VENV)/.uv
 	  --no-annotate --no-header --group pyproject.toml:dev pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(YOLO_VENV)
 
 $(VENV)/.uv:
 	$(PYTHON) -c 'import sys; sys.exit("omnimask needs Python >= 3.11, this is " + sys.version) if sys.version_info < (3, 11) else None'
@@ -73,4 +89,13 @@ $(VENV)/.uv:
 $(READY): requirements.lock pyproject.toml $(VENV)/.uv
 	$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements.lock
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@
+
+# ultralytics brings opencv-python, whose cv2 wants libGL: the lock's headless one goes over it, last.
+$(YOLO_VENV)/.ready: requirements.lock pyproject.toml $(VENV)/.uv
+	$(BIN)/uv venv -q --allow-existing --python $(BIN)/python $(YOLO_VENV)
+	$(BIN)/uv pip install -q --python $(YOLO)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install -q --python $(YOLO)/python --no-build-isolation -c requirements.lock -e '.[yolo]'
+	$(BIN)/uv pip install -q --python $(YOLO)/python --require-hashes --no-deps \
+	  --reinstall-package opencv-python-headless -r requirements.lock
 	touch $@

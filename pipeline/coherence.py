@@ -13,7 +13,7 @@ from pipeline.stages.finetune_teacher import FinetuneTeacher, FinetuneTeacherCon
 from pipeline.stages.gate import GateConfig
 from pipeline.stages.propose import Propose, ProposeConfig
 from pipeline.stages.pseudo_label import PseudoLabel, PseudoLabelConfig
-from teachers.catalog import ENTRIES, ModelSpec
+from teachers.catalog import ENTRIES, ModelSpec, knows
 from teachers.grounding_names import normalise
 
 # A stage and those that use what it makes, which the planner cannot know: they also run without it. After the last of
@@ -78,19 +78,15 @@ def _beyond(weak: JsonValue, sound: Sequence[PlannedStage], sought: Sequence[str
     problems: list[str] = []
     for planned in sound:
         config = planned.config
-        if isinstance(config, ProposeConfig) and (lost := _unfound(config.model, sought)):
+        if not isinstance(config, ProposeConfig) or (known := knows(config.model)) is None:
+            continue
+        if lost := [name for name in sought if not _is_among(name, known.names)]:
             more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
             problems.append(
                 f"{planned.label}.model: with weak: {weak}, {', '.join(map(show, lost[:NAMED]))}{more} should be found "
-                f"by {config.model.name!r}, but the embedded proposer knows the names of toyworld only; use "
-                "grounding_dino, or label points or boxes"
+                f"by {config.model.name!r}, but {known.told} only; use grounding_dino, or label points or boxes"
             )
     return problems
-
-
-def _unfound(proposer: ModelSpec, names: Sequence[str]) -> list[str]:
-    finds = ENTRIES[proposer.use].finds
-    return [] if finds is None else [name for name in names if not _is_among(name, finds)]
 
 
 def _is_among(name: str, known: Collection[str]) -> bool:

@@ -21,10 +21,12 @@ def list_models(folder: Kept = KEPT) -> None:
         from pipeline.weights import WEIGHTS
         from students import catalog as students
         from teachers import catalog as teachers
+        from teachers.detectors import DETECTORS
 
         rows = [("kind", "name", "MB", "state", "licence", "what")]
         rows += [(e.kind, name, "-", "-", e.licence, e.what) for name, e in teachers.ENTRIES.items()]
         rows += [("student", name, "-", "-", e.licence, e.what) for name, e in students.ENTRIES.items()]
+        rows += [("detector", name, "-", "-", e.licence, e.what) for name, e in DETECTORS.items()]
         for name, weights in WEIGHTS.items():
             state, size = weights.state(name, folder), weights.size(name)
             rows.append(("weights", name, size, state, weights.licence, weights.what))

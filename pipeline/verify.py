@@ -56,4 +56,4 @@ def _inspect(spec: ModelSpec, part: str | None) -> None:
     if spec.use in teachers.ENTRIES:
         teachers.inspect(spec, part)
     else:
-        students.inspect(spec)
+        students.inspect(spec, part)

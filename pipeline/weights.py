@@ -1,8 +1,8 @@
 """The weights there are: what each is, its licence and size, where it comes from and how a config names it.
 
 Sizes are those of the published files in millions of bytes, of embedded ones as they lie there; SAM's digests are
-Meta's. Hub models have none published: `fetched.json` beside them holds the commit and the digests of what the first
-fetch brought.
+Meta's, FCOS's is that of public records and begins with what torchvision has put into the file's name. Hub models have
+none published: `fetched.json` beside them holds the commit and the digests of what the first fetch brought.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from pipeline.data.errors import BadInput
 from pipeline.problems import did_you_mean
 from teachers.catalog import ModelSpec
+from teachers.detectors import FCOS_SHA256, FCOS_URL
 from teachers.identity import OFFICIAL_SHA256
 from teachers.tiny import listing
 
@@ -162,6 +163,16 @@ WEIGHTS: dict[str, Weights] = {
     ),
     "grounding_dino_base": Weights(
         "Grounding DINO, Swin-B", "grounding_dino", 934, Repository("IDEA-Research/grounding-dino-base")
+    ),
+    "fcos_resnet_50": Weights(
+        "FCOS ResNet-50 of COCO, where BLO-Inst's detector begins",
+        "blo_inst",
+        130,
+        Download(FCOS_URL, FCOS_SHA256),
+        "detector_weights",
+        {"detector": "fcos_r50"},
+        licence="BSD-3-Clause",
+        part="detector",
     ),
     "resnet_50": _backbone("R-50 backbone of Mask2Former", "r50", "microsoft/resnet-50", 103),
     "swin_tiny": _backbone(

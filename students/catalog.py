@@ -8,15 +8,18 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Ontology
+from students.blo_settings import BLO_INST, BloInstSettings, sam_digest
 from students.card import CARD, read_card
 from students.protocols import Student
 from students.settings import MASK2FORMER, Mask2FormerSettings
+from teachers import detectors
 from teachers.catalog import ModelSpec
 from teachers.identity import embedded_digest
 from teachers.tiny.listing import STUDENT
@@ -27,8 +30,8 @@ class Entry:
     """One kind of student: `build` a new one for the classes and device, `open` the fitted one in a folder.
 
     `what` says it in a line, `licence` is its code's. `batch_size`: how many images a step of its training takes.
-    `identity` tells what the first weights that settings name are, by content; `inspect` raises BadInput unless they
-    fit.
+    `identity` tells what the first weights that settings name are, by content; `inspect` has, for each part that has
+    weights of its own, what raises BadInput unless they fit.
     """
 
     what: str
@@ -37,7 +40,7 @@ class Entry:
     build: Callable[[BaseModel, Ontology, str], Student]
     open: Callable[[Path, str], Student]
     identity: Callable[[BaseModel], Mapping[str, str]]
-    inspect: Callable[[BaseModel], None]
+    inspect: Mapping[str, Callable[[BaseModel], None]]
     licence: str = "Apache-2.0"
 
 
@@ -52,7 +55,8 @@ def check(spec: ModelSpec) -> BaseModel:
         return _entry(spec.use, where=f"models.{spec.name}.use").Settings.model_validate(spec.settings)
     except ValidationError as error:
         where = f"models.{spec.name}"
-        found = [f"{'.'.join([where, *map(str, e['loc'])])}: {e['msg']}" for e in error.errors()]
+        told = [e for e in error.errors() if e["type"] != "default_factory_not_called"]
+        found = [f"{'.'.join([where, *map(str, e['loc'])])}: {e['msg']}" for e in told]
         raise BadInput("; ".join(found)) from error
 
 
@@ -90,9 +94,11 @@ def batch_size(spec: ModelSpec) -> int:
     return _entry(spec.use, where=f"models.{spec.name}.use").batch_size(check(spec))
 
 
-def inspect(spec: ModelSpec) -> None:
-    """BadInput unless the first weights that a spec names open safely and fit its architecture."""
-    _entry(spec.use, where=f"models.{spec.name}.use").inspect(check(spec))
+def inspect(spec: ModelSpec, part: str | None = None) -> None:
+    """BadInput unless the first weights that a spec names, or those of one part, open safely and fit."""
+    parts, settings = _entry(spec.use, where=f"models.{spec.name}.use").inspect, check(spec)
+    for name in parts if part is None else (part,):
+        parts[name](settings)
 
 
 def _entry(use: str, *, where: str) -> Entry:
@@ -124,12 +130,7 @@ def _mask2former_identity(settings: BaseModel) -> Mapping[str, str]:
     assert isinstance(settings, Mask2FormerSettings)
     if settings.embedded:
         return {"weights": embedded_digest("variant", STUDENT)}
-    if settings.weights is None:
-        return {}
-    if not settings.weights.is_file():
-        raise BadInput(f"weights: {settings.weights}: no such file; expected a local safetensors file")
-    with settings.weights.open("rb") as file:
-        return {"weights": hashlib.file_digest(file, "sha256").hexdigest()}
+    return _digest(settings.weights, "weights")
 
 
 def _mask2former_batch(settings: BaseModel) -> int:
@@ -148,6 +149,69 @@ def _inspect_mask2former(settings: BaseModel) -> None:
         load_weights(build(settings.variant, 1), settings.weights)
 
 
+def _build_blo_inst(settings: BaseModel, ontology: Ontology, device: str) -> Student:
+    from students.blo_inst import BloInst
+
+    assert isinstance(settings, BloInstSettings)
+    return BloInst(settings, ontology=ontology, device=device)
+
+
+def _open_blo_inst(artifact: Path, device: str) -> Student:
+    from students.blo_inst import open_artifact
+
+    return open_artifact(artifact, device=device)
+
+
+def _blo_inst_identity(settings: BaseModel) -> Mapping[str, str]:
+    assert isinstance(settings, BloInstSettings)
+    weights = settings.detector, settings.detector_weights, settings.detector_sha256
+    asked: dict[str, Callable[[], str | None]] = {
+        "sam": partial(sam_digest, settings),
+        "detector_weights": partial(detectors.first_weights, *weights),
+    }
+    found: dict[str, str] = {}
+    problems: list[str] = []
+    for role, digest in asked.items():
+        try:
+            value = digest()
+        except BadInput as error:
+            problems.append(str(error))
+        else:
+            found |= {} if value is None else {role: value}
+    if problems:
+        raise BadInput("\n".join(problems))
+    return found
+
+
+def _blo_inst_batch(settings: BaseModel) -> int:
+    assert isinstance(settings, BloInstSettings)
+    return settings.batch_size
+
+
+def _inspect_blo_sam(settings: BaseModel) -> None:
+    from teachers.sam.load import inspect_sam
+
+    assert isinstance(settings, BloInstSettings)
+    inspect_sam(settings.sam, settings.checkpoint, sha256=settings.sha256)
+
+
+def _inspect_blo_detector(settings: BaseModel) -> None:
+    from students.blo_detectors import new_detector
+
+    assert isinstance(settings, BloInstSettings)
+    new_detector(settings, 1)
+
+
+def _digest(weights: Path | None, key: str) -> dict[str, str]:
+    """Of a file that a setting names, if it does."""
+    if weights is None:
+        return {}
+    if not weights.is_file():
+        raise BadInput(f"{key}: {weights}: no such file; expected a local file of weights")
+    with weights.open("rb") as file:
+        return {key: hashlib.file_digest(file, "sha256").hexdigest()}
+
+
 ENTRIES: dict[str, Entry] = {
     MASK2FORMER: Entry(
         "Mask2Former: R-50, Swin-T, or tiny for CPUs",
@@ -156,6 +220,15 @@ ENTRIES: dict[str, Entry] = {
         _build_mask2former,
         _open_mask2former,
         _mask2former_identity,
-        _inspect_mask2former,
+        {"weights": _inspect_mask2former},
+    ),
+    BLO_INST: Entry(
+        "BLO-Inst: a detector and SAM's decoder, aligned; FCOS, or YOLO with an extra (AGPL-3.0)",
+        BloInstSettings,
+        _blo_inst_batch,
+        _build_blo_inst,
+        _open_blo_inst,
+        _blo_inst_identity,
+        {"sam": _inspect_blo_sam, "detector": _inspect_blo_detector},
     ),
 }

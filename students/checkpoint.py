@@ -1,6 +1,7 @@
 """The state of a training as one safetensors file: weights, moments, and the step and losses in its metadata."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.data.errors import BadInput
 from pipeline.engine.states import last_state, save_state
 
-CHECKPOINT = "checkpoint"  # name of the states
+CHECKPOINT = "training"  # name of the states
 _MODEL, _OPTIMIZER = "model.", "optimizer."
 
 
@@ -29,19 +30,26 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, progress: Progress, recipe: str
+    folder: Path,
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    *,
+    progress: Progress,
+    recipe: str,
 ) -> None:
     """Saves a state; `recipe` is any text that must be the same at resumption."""
     tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors.update({f"{_OPTIMIZER}{index}.{name}": tensor for name, tensor in state.items()})
+    for place, optimizer in enumerate(optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            prefix = f"{_OPTIMIZER}{place}.{index}."
+            tensors |= {prefix + name: value for name, value in state.items() if value is not None}
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     metadata = {"losses": json.dumps(progress.losses), "seconds": repr(progress.seconds), "recipe": recipe}
     save_state(folder, CHECKPOINT, progress.step, lambda path: save_file(whole, path, metadata))
 
 
 def load_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, recipe: str
+    folder: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], *, recipe: str
 ) -> Progress:
     """Puts the last whole state back; nothing done yet if there is none. `BadInput` if it is of another recipe."""
     path = last_state(folder, CHECKPOINT)
@@ -53,10 +61,11 @@ def load_checkpoint(
             raise BadInput(f"{path}: checkpoint is of recipe {metadata['recipe']}, this training is {recipe}")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     model.load_state_dict({n.removeprefix(_MODEL): t for n, t in tensors.items() if n.startswith(_MODEL)})
-    state: dict[int, dict[str, Tensor]] = {}
+    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
     for name, tensor in tensors.items():
         if name.startswith(_OPTIMIZER):
-            index, key = name.removeprefix(_OPTIMIZER).split(".")
-            state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+            place, index, key = name.removeprefix(_OPTIMIZER).split(".")
+            states[int(place)].setdefault(int(index), {})[key] = tensor
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     return Progress(json.loads(metadata["losses"]), float(metadata["seconds"]))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.data.masks import area, encode, tight_box
 from pipeline.data.records import RLE, Instance, Source
-from students.window import Window
+from teachers.window import Window
 
 DETECTIONS = 100  # per image, as COCO counts them
 _PIXELS = 2**26  # of float masks held at once
@@ -28,7 +28,7 @@ def to_instances(
     best = probabilities.flatten().sort(descending=True, stable=True).indices[:DETECTIONS]
     pairs = [divmod(int(index), probabilities.shape[1]) for index in best]
     queries = sorted({query for query, _ in pairs})
-    masks = _masks(mask_logits, queries, window=window, size=size)
+    masks = full_masks(mask_logits, queries, window=window, size=size)
     found: list[Instance] = []
     for query, column in pairs:
         if query in masks:
@@ -45,10 +45,13 @@ def to_instances(
     return sorted(found, key=lambda instance: -(instance.score or 0.0))
 
 
-def _masks(
+def full_masks(
     mask_logits: Tensor, queries: Sequence[int], *, window: Window, size: int
 ) -> dict[int, tuple[RLE, float]]:
-    """Mask and mean probability within it of each query whose mask is not empty, a few at a time."""
+    """Mask and mean probability within it of each query whose mask is not empty, a few at a time.
+
+    Of logits (Q, h, w) of the canvas, at the image's size; the asked queries alone.
+    """
     height, width = window.source
     at_once = max(_PIXELS // max(height * width, size * size), 1)
     found: dict[int, tuple[RLE, float]] = {}

@@ -26,8 +26,8 @@ from students.pool import Loader, RecordPool, write_pool
 from students.settings import MASK2FORMER, Mask2FormerSettings
 from students.trainer import Training, write_losses
 from students.weights import load_embedded, load_weights
-from students.window import canvas_image, fitted_window
 from teachers.protocols import Sample
+from teachers.window import canvas_image, fitted_window
 
 WEIGHTS = "model.safetensors"
 

@@ -3,10 +3,11 @@
 Which images make up a step depends on (seed, step) alone: a resumed training sees what an unbroken one would have.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -19,10 +20,32 @@ from pipeline.engine.stage import Records
 from pipeline.engine.team import ALONE, Team
 from students.doubt import Doubt
 from students.targets import Batch, Example, collate, labels_of, load_example
-from students.window import random_window
+from teachers.window import random_window, sam_window
 
 _ROWS = 64  # records held in memory while the table is written
 _ORDER, _WINDOW = 0, 1  # streams of random numbers, kept apart
+
+
+class Pool(Protocol):
+    """Records by their place."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of a pool's records: its `places`, in this order."""
+
+    pool: Pool
+    places: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.pool[self.places[index]]
 
 
 class RecordPool:
@@ -72,18 +95,20 @@ def write_pool(
 class Loader:
     """Turns (seed, step) into a batch: images in a new random order every epoch, each through its own window.
 
-    `batch` images make a step; a process of a team reads its share of them.
+    `batch` images make a step; a process of a team reads its share of them. Without a `scale` they are seen as SAM sees
+    them. `order`: the stream of random numbers that the images are drawn by.
     """
 
-    pool: RecordPool
+    pool: Pool
     images_root: Place
     class_index: Mapping[int, int]
     size: int
-    scale: tuple[float, float]
+    scale: tuple[float, float] | None
     batch: int
     seed: int
     doubt: Doubt
     team: Team = ALONE
+    order: int = _ORDER
 
     def batches(self, first: int, last: int, *, threads: int) -> Generator[Batch]:
         """Batches of the steps [first, last); the next one is read in `threads` threads while this one is used."""
@@ -100,14 +125,18 @@ class Loader:
         numbers = range(step * self.batch, (step + 1) * self.batch)
         epochs = {n // size for n in numbers}
         order = {
-            epoch: np.random.default_rng([self.seed, _ORDER, epoch]).permutation(size) for epoch in epochs
+            epoch: np.random.default_rng([self.seed, self.order, epoch]).permutation(size) for epoch in epochs
         }
         return [int(order[n // size][n % size]) for n in numbers]
 
     def example(self, step: int, slot: int, record: Record) -> Example:
         """An image as it looks in slot `slot` of `step`."""
-        rng = np.random.default_rng([self.seed, _WINDOW, step, slot])
-        window = random_window((record.height, record.width), size=self.size, scale=self.scale, rng=rng)
+        shape = record.height, record.width
+        if self.scale is None:
+            window = sam_window(shape, self.size)
+        else:
+            rng = np.random.default_rng([self.seed, _WINDOW, step, slot])
+            window = random_window(shape, size=self.size, scale=self.scale, rng=rng)
         return load_example(
             record,
             images_root=self.images_root,

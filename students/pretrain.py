@@ -25,14 +25,13 @@ from transformers import Mask2FormerForUniversalSegmentation
 from pipeline.data.masks import encode
 from pipeline.data.records import RLE, Instance
 from pipeline.toyworld.scene import Scene, render
-from pipeline.toyworld.world import SIZE, classes
+from pipeline.toyworld.world import SIZE
 from students.architecture import build
 from students.criterion import mask2former_loss, match_layer
 from students.inference import to_instances
 from students.layers import predictions
-from students.pretrain_scenes import example
+from students.pretrain_scenes import NAMES, WorldScenes, example, worlds_seen
 from students.targets import Batch, Example, collate
-from students.window import fitted_window
 from teachers.tiny import listing
 from teachers.tiny.command import (
     EVALUATION_SEED,
@@ -45,15 +44,11 @@ from teachers.tiny.command import (
     parser,
     restore,
     say,
-    training_worlds,
 )
 from teachers.tiny.recipe import Recipe, step_rng, train
-from teachers.tiny.scenes import Scenes
 from teachers.tiny.weights import load_weights
+from teachers.window import fitted_window
 
-SEEN = (WORLD, WORLD, "pretrain")  # a scene is of each of these equally often
-FIRST = {WORLD: 0, "pretrain": len(classes(WORLD))}  # where a world's names begin among all names
-NAMES = sum(len(classes(world)) for world in FIRST)
 NAMES_WEIGHT = 2.0
 OBJECT = 1  # the one class
 MIN_OBJECT_PIXELS = 100  # of the evaluation; smaller objects are neither asked for nor wrong
@@ -102,7 +97,7 @@ class Learner(nn.Module):
 class Steps:
     """What each step sees: scenes of all `worlds`, drawn by the step's own random numbers."""
 
-    worlds: Sequence[tuple[Scenes, int]]  # scenes, and the number of their first class
+    worlds: Sequence[WorldScenes]
     seed: int
     batch: int
 
@@ -114,13 +109,6 @@ class Steps:
         scenes, first = self.worlds[int(rng.integers(len(self.worlds)))]
         found = example(scenes[int(rng.integers(len(scenes)))], rng)
         return replace(found, classes=found.classes + first)
-
-
-def seen(options: Options) -> list[tuple[Scenes, int]]:
-    """The scenes of SEEN, each with the number of its world's first class."""
-    return [
-        (scenes, FIRST[world]) for world, scenes in zip(SEEN, training_worlds(options, SEEN), strict=True)
-    ]
 
 
 def evaluate(
@@ -209,7 +197,7 @@ def main() -> int:
     else:
         go_on(model, options.start)
     learner = Learner(model)
-    steps = Steps(seen(options), options.seed, options.batch)
+    steps = Steps(worlds_seen(options), options.seed, options.batch)
     recipe = Recipe(
         steps=options.steps, lr=options.lr, seed=options.seed, warmup=100, ema=0.998, muon=options.muon
     )
@@ -220,8 +208,7 @@ def main() -> int:
         workdir=options.workdir,
         data=options.data,
     )
-    own = {n.removeprefix("model."): v for n, v in trained.state.items() if n.startswith("model.")}
-    keep(options, replace(trained, state=own), needs={})
+    keep(options, trained.under("model."), needs={})
     return 0
 
 

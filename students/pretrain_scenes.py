@@ -1,14 +1,27 @@
-"""What the tiny student's start is trained on: toyworld's scenes as students see them."""
+"""What the tiny students' starts are trained on: scenes of both worlds, as students see them."""
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.toyworld.world import SIZE
+from pipeline.toyworld.world import SIZE, classes
 from students.targets import Example
-from students.window import canvas_image, canvas_masks, random_window
-from teachers.tiny.scenes import LEVELS, CachedScene
+from teachers.tiny.command import WORLD, Options, training_worlds
+from teachers.tiny.scenes import LEVELS, CachedScene, Scenes
+from teachers.window import canvas_image, canvas_masks, random_window
 
 LEAST_PIXELS = 20  # of a target on its canvas
+SEEN = (WORLD, WORLD, "pretrain")  # a scene is of each of these equally often
+FIRST = {WORLD: 0, "pretrain": len(classes(WORLD))}  # where a world's names begin among all names
+NAMES = sum(len(classes(world)) for world in FIRST)
+
+WorldScenes = tuple[Scenes, int]  # scenes, and the number of their first class
+
+
+def worlds_seen(options: Options) -> list[WorldScenes]:
+    """The scenes of SEEN."""
+    return [
+        (scenes, FIRST[world]) for world, scenes in zip(SEEN, training_worlds(options, SEEN), strict=True)
+    ]
 
 
 def example(scene: CachedScene, rng: np.random.Generator) -> Example:

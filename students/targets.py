@@ -17,7 +17,7 @@ from pipeline.data.paths import Place
 from pipeline.data.photos import read_unchanged
 from pipeline.data.records import RLE, Box, Instance, Record
 from students.doubt import Doubt, doubtful_border, trust_of
-from students.window import Window, canvas_image, canvas_masks
+from teachers.window import Window, canvas_image, canvas_masks
 
 BoolMask = npt.NDArray[np.bool_]
 

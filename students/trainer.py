@@ -49,7 +49,7 @@ class Training:
         optimizer = make_optimizer(self.model, self.recipe)
         team = context.team
         recipe = _recipe_text(self.recipe, bf16=self.bf16, seed=loader.seed)
-        progress = load_checkpoint(context.workdir, self.model, optimizer, recipe=recipe)
+        progress = load_checkpoint(context.workdir, self.model, [optimizer], recipe=recipe)
         team.agree(progress.step, "step of the saved state")
         device = str(self.model.class_predictor.weight.device)
         before = progress.seconds
@@ -64,7 +64,7 @@ class Training:
             context.progress(progress.step, self.recipe.steps, f"loss {progress.losses[-1]:.2f}")
             stop = context.should_stop()
             if team.leads and (stop or progress.step % self.recipe.checkpoint_every == 0):
-                save_checkpoint(context.workdir, self.model, optimizer, progress=progress, recipe=recipe)
+                save_checkpoint(context.workdir, self.model, [optimizer], progress=progress, recipe=recipe)
             if stop:
                 batches.close()
                 raise Stopped(f"stopped after step {progress.step} of {self.recipe.steps}")

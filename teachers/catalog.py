@@ -4,28 +4,27 @@ spec = ModelSpec(name="teacher", use="class_aware_sam", settings={"sam": "tiny"}
 teacher = load(spec, ontology=ontology, device="cpu", artifact=folder)
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from pipeline.data.errors import BadInput
-from pipeline.data.records import Category, Ontology
-from teachers.identity import GROUNDING_DINO_FILE, file_sha256, grounder_digests, identity_of, weights_digest
+from pipeline.data.records import Ontology
+from teachers import proposer_entries as proposers
+from teachers.entry import Entry, Kind, Known, Place
+from teachers.identity import identity_of
 from teachers.protocols import Proposer, Teacher
 from teachers.settings import (
+    AlignedDetectorSettings,
     ClassAwareSettings,
     FakeSettings,
     GroundingDinoSettings,
     SamSettings,
     TinyGrounderSettings,
 )
-from teachers.tiny import listing
-
-Kind = Literal["teacher", "proposer"]
 
 
 class ModelSpec(BaseModel):
@@ -36,35 +35,6 @@ class ModelSpec(BaseModel):
     name: str
     use: str
     settings: dict[str, JsonValue] = Field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a model is to live: the classes it serves, its device, and the folder it was tuned into, if any."""
-
-    ontology: Ontology
-    device: str
-    artifact: Path | None = None
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One kind of model; `what` says so in a line, `licence` is its code's.
-
-    `identity` tells what the weights that settings name are, by content; `inspect` has, for each part of the model that
-    has weights of its own, what raises BadInput unless they fit. `tunable`: whether `finetune_teacher` and `gate` can
-    work on it. `finds`: the only names, normalised, that a proposer can find, None for any.
-    """
-
-    kind: Kind
-    what: str
-    Settings: type[BaseModel]
-    build: Callable[[BaseModel, Place], Teacher | Proposer]
-    identity: Callable[[BaseModel], Mapping[str, str]]
-    inspect: Mapping[str, Callable[[BaseModel], None]]
-    tunable: bool = False
-    finds: frozenset[str] | None = None
-    licence: str = "Apache-2.0"
 
 
 def names(kind: Kind) -> tuple[str, ...]:
@@ -112,6 +82,14 @@ def identity(spec: ModelSpec) -> Mapping[str, str]:
     BadInput, one line a problem, each starting with the key it is about.
     """
     return _entry(spec, None).identity(check(spec))
+
+
+def knows(spec: ModelSpec) -> Known | None:
+    """The only names that a proposer can find, None for any, or if its files do not say."""
+    try:
+        return _entry(spec, "proposer").knows(check(spec))
+    except BadInput:
+        return None  # told by `identity`
 
 
 def batch_size(spec: ModelSpec) -> int:
@@ -183,52 +161,6 @@ def _inspect_text(settings: BaseModel) -> None:
         inspect_text(settings.text, checkpoint=settings.text_checkpoint, sha256=settings.text_sha256)
 
 
-def _build_grounding_dino(settings: BaseModel, place: Place) -> Proposer:
-    from teachers.grounding import load_grounding_dino
-
-    assert isinstance(settings, GroundingDinoSettings)
-    return load_grounding_dino(
-        settings.checkpoint, ontology=place.ontology, sha256=settings.sha256, device=place.device
-    )
-
-
-def _grounding_dino_identity(settings: BaseModel) -> Mapping[str, str]:
-    assert isinstance(settings, GroundingDinoSettings)
-    weights = settings.checkpoint / GROUNDING_DINO_FILE
-    found = {"grounding_dino": weights_digest(weights, pickles=(), expected=settings.sha256)}
-    texts = (path for path in settings.checkpoint.iterdir() if path.suffix in (".json", ".txt"))
-    # Configuration, tokenizer and image processor decide the boxes as much as the weights do.
-    return found | {f"grounding_dino/{path.name}": file_sha256(path) for path in sorted(texts)}
-
-
-def _inspect_grounding_dino(settings: BaseModel) -> None:
-    _build_grounding_dino(settings, _SOMEWHERE)
-
-
-def _build_tiny_grounder(settings: BaseModel, place: Place) -> Proposer:
-    from teachers.tiny.proposer import load_tiny_grounder
-
-    assert isinstance(settings, TinyGrounderSettings)
-    return load_tiny_grounder(ontology=place.ontology, device=place.device)
-
-
-def _tiny_grounder_identity(_: BaseModel) -> Mapping[str, str]:
-    return grounder_digests()
-
-
-def _inspect_tiny_grounder(_: BaseModel) -> None:
-    from teachers.tiny.grounder import TinyGrounder
-    from teachers.tiny.weights import load_weights
-
-    TinyGrounder().load_state_dict(load_weights(listing.GROUNDER))
-
-
-def _inspect_tiny_text(_: BaseModel) -> None:
-    from teachers.text import inspect_text
-
-    inspect_text()
-
-
 def _build_fake_teacher(settings: BaseModel, _: Place) -> Teacher:
     from teachers.fake import FakeTeacher
 
@@ -236,18 +168,9 @@ def _build_fake_teacher(settings: BaseModel, _: Place) -> Teacher:
     return FakeTeacher(settings)
 
 
-def _build_fake_proposer(settings: BaseModel, _: Place) -> Proposer:
-    from teachers.fake import FakeProposer
-
-    assert isinstance(settings, FakeSettings)
-    return FakeProposer(settings)
-
-
 def _no_weights(_: BaseModel) -> Mapping[str, str]:
     return {}
 
-
-_SOMEWHERE = Place(Ontology((Category(1, "thing"),)), "cpu")  # to see whether a proposer can be built at all
 
 ENTRIES: dict[str, Entry] = {
     "class_aware_sam": Entry(
@@ -264,18 +187,27 @@ ENTRIES: dict[str, Entry] = {
         "proposer",
         "Grounding DINO: boxes of named classes",
         GroundingDinoSettings,
-        _build_grounding_dino,
-        _grounding_dino_identity,
-        {"grounding_dino": _inspect_grounding_dino},
+        proposers.build_grounding_dino,
+        proposers.grounding_dino_identity,
+        {"grounding_dino": proposers.inspect_grounding_dino},
     ),
     "tiny_grounder": Entry(
         "proposer",
         "the embedded proposer; knows the synthetic world's names only",
         TinyGrounderSettings,
-        _build_tiny_grounder,
-        _tiny_grounder_identity,
-        {"tiny_grounder": _inspect_tiny_grounder, "text": _inspect_tiny_text},
-        finds=listing.GROUNDED,
+        proposers.build_tiny_grounder,
+        proposers.tiny_grounder_identity,
+        {"tiny_grounder": proposers.inspect_tiny_grounder, "text": proposers.inspect_tiny_text},
+        knows=proposers.known_to_the_tiny_grounder,
+    ),
+    "aligned_detector": Entry(
+        "proposer",
+        "the detector of a fitted blo_inst student; knows the classes it was trained on",
+        AlignedDetectorSettings,
+        proposers.build_aligned_detector,
+        proposers.aligned_detector_identity,
+        {"aligned_detector": proposers.inspect_aligned_detector},
+        knows=proposers.known_to_an_aligned_detector,
     ),
     "fake_teacher": Entry(
         "teacher",
@@ -289,7 +221,7 @@ ENTRIES: dict[str, Entry] = {
         "proposer",
         "no model: boxes that follow from the pixels, for trying out a cluster",
         FakeSettings,
-        _build_fake_proposer,
+        proposers.build_fake_proposer,
         _no_weights,
         {},
     ),

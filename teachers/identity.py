@@ -78,26 +78,28 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def weights_digest(path: Path, *, pickles: Sequence[str], expected: str | None) -> str:
-    """Hex sha256 of a weights file.
+def weights_digest(
+    path: Path, *, pickles: Sequence[str], expected: str | None, key: str = "checkpoint"
+) -> str:
+    """Hex sha256 of a weights file, which the setting `key` names.
 
     BadInput unless it is there, is .safetensors or has one of the suffixes `pickles`, and has the `expected` digest;
     a pickle without an expected one is refused.
     """
     if not path.is_file():
-        raise BadInput(f"checkpoint {path}: no such file")
+        raise BadInput(f"{key} {path}: no such file")
     pickled = path.suffix in pickles
     if not pickled and path.suffix != ".safetensors":
         *names, last = (".safetensors", *pickles)
-        raise BadInput(f"checkpoint {path}: expected a {', '.join(names)} or {last} file")
+        raise BadInput(f"{key} {path}: expected a {', '.join(names)} or {last} file")
     if pickled and expected is None:
         raise BadInput(
-            f"checkpoint {path}: a pickle is read with a known sha256 only, so it needs its sha256 in the settings; "
+            f"{key} {path}: a pickle is read with a known sha256 only, so it needs its sha256 in the settings; "
             "safetensors do not"
         )
     found = file_sha256(path)
     if expected is not None and found != expected.lower():
-        raise BadInput(f"checkpoint {path}: its sha256 is {found}, expected {expected}")
+        raise BadInput(f"{key} {path}: its sha256 is {found}, expected {expected}")
     return found
 
 
@@ -157,10 +159,12 @@ def _text_digest(settings: ClassAwareSettings) -> str:
         raise BadInput(problem)
     if settings.text_checkpoint is None:
         raise BadInput(f"text_checkpoint: {settings.text} needs the path of its open_clip weights")
-    try:
-        return weights_digest(settings.text_checkpoint, pickles=TEXT_PICKLES, expected=settings.text_sha256)
-    except BadInput as error:
-        raise BadInput(f"text_{error}") from None
+    return weights_digest(
+        settings.text_checkpoint,
+        pickles=TEXT_PICKLES,
+        expected=settings.text_sha256,
+        key="text_checkpoint",
+    )
 
 
 def _text_problem(name: str) -> str | None:

@@ -148,6 +148,15 @@ class TinyGrounderSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class AlignedDetectorSettings(BaseModel):
+    """Entry `aligned_detector`: `artifact` is the folder that a `blo_inst` student was fitted into."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    not_in_key: ClassVar[frozenset[str]] = frozenset({"artifact"})  # the weights' digest is
+    artifact: Path
+
+
 class FakeSettings(BaseModel):
     """Entries `fake_teacher` and `fake_proposer`: no model, for trying out a cluster.
 

@@ -200,7 +200,7 @@ def publish_backbone(folder: Path, model: nn.Module, dtype: torch.dtype = torch.
 def blank_pickle(path: Path, state: Mapping[str, Tensor]) -> Path:
     """A state dict of the right names and shapes, all zeros, in a few kilobytes: each tensor is one number repeated."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({name: torch.zeros(1).expand(tensor.shape) for name, tensor in state.items()}, path)
+    torch.save({name: torch.zeros(()).expand(tensor.shape) for name, tensor in state.items()}, path)
     return path
 
 

@@ -1,6 +1,6 @@
 """Kill -9 in the middle of every stage of a whole run, go on, and end with the bytes of a run left alone.
 
-The bytes are those of the export and of the student, whatever the engine. A training is killed as soon as it has saved
+The bytes are those of the export and of the students, whatever the engine. A training is killed as soon as it has saved
 a state, and goes on from that one.
 """
 
@@ -16,10 +16,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import save_file
 
 from pipeline.engine.status import find_results
 from students.checkpoint import CHECKPOINT
 from students.mask2former import WEIGHTS
+from students.pretrain_fcos import begin
+from teachers.fcos import build_fcos_tiny
 
 CONFIG = {
     "name": "killed",
@@ -39,6 +42,13 @@ CONFIG = {
         },
         "proposer": {"use": "tiny_grounder"},
         "student": {"use": "mask2former", "variant": "tiny", "checkpoint_every": 1},
+        "aligned": {
+            "use": "blo_inst",
+            "detector_weights": "detector.safetensors",
+            "pretrain_epochs": 1,
+            "batch_size": 2,
+            "checkpoint_every": 1,
+        },
     },
     "stages": [
         {"finetune_teacher": {"model": "teacher", "steps": 5}},
@@ -49,19 +59,28 @@ CONFIG = {
         {"filter": {"unit_size": 4}},
         {"export": {}},
         {"train_student": {"model": "student", "steps": 8}},
+        {"train_student": {"model": "aligned", "steps": 4}},
         {"evaluate": {}},
         {"cost": {}},
         {"report": {}},
     ],
 }
-STAGES = ("ingest", *(name for stage in CONFIG["stages"] for name in stage))  # type: ignore[union-attr]
-FIRST = re.compile(r"^([\w.-]+): \d+ units, ")
-LAST = re.compile(r"^([\w.-]+): done, \d+ units, ([\d.]+) s")
+TRAINED = ("student", "aligned")
+STAGES = (
+    "ingest",
+    *(
+        f"{name}:{settings['model']}" if name == "train_student" else name
+        for stage in CONFIG["stages"]  # type: ignore[union-attr]
+        for name, settings in stage.items()
+    ),
+)
+FIRST = re.compile(r"^([\w.:-]+): \d+ units, ")
+LAST = re.compile(r"^([\w.:-]+): done, \d+ units, ([\d.]+) s")
 REPORT_BYTES = 10_000_000  # what the page of the demo may have at most
 LONG = 1.0  # seconds; a shorter stage may end before the kill lands
 STATES = {  # names of a training's saved states in its work folder
     "finetune_teacher": "*-*.safetensors",
-    "train_student": f"{CHECKPOINT}-*.safetensors",
+    **{f"train_student:{model}": f"{CHECKPOINT}-*.safetensors" for model in TRAINED},
 }
 PATIENCE = 120.0  # seconds
 
@@ -103,7 +122,7 @@ def kill_within(folder: Path, engine: str, stage: str, wait: Callable[[], None])
 
 def has_state(folder: Path, stage: str) -> bool:
     """Whether a training has saved a state that is still there."""
-    return any((folder / "store" / "work").glob(f"*/{STATES[stage]}"))
+    return any((folder / "store" / "work").rglob(STATES[stage]))
 
 
 def wait_for_state(folder: Path, stage: str) -> None:
@@ -115,18 +134,21 @@ def wait_for_state(folder: Path, stage: str) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """What a run leaves: its export's files, and the student's weights."""
+    """What a run leaves: its export's files, and the students' weights."""
     exported = folder / "run" / "export"
     found = {str(p.relative_to(exported)): p.read_bytes() for p in sorted(exported.rglob("*")) if p.is_file()}
-    (student,) = find_results(folder / "run", "train_student").values()
-    return found | {WEIGHTS: (student / WEIGHTS).read_bytes()}
+    trained = find_results(folder / "run", "train_student")
+    assert len(trained) == len(TRAINED)
+    return found | {label: (student / WEIGHTS).read_bytes() for label, student in trained.items()}
 
 
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_kill_in_every_stage_changes_no_byte(tmp_path: Path, engine: str) -> None:
     alone, killed = tmp_path / "alone", tmp_path / "killed"
-    alone.mkdir()
-    killed.mkdir()
+    detector = begin(build_fcos_tiny(1)).model.state_dict()
+    for folder in (alone, killed):
+        folder.mkdir()
+        save_file(detector, folder / "detector.safetensors")
     seconds = finish(alone, "local")
     assert tuple(seconds) == STAGES
     # The demo's photos, and enough of them for as many pictures as its page has.
@@ -139,7 +161,7 @@ def test_kill_in_every_stage_changes_no_byte(tmp_path: Path, engine: str) -> Non
         assert not trains or has_state(killed, stage)
     finish(killed, engine)
     assert contents(killed) == contents(alone)
-    assert len(contents(alone)) >= 3
+    assert len(contents(alone)) >= 4
     store = killed / "store"
     leftovers = [path for folder in ("tmp", "work") for path in (store / folder).rglob("*")]
     assert leftovers == []

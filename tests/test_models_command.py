@@ -27,12 +27,15 @@ from official import (
 )
 from open_clip import create_model
 from segment_anything import build_sam_vit_b, build_sam_vit_l
+from small_models import build_small_sam
+from torchvision.models.detection import fcos_resnet50_fpn
 from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.weights import OPEN_CLIP, WEIGHTS, Download, Fetched, Repository
 from students import catalog as students
 from teachers import catalog as teachers
+from teachers.detectors import DETECTORS
 from teachers.identity import OFFICIAL_SHA256
 from teachers.tiny import listing, weights
 
@@ -106,7 +109,7 @@ def test_list_is_a_table_of_all_there_is(cli: Cli, tmp_path: Path) -> None:
         "what",
     ]
     assert all(len(row) == 6 for row in table)
-    assert {row[1] for row in table} == {*teachers.ENTRIES, *students.ENTRIES, *WEIGHTS}
+    assert {row[1] for row in table} == {*teachers.ENTRIES, *students.ENTRIES, *WEIGHTS, *DETECTORS}
     states = {row[1]: row[3] for row in table}
     assert (states["sam_vit_b"], states["sam_vit_h"]) == ("fetched", "absent")
     assert (states["grounding_dino_base"], states["grounding_dino_tiny"]) == ("fetched", "unrecorded")
@@ -167,6 +170,8 @@ def test_the_documentation_names_them_all() -> None:
         )
         assert not isinstance(entry.source, Repository) or f"hub, {entry.source.id} |" in text
     assert all(f"`{name}`" in text for name in (*teachers.ENTRIES, *students.ENTRIES))
+    families = {re.sub(r"[nsmlx]$", "", name) if e.extra else name for name, e in DETECTORS.items()}
+    assert all(f"`{name}" in text for name in families)
 
 
 def test_fetch_a_file(cli: Cli, server: str, offer: Callable[[str], None], tmp_path: Path) -> None:
@@ -388,6 +393,39 @@ def test_check_a_sam(
     assert done.exit_code == (0 if verdict == "ok" else 2)
     (line,) = done.stdout.splitlines()
     assert re.match(rf"sam_vit_b  {verdict}", line), line
+
+
+@pytest.mark.parametrize(
+    ("classes", "published", "verdict"),
+    [
+        (91, True, "ok"),
+        (91, False, "damaged: detector_weights weights/fcos_resnet50_.*: its sha256 is "),
+        (
+            None,
+            True,
+            "damaged: detector_weights .*: backbone.body.conv1.weight and \\d+ more missing or of another",
+        ),
+    ],
+    ids=["whole", "other bytes", "of another network"],
+)
+def test_check_an_fcos(
+    cli: Cli,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    classes: int | None,
+    published: bool,
+    verdict: str,
+) -> None:
+    """Its weights are told for themselves: the SAM that a student puts beside it is not looked at."""
+    model = build_small_sam() if classes is None else fcos_resnet50_fpn(weights=None, weights_backbone=None)
+    path = blank_pickle(tmp_path / "weights" / "fcos_resnet50_fpn_coco-99b0c9b7.pth", model.state_dict())
+    if published:
+        monkeypatch.setitem(DETECTORS, "fcos_r50", replace(DETECTORS["fcos_r50"], sha256=sha256(path)))
+    monkeypatch.setattr("teachers.sam.load.inspect_sam", lambda *_, **__: pytest.fail("SAM was looked at"))
+    done = cli("check", "fcos_resnet_50")
+    (line,) = done.stdout.splitlines()
+    assert re.match(rf"fcos_resnet_50  {verdict}", line), line
+    assert done.exit_code == (0 if verdict == "ok" else 2)
 
 
 def lose(*names: str) -> Callable[[Path], None]:

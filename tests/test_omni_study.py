@@ -9,6 +9,7 @@ from subprocess import CompletedProcess
 import pytest
 import yaml
 
+from benchmarks import studies
 from benchmarks.omni_study import __main__ as study
 from benchmarks.omni_study import ledger
 from benchmarks.omni_study.cells import (
@@ -108,7 +109,7 @@ def test_a_ledger_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     file = tmp_path / "ledger.jsonl"
     options = study._options([f"--ledger={file}", "--seeds=0", "--train=20"])
     first, second, *_ = study.Study(options).todo()
-    made = ledger.made_by(study.Study(options).config(first))
+    made = studies.made_by(study.Study(options).config(first))
     ledger.add(file, replace(row(first, miou=0.5), made_by=made))
     with file.open("a") as cut:
         cut.write('{"cell": {"wor')
@@ -116,43 +117,52 @@ def test_a_ledger_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ledger.add(file, row(second, miou=0.5))  # of other settings: to be made again
     assert next(study.Study(options).todo()) == second
     assert [one.cell for one in ledger.read(file)] == [first, second]
-    monkeypatch.setattr(ledger.Models, "weights", lambda _, name: {name: "other weights"})
+    monkeypatch.setattr(studies.Models, "weights", lambda _, name: {name: "other weights"})
     assert next(study.Study(options).todo()) == first
 
 
 def test_a_cell_that_fails_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(command: list[str], **_: object) -> CompletedProcess[str]:
-        return CompletedProcess(command, 4 if CELLS[0].name in command[4] else 0)
+    """One whose run fails, and one whose run left something that cannot be read."""
+    failing, unread, good = CELLS[:3]
 
-    monkeypatch.setattr(study, "cells_of", lambda *_: CELLS[:2])
-    monkeypatch.setattr(study.subprocess, "run", run)
-    monkeypatch.setattr(ledger, "row_of", lambda cell, *_: row(cell, miou=0.1))
+    def run(command: list[str], **_: object) -> CompletedProcess[str]:
+        return CompletedProcess(command, 4 if failing.name in command[4] else 0)
+
+    def row_of(cell: Cell, *_: object) -> Row:
+        if cell == unread:
+            raise KeyError("AP")
+        return row(cell, miou=0.1)
+
+    monkeypatch.setattr(study, "cells_of", lambda *_: [failing, unread, good])
+    monkeypatch.setattr(studies.subprocess, "run", run)
+    monkeypatch.setattr(ledger, "row_of", row_of)
     file = tmp_path / "ledger.jsonl"
     assert study.main([f"--ledger={file}", "--seeds=0", f"--out={tmp_path}"]) == 1
-    assert capsys.readouterr().err == f"failed: {CELLS[0].name}\n"
-    assert [one.cell for one in ledger.read(file)] == [CELLS[1]]
+    assert capsys.readouterr().err == f"failed: {failing.name}\nfailed: {unread.name}: KeyError('AP')\n"
+    assert [one.cell for one in ledger.read(file)] == [good]
 
 
 def test_the_newest_row_of_a_cell_counts() -> None:
     cell = CELLS[0]
     rows = [row(cell, miou=0.1), row(CELLS[1]), row(cell, miou=0.2)]
-    assert ledger.newest(rows, lambda _: "made")[0].miou == 0.2
+    assert studies.newest(Path("ledger"), rows, lambda _: "made")[0].miou == 0.2
 
 
 def test_rows_that_would_be_made_otherwise_stand_in_no_table() -> None:
     """And what a cell does not use leaves its row where it is."""
     gated, free = (next(c for c in CELLS if c.gated is one and c.masks == "10%") for one in (True, False))
 
-    def current(cell: Cell) -> str:
-        return ledger.made_by(config_of(BASE, cell))
+    def current(row: Row) -> str:
+        return studies.made_by(config_of(BASE, row.cell))
 
-    rows = [replace(row(cell, miou=0.1), made_by=current(cell)) for cell in (gated, free)]
-    assert ledger.newest(rows, current) == rows
+    rows = [row(cell, miou=0.1) for cell in (gated, free)]
+    rows = [replace(one, made_by=current(one)) for one in rows]
+    assert studies.newest(Path("ledger"), rows, current) == rows
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(STAGES["gate"], "version", 99)
-        assert ledger.newest(rows, current) == rows[1:]
+        assert studies.newest(Path("ledger"), rows, current) == rows[1:]
 
 
 @pytest.mark.parametrize(
@@ -332,7 +342,7 @@ def test_what_a_run_leaves_becomes_a_row(tmp_path: Path) -> None:
     (tmp_path / "cost.json").write_text(json.dumps(cost))
     (tmp_path / "gate.json").write_text(json.dumps({"box": {"use": "tuned", "tuned": 0.8}}))
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    made_by = ledger.made_by(config_of(BASE, CELLS[0]))
+    made_by = studies.made_by(config_of(BASE, CELLS[0]))
     found = ledger.row_of(CELLS[0], BASE, tmp_path)
     assert found == Row(
         CELLS[0],

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import studies
 from benchmarks.omni_study import __main__ as study
 from benchmarks.omni_study import ledger
 from benchmarks.omni_study.cells import BOX, POINT, Cell
@@ -42,7 +43,8 @@ def test_a_reduced_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert full.miou is None
     assert full.AP is not None
     assert set(box.errors) == {"score", "predicted IoU", "stability"}  # no student, so nothing calibrated
-    results.write_text(f"before\n{study.MARKS[0]}\nold\n{study.MARKS[1]}\nafter\n")
+    first, last = studies.marks(study.NAME)
+    results.write_text(f"before\n{first}\nold\n{last}\nafter\n")
     assert study.main([*arguments, f"--write={results}", f"--plot={tmp_path / 'study.png'}"]) == 0
     text = results.read_text()
     assert tables(ledger.read(file)) in text
@@ -63,9 +65,9 @@ def test_a_file_without_the_marks_is_left_alone(tmp_path: Path, text: str) -> No
     file = tmp_path / "results.md"
     file.write_text(text)
     with pytest.raises(ValueError, match="expected <!-- study --> and <!-- end of study -->"):
-        study.write(file, "tables")
+        studies.write(file, study.NAME, "tables")
     assert file.read_text() == text
 
 
 def test_the_results_have_a_place_for_the_tables() -> None:
-    study.check(Path("docs/results.md"))
+    studies.check(Path("docs/results.md"), study.NAME)

@@ -11,22 +11,20 @@ so there are points and boxes only.
 """
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
-from threading import Lock
 
 import yaml
 
+from benchmarks import studies
 from benchmarks.omni_study import ledger
 from benchmarks.omni_study.cells import (
     BOX,
     POINT,
     Cell,
-    Settings,
     class_branch,
     config_of,
     longer,
@@ -37,13 +35,14 @@ from benchmarks.omni_study.cells import (
 )
 from benchmarks.omni_study.plot import draw
 from benchmarks.omni_study.tables import tables
+from benchmarks.studies import Settings
 
 CONFIGS = {
     "toyworld": Path("configs/study.yaml"),
     "penn-fudan": Path("configs/penn-fudan.yaml"),
     "car-parts": Path("configs/car-parts.yaml"),
 }
-MARKS = ("<!-- study -->", "<!-- end of study -->")
+NAME = "study"  # of its marks in a document
 PHOTO_SHARES = ("10%",)  # 1% of 74 photos is one
 
 
@@ -72,7 +71,7 @@ class Study:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.done = {row.name for row in ledger.read(options.ledger)}
-        self.lock = Lock()
+        self.runs = studies.Runs(options.ledger, options.out, options.store, options.data)
 
     def base(self, world: str) -> Settings:
         """What all cells of a world are made from."""
@@ -91,7 +90,7 @@ class Study:
 
     def made_by(self, cell: Cell) -> str:
         """What a row of the cell would be made by now."""
-        return ledger.made_by(self.config(cell))
+        return studies.made_by(self.config(cell))
 
     def todo(self) -> Iterator[Cell]:
         """The cells that the ledger lacks."""
@@ -101,21 +100,12 @@ class Study:
                     if (cell.name, self.made_by(cell)) not in self.done:
                         yield cell
 
-    def run(self, cell: Cell) -> str | None:
-        """One cell by the command line a user would type; its name if it fails, of which the run itself tells."""
-        config, out = self.config(cell), self.options.out / cell.name / self.made_by(cell)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        file = out.with_suffix(".yaml")
-        file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-        command = [sys.executable, "-m", "pipeline.cli", "run", str(file), f"--out={out}"]
-        command += [f"--store={self.options.store or self.options.out / '.store'}"]
-        command += [f"--data={self.options.data}"] if self.options.data else []
-        if subprocess.run(command, check=False).returncode:
-            return cell.name
-        row = ledger.row_of(cell, self.base(cell.world), out)
-        with self.lock:
-            ledger.add(self.options.ledger, row)
-        return None
+    def run(self, cell: Cell) -> bool:
+        """One cell; False if its run fails."""
+        base = self.base(cell.world)
+        return self.runs.one(
+            cell.name, config_of(base, cell), lambda out: asdict(ledger.row_of(cell, base, out))
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -123,35 +113,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     study = Study(options)
     if options.write or options.plot:
-        rows = ledger.newest(ledger.read(options.ledger), study.made_by)
-        if not rows:
-            sys.exit(
-                f"{options.ledger}: no row was made with these settings, weights and stages; run the study first"
-            )
+        rows = studies.newest(
+            options.ledger, ledger.read(options.ledger), lambda row: study.made_by(row.cell)
+        )
         if options.write:
-            write(options.write, tables(rows))
+            studies.write(options.write, NAME, tables(rows))
         if options.plot:
             draw(rows, options.plot)
         return 0
-    with ThreadPoolExecutor(options.at_a_time) as pool:
-        failed = [name for name in pool.map(study.run, list(study.todo())) if name is not None]
-    sys.stderr.write("".join(f"failed: {name}\n" for name in failed))
-    return 1 if failed else 0
-
-
-def check(file: Path) -> None:
-    """ValueError unless a file has the two marks that the tables stand between."""
-    text = file.read_text(encoding="utf-8")
-    if [text.count(mark) for mark in MARKS] != [1, 1] or text.index(MARKS[0]) > text.index(MARKS[1]):
-        raise ValueError(f"{file}: expected {MARKS[0]} and {MARKS[1]}, each once and in that order")
-
-
-def write(file: Path, text: str) -> None:
-    """Put the tables between their two marks in a file; ValueError if it lacks them."""
-    check(file)
-    before, rest = file.read_text(encoding="utf-8").split(MARKS[0])
-    after = rest.split(MARKS[1], 1)[1]
-    file.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}", encoding="utf-8")
+    return studies.run_all(study.todo(), study.run, at_a_time=options.at_a_time)
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

@@ -8,9 +8,9 @@ import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
-Settings = dict[str, Any]
+from benchmarks.studies import Settings
 
 KINDS = ("none", "class", "point+class", "box+class")
 POINT, BOX = "point+class", "box+class"

@@ -3,19 +3,14 @@
 A row says by what settings, weights and stages it was made; tables hold the rows that would be made so now.
 """
 
-import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import yaml
-
-from benchmarks.omni_study.cells import FULL, Cell, Settings, config_of
+from benchmarks.omni_study.cells import FULL, Cell, config_of
+from benchmarks.studies import Settings, add_line, made_by, read_lines
 from pipeline.data.cost import CostModel
-from pipeline.models import Models
-from pipeline.stages.ingest import Ingest
-from pipeline.stages.table import STAGES
 
 SECONDS = 3600.0  # of an hour
 RIGHT = 0.5  # IoU from which a mask is right
@@ -52,16 +47,6 @@ class Row:
     @property
     def name(self) -> tuple[str, str]:
         return self.cell.name, self.made_by
-
-
-def made_by(config: Settings) -> str:
-    """The first letters of a digest of settings, of the weights its models start from and its stages' versions."""
-    models = Models(config["models"])
-    weights = {name: dict(models.weights(name)) for name in config["models"]}
-    versions = {name: STAGES[name].version for stage in config["stages"] for name in stage}
-    versions[Ingest.name] = Ingest.version
-    text = yaml.safe_dump(config, sort_keys=True) + json.dumps([weights, versions], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def row_of(cell: Cell, base: Settings, run: Path) -> Row:
@@ -107,26 +92,13 @@ def hours(rows: Sequence[Row]) -> dict[Cell, float]:
 
 
 def read(path: Path) -> list[Row]:
-    """All rows; a last line that a kill cut off is none."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [_row(json.loads(line)) for line in lines if line.endswith("\n")]
+    """All rows."""
+    return [_row(content) for content in read_lines(path)]
 
 
 def add(path: Path, row: Row) -> None:
     """Append a row."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    if text and not text.endswith("\n"):  # a line that a kill cut off
-        path.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(row)) + "\n")
-
-
-def newest(rows: Sequence[Row], current: Callable[[Cell], str]) -> list[Row]:
-    """Of each cell the row that was made last, of those that it would be made by now (`current`)."""
-    return list({row.cell: row for row in rows if row.made_by == current(row.cell)}.values())
+    add_line(path, asdict(row))
 
 
 def _row(content: Mapping[str, Settings]) -> Row:

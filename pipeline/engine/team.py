@@ -92,23 +92,32 @@ class Team:
         """Replace each gradient by its mean over all. Parameters without one are those of the others too."""
         if self.world == 1:
             return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        for gradient, mean in zip(gradients, self.means(gradients), strict=True):
+            gradient.copy_(mean)
+
+    def means(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """The mean over all of each, of the same shapes; no gradient passes."""
+        if self.world == 1:
+            return list(values)
         import torch
 
-        for some in _buckets([p.grad for p in parameters if p.grad is not None]):
-            mean = self.total(torch.cat([gradient.flatten() for gradient in some])) / self.world
-            parts = torch.split(mean, [gradient.numel() for gradient in some])
-            for gradient, part in zip(some, parts, strict=True):
-                gradient.copy_(part.view_as(gradient))
+        found: list[Tensor] = []
+        for some in _buckets(values):
+            mean = self.total(torch.cat([value.flatten() for value in some])) / self.world
+            parts = torch.split(mean, [value.numel() for value in some])
+            found += [part.view_as(value) for value, part in zip(some, parts, strict=True)]
+        return found
 
 
 ALONE = Team()
 
 
-def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+def _buckets(values: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """In their order, so that all processes make the same ones."""
     bucket: list[Tensor] = []
-    for gradient in gradients:
-        bucket.append(gradient)
+    for value in values:
+        bucket.append(value)
         if sum(g.numel() for g in bucket) >= BUCKET:
             yield bucket
             bucket = []

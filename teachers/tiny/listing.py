@@ -15,6 +15,7 @@ SAM = "tiny_sam"
 TEXT = "tiny_text"
 GROUNDER = "tiny_grounder"
 STUDENT = "tiny_mask2former"
+DETECTOR = "tiny_fcos"
 # What GROUNDER was trained to find.
 GROUNDED = frozenset(name for c in classes("demo") for name in (c.name, *c.synonyms))
 

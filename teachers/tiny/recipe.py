@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -65,6 +65,10 @@ class Trained:
     state: dict[str, Tensor]
     steps: int
     seconds: float
+
+    def under(self, prefix: str) -> "Trained":
+        """The weights of a part of the model alone, by their names in it."""
+        return replace(self, state=_under(prefix, self.state))
 
 
 def step_rng(seed: int, step: int, stream: int = 0) -> np.random.Generator:

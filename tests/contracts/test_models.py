@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fitted import fitted_detector
+from safetensors.torch import save_file
 
 from pipeline.data import masks
 from pipeline.data.errors import BadInput
@@ -25,7 +27,9 @@ from pipeline.engine.context import TrainContext
 from pipeline.toyworld.scene import render
 from pipeline.toyworld.world import classes
 from students import catalog as students
+from students.pretrain_fcos import begin
 from teachers import catalog as teachers
+from teachers.fcos import build_fcos_tiny
 from teachers.protocols import Sample
 
 ONTOLOGY = Ontology(tuple(Category(c.id, c.name) for c in classes("demo")))
@@ -38,8 +42,12 @@ TEACHERS = [
 PROPOSERS = [
     teachers.ModelSpec(name="p", use="tiny_grounder"),
     teachers.ModelSpec(name="p", use="fake_proposer"),
+    teachers.ModelSpec(name="p", use="aligned_detector"),
 ]
-STUDENTS = [teachers.ModelSpec(name="s", use="mask2former", settings={"variant": "tiny"})]
+STUDENTS = [
+    teachers.ModelSpec(name="s", use="mask2former", settings={"variant": "tiny"}),
+    teachers.ModelSpec(name="s", use="blo_inst", settings={"pretrain_epochs": 1, "batch_size": 2}),
+]
 NEEDS_A_CHECKPOINT = {"grounding_dino"}  # tests/teachers/test_grounding.py builds one
 
 
@@ -112,7 +120,10 @@ def test_teacher(spec: teachers.ModelSpec, kind: WeakKind) -> None:
 
 
 @pytest.mark.parametrize("spec", PROPOSERS, ids=lambda spec: spec.use)
-def test_proposer(spec: teachers.ModelSpec) -> None:
+def test_proposer(spec: teachers.ModelSpec, tmp_path: Path) -> None:
+    if spec.use == "aligned_detector":  # there is none before a student was fitted
+        artifact = fitted_detector(tmp_path / "artifact", ONTOLOGY.categories)
+        spec = spec.model_copy(update={"settings": {"artifact": str(artifact)}})
     proposer = teachers.load_proposer(spec, ontology=ONTOLOGY, device="cpu")
     batch = [sample(0, WeakKind.CLASS), sample(3, WeakKind.CLASS)]
     asked = [list(ONTOLOGY.ids), [1, 2]]
@@ -125,6 +136,15 @@ def test_proposer(spec: teachers.ModelSpec) -> None:
     assert proposer.propose(batch, asked) == found
     assert proposer.propose([blank(batch[0]), batch[1]], asked)[1] == found[1]
     assert proposer.propose(batch, [[], []]) == [[], []]
+
+
+def complete(spec: teachers.ModelSpec, folder: Path) -> teachers.ModelSpec:
+    """With a new detector's weights where none are embedded."""
+    if spec.use != "blo_inst":
+        return spec
+    path = folder / "detector.safetensors"
+    save_file(begin(build_fcos_tiny(len(ONTOLOGY.ids))).model.state_dict(), path)
+    return spec.model_copy(update={"settings": {**spec.settings, "detector_weights": str(path)}})
 
 
 class Stream(tuple[Record, ...]):
@@ -160,7 +180,7 @@ def lesson(folder: Path) -> tuple[Stream, TrainContext]:
 
 @pytest.mark.parametrize("spec", STUDENTS, ids=lambda spec: spec.use)
 def test_student(spec: teachers.ModelSpec, tmp_path: Path) -> None:
-    few = spec.model_copy(update={"settings": {**spec.settings, "steps": 2}})
+    few = complete(spec.model_copy(update={"settings": {**spec.settings, "steps": 2}}), tmp_path)
     data, context = lesson(tmp_path)
     metrics = students.load(few, ontology=ONTOLOGY, device="cpu").fit(data, context)
     assert metrics

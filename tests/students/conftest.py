@@ -1,15 +1,16 @@
-"""A folder for little pictures and a context to train on them."""
+"""A folder for little pictures, a context to train on them, and what a small BLO-Inst begins with."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from little_pictures import ONTOLOGY
+from little_pictures import ONTOLOGY, MakeContext
+from small_blo import write_trained
+from small_models import build_small_sam
 
 from pipeline.engine.stage import TrainContext
-
-MakeContext = Callable[..., TrainContext]
+from students import blo_inst
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +49,15 @@ def make_context(tmp_path: Path, images: Path) -> MakeContext:
         )
 
     return make
+
+
+@pytest.fixture
+def small_sam(monkeypatch: pytest.MonkeyPatch) -> None:
+    """BLO-Inst's SAM is one of 64 px."""
+    monkeypatch.setattr(blo_inst, "load_sam", lambda *_, **__: build_small_sam())
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector that finds most objects of the first pictures."""
+    return write_trained(tmp_path_factory.mktemp("detector"))

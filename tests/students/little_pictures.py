@@ -1,16 +1,20 @@
 """Little pictures of a disc and a bar on grey, drawn from a number, with their records."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from pipeline.data.coco import CocoWriter
 from pipeline.data.masks import encode
 from pipeline.data.records import Category, Instance, Ontology, Record, Role, Source
 from pipeline.engine.files import file_digest
+from pipeline.engine.stage import TrainContext
 
 ONTOLOGY = Ontology((Category(3, "disc"), Category(7, "bar")))
 HEIGHT, WIDTH = 96, 128
+MakeContext = Callable[..., TrainContext]
 
 
 def draw(index: int, folder: Path) -> Record:
@@ -39,3 +43,11 @@ def draw(index: int, folder: Path) -> Record:
         role=Role.HUMAN_MASKED,
         instances=instances,
     )
+
+
+def write_coco(path: Path, records: Iterable[Record]) -> Path:
+    """A COCO file of some pictures, by ascending id."""
+    with CocoWriter(path, ONTOLOGY, info={}) as file:
+        for record in records:
+            file.add(record)
+    return path

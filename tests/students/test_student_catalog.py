@@ -35,7 +35,7 @@ def artifact(images, make_context):
 
 
 def test_names_and_a_new_student():
-    assert catalog.names() == ("mask2former",)
+    assert catalog.names() == ("mask2former", "blo_inst")
     student = load(spec(variant="r50", steps=7, from_scratch=True))
     assert isinstance(student, Mask2Former)
     assert (student.recipe.steps, student.recipe.size) == (7, 1024)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from little_pictures import HEIGHT, ONTOLOGY, WIDTH, draw
+from segment_anything.utils.transforms import ResizeLongestSide
 
 from pipeline.data.errors import BadInput
 from pipeline.data.masks import decode, encode
@@ -13,7 +14,15 @@ from pipeline.data.records import Instance, Source
 from students.doubt import Doubt
 from students.pool import Loader, RecordPool, write_pool
 from students.targets import collate, labels_of, load_example
-from students.window import PADDING, Window, canvas_image, canvas_masks, fitted_window, random_window
+from teachers.window import (
+    PADDING,
+    Window,
+    canvas_image,
+    canvas_masks,
+    fitted_window,
+    random_window,
+    sam_window,
+)
 
 INDEX = {class_id: i for i, class_id in enumerate(ONTOLOGY.ids)}
 PLAIN = Doubt()
@@ -239,3 +248,21 @@ def test_an_image_looks_different_every_time(images, tmp_path):
     loader = Loader(pool, images, INDEX, size=64, scale=(0.5, 1.5), batch=2, seed=0, doubt=Doubt())
     seen = [image.tobytes() for batch in loader.batches(0, 3, threads=1) for image in batch.pixels.numpy()]
     assert len(set(seen)) == 6
+
+
+@pytest.mark.parametrize(
+    ("source", "size", "scaled"),
+    [
+        ((53, 512), 256, (27, 256)),
+        ((512, 57), 256, (256, 29)),
+        ((100, 50), 64, (64, 32)),
+        ((1, 4000), 64, (1, 64)),
+    ],
+)
+def test_sams_window_is_rounded_as_sams_own_square(
+    source: tuple[int, int], size: int, scaled: tuple[int, int]
+) -> None:
+    window = sam_window(source, size)
+    assert (window.scaled, (window.height, window.width)) == (scaled, scaled)
+    square = ResizeLongestSide(size).get_preprocess_shape(*source, size)
+    assert scaled == tuple(max(1, side) for side in square)

@@ -26,10 +26,10 @@ from students.mask2former import Mask2Former, open_artifact
 from students.pool import Loader
 from students.settings import RECIPES, TINY, Mask2FormerSettings
 from students.weights import load_embedded, load_weights
-from students.window import fitted_window
 from teachers.protocols import Sample
 from teachers.tiny import weights as embedded_weights
 from teachers.tiny.listing import STUDENT
+from teachers.window import fitted_window
 
 
 @pytest.fixture(autouse=True)

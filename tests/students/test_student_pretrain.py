@@ -176,9 +176,11 @@ def test_a_batch_without_things_has_nothing_to_name() -> None:
 
 
 def test_a_step_sees_scenes_of_all_worlds_and_tells_their_names_apart() -> None:
-    scenes = {world: [cached(render(world, 7, index)) for index in range(4)] for world in pretrain.FIRST}
+    scenes = {
+        world: [cached(render(world, 7, index)) for index in range(4)] for world in pretrain_scenes.FIRST
+    }
     steps = pretrain.Steps(
-        [(scenes[world], pretrain.FIRST[world]) for world in pretrain.SEEN], seed=3, batch=6
+        [(scenes[world], pretrain_scenes.FIRST[world]) for world in pretrain_scenes.SEEN], seed=3, batch=6
     )
     found = steps[5]
     assert torch.equal(found.pixels, steps[5].pixels)
@@ -188,7 +190,7 @@ def test_a_step_sees_scenes_of_all_worlds_and_tells_their_names_apart() -> None:
     names = torch.cat([steps[step].classes for step in range(3)])
     assert (names < border).any()
     assert (names >= border).any()
-    assert names.max() < pretrain.NAMES == border + len(classes("pretrain"))
+    assert names.max() < pretrain_scenes.NAMES == border + len(classes("pretrain"))
 
 
 def perfect(_: object, scene: Scene) -> list[Instance]:

@@ -32,7 +32,12 @@ def spec(use: str, **settings: JsonValue) -> ModelSpec:
 
 def test_the_table_names_what_there_is() -> None:
     assert catalog.names("teacher") == ("class_aware_sam", "sam", "fake_teacher")
-    assert catalog.names("proposer") == ("grounding_dino", "tiny_grounder", "fake_proposer")
+    assert catalog.names("proposer") == (
+        "grounding_dino",
+        "tiny_grounder",
+        "aligned_detector",
+        "fake_proposer",
+    )
 
 
 def test_importing_the_table_imports_no_torch() -> None:

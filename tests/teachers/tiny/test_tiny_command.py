@@ -16,7 +16,7 @@ from benchmarks.kinds import SEEDS
 from benchmarks.omni_study import __main__ as study
 from pipeline.data.errors import BadInput
 from pipeline.toyworld.scene import Scene, render
-from students import pretrain
+from students import pretrain, pretrain_scenes
 from students.architecture import build
 from teachers.tiny import command, evaluate_sam, train_grounder, train_sam, train_text
 from teachers.tiny.command import ORIGIN, Options, parse
@@ -229,9 +229,12 @@ def test_the_student_holds_each_world_once_and_draws_as_before(
     monkeypatch.setattr(command, "SceneCache", Few, raising=False)
     argue()
     given = command.parser("", steps=1, batch=1, lr=1.0, scenes=1)
-    worlds = pretrain.seen(parse(given, Options))
-    assert len({id(scenes) for scenes, _ in worlds}) == len(set(pretrain.SEEN)) < len(worlds)
-    same = [(s, pretrain.FIRST[w]) for s, w in zip(apart(*pretrain.SEEN), pretrain.SEEN, strict=True)]
+    worlds = pretrain_scenes.worlds_seen(parse(given, Options))
+    assert len({id(scenes) for scenes, _ in worlds}) == len(set(pretrain_scenes.SEEN)) < len(worlds)
+    same = [
+        (s, pretrain_scenes.FIRST[w])
+        for s, w in zip(apart(*pretrain_scenes.SEEN), pretrain_scenes.SEEN, strict=True)
+    ]
     for step in range(3):
         one, other = (pretrain.Steps(some, seed=1, batch=3)[step] for some in (worlds, same))
         assert torch.equal(one.pixels, other.pixels)

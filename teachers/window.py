@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from teachers.sam.pixels import Frame
+
 PADDING = 128  # grey, as in the official augmentation
 
 
@@ -31,6 +33,12 @@ class Window:
 def fitted_window(source: tuple[int, int], size: int) -> Window:
     """The whole image, its longer side scaled to the canvas: what a student sees when it predicts."""
     height, width = _scaled(source, size)
+    return Window(source, (height, width), 0, 0, height, width, False)
+
+
+def sam_window(source: tuple[int, int], size: int) -> Window:
+    """The whole image as SAM has it in its square: where half a pixel is left, `fitted_window` may be one smaller."""
+    height, width = Frame(*source, size).input_size
     return Window(source, (height, width), 0, 0, height, width, False)
 
 

@@ -1,0 +1,104 @@
+"""BLO-Inst's claims, checked on the embedded models; resumable.
+
+    python -m benchmarks.blo_inst --ledger docs/ledgers/blo_inst.jsonl --data=DIR        (or: make blo-study)
+    python -m benchmarks.blo_inst --ledger docs/ledgers/blo_inst.jsonl --write docs/results.md
+
+Students of toyworld, penn-fudan and car-parts (the splits of the paper) that learn from all true masks, by each order:
+`joint`, `separate`, `first`, `second`, and `none`, the detector alone with zero-shot SAM. On penn-fudan also other
+shares of the images for SAM's part, and other parts of SAM that are trained. On toyworld a seed has scenes of its own;
+on photographs it varies the training and which images are in which half, not the data.
+
+Beside each AP stands what the pair misses of the images that it learned from and of those that it is scored on
+(`BloInst.missed`): their difference is the gap. Each is a `pipeline run`; what is in the ledger, made by the same
+settings and weights, is not run again. `--write` takes nothing else, and names on standard error what cells it lacks.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import studies
+from benchmarks.blo_cells import WORLDS, Cell, Row, cells_of, config_of
+from benchmarks.blo_gap import judged_in_test
+from benchmarks.blo_tables import tables
+from benchmarks.studies import Settings
+
+NAME = "blo-inst"  # of its marks in a document
+
+
+def row_of(cell: Cell, made_by: str, run: Path) -> Row:
+    """What a finished run's files say."""
+    score = _read(run / "metrics.json")["students"]["aligned"]
+    (trained,) = (stage for stage in _read(run / "run.json")["stages"] if stage["label"] == "train_student")
+    missed, found = judged_in_test(run)
+    return Row(
+        cell,
+        made_by,
+        **{name: score[name] for name in ("AP", "AP50", "AP75")},
+        training=trained["metrics"],
+        missed_in_test=missed,
+        found_in_test=found,
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what is left (1 if a cell failed, after the others), or write the tables."""
+    options = _options(arguments)
+    rows = [Row.of(line) for line in studies.read_lines(options.ledger)]
+    if options.write:
+        _write(options, rows)
+        return 0
+    torch.set_num_threads(1)  # what is judged here takes no more of the cores that runs are timed on
+    done = {(row.cell, row.made_by) for row in rows}
+    runs = studies.Runs(options.ledger, options.out, None, options.data)
+    every = [cell for seed in options.seeds for world in options.worlds for cell in cells_of(world, seed)]
+    made = {cell: studies.made_by(config_of(cell, effort=options.effort)) for cell in every}
+    todo = [cell for cell in every if (cell, made[cell]) not in done]
+
+    def run(cell: Cell) -> bool:
+        config = config_of(cell, effort=options.effort)
+        return runs.one(cell.name, config, _line(cell, made[cell]))
+
+    return studies.run_all(todo, run, at_a_time=options.at_a_time)
+
+
+def _write(options: argparse.Namespace, rows: list[Row]) -> None:
+    """The tables of the rows that whole runs would give now."""
+    found = studies.newest(options.ledger, rows, lambda row: studies.made_by(config_of(row.cell)))
+    there = {row.cell for row in found}
+    every = (cell for world in WORLDS for seed in options.seeds for cell in cells_of(world, seed))
+    sys.stderr.write("".join(f"missing: {cell.name}\n" for cell in every if cell not in there))
+    studies.write(options.write, NAME, tables(found))
+
+
+def _line(cell: Cell, made_by: str) -> Callable[[Path], Settings]:
+    return lambda run: asdict(row_of(cell, made_by, run))
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ledger", type=Path, required=True)
+    parser.add_argument("--write", type=Path, help="put the ledger's tables into this file; runs nothing")
+    parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=["toyworld"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--effort", type=float, default=1.0, help="share of the steps, for a quick try")
+    parser.add_argument("--data", type=Path, help="the folder of the sets of photographs")
+    parser.add_argument("--out", type=Path, default=Path("runs/blo-inst"))
+    parser.add_argument("--at-a-time", type=int, default=2, help="runs; each has one thread")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

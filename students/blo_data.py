@@ -1,0 +1,129 @@
+"""What BLO-Inst learns from: two disjoint halves of the images, seen whole, with the features that SAM has of them.
+
+Legend: B images of S x S pixels, C x g x g their features, G objects of one, low-res masks of 4g x 4g.
+"""
+
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import masks_to_boxes
+
+from pipeline.data.errors import BadInput
+from students.blo_objective import Images, low_res_masks
+from students.pool import Loader, Part, Pool
+from students.targets import Batch, collate, labels_of
+from teachers.detector import Targets
+from teachers.embedding_cache import EmbeddingCache
+from teachers.training_set import TrainingImage
+
+_SPLIT, _UPPER = 2, 3  # streams of random numbers, beside the loader's two
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Places in the pool: SAM's part learns from `lower` (D1), the detector from `upper` (D2); none is in both."""
+
+    lower: tuple[int, ...]
+    upper: tuple[int, ...]
+
+
+def halves(pool: Pool, share: float, seed: int, class_index: Mapping[int, int]) -> Halves:
+    """A random split, `share` of the images to the lower half.
+
+    BadInput unless each half has an object: a level without one would learn nothing.
+    """
+    order = np.random.default_rng([seed, _SPLIT]).permutation(len(pool)).tolist()
+    if len(order) < 2:
+        raise BadInput(f"blo_inst: expected 2 images or more, one for each level; found {len(order)}")
+    count = min(max(round(share * len(order)), 1), len(order) - 1)
+    found = Halves(tuple(sorted(order[:count])), tuple(sorted(order[count:])))
+    for name, places in (("SAM's", found.lower), ("the detector's", found.upper)):
+        if not any(labels_of(pool[place], class_index).found for place in places):
+            raise BadInput(
+                f"blo_inst: none of {name} {len(places)} images has an object (split {share:g}, seed {seed}); "
+                "expected one at least: more images with masks, or another seed"
+            )
+    return found
+
+
+def training_images(pool: Pool) -> list[TrainingImage]:
+    """The images of a pool as the cache of features wants them."""
+    records = (pool[index] for index in range(len(pool)))
+    return [TrainingImage(r.image_id, r.uri, r.sha256, r.height, r.width) for r in records]
+
+
+def detector_targets(batch: Batch) -> tuple[Targets, ...]:
+    """The objects of each image by the tight boxes of their masks."""
+    found, start = [], 0
+    for row, count in enumerate(batch.counts):
+        own = slice(start, start + count)
+        start += count
+        masks = batch.masks[own]
+        corners = masks_to_boxes(masks) if count else torch.zeros(0, 4, device=masks.device)
+        # Pixel i covers [i, i + 1): torchvision says which pixels are the last.
+        boxes = corners + corners.new_tensor([0, 0, 1, 1])
+        found.append(Targets(boxes, batch.classes[own], batch.weights[own], batch.ignore[row]))
+    return tuple(found)
+
+
+def square_pixels(batch: Batch) -> Tensor:
+    """Images (B, 3, S, S) float in 0..255 as a detector takes them."""
+    return batch.pixels.permute(0, 3, 1, 2).float()
+
+
+def first_pixels(whole: Loader, count: int) -> Tensor:
+    """The first images of a pool (count or fewer, 3, S, S), the same in each process of a team."""
+    places = range(min(count, len(whole.pool)))
+    return square_pixels(collate([whole.example(0, 0, whole.pool[place]) for place in places]))
+
+
+@dataclass(frozen=True)
+class Side:
+    """Batches of one half, by step: pixels, cached features and objects."""
+
+    loader: Loader
+    places: tuple[int, ...]
+    cache: EmbeddingCache
+    device: str
+
+    @classmethod
+    def of(
+        cls,
+        whole: Loader,
+        places: tuple[int, ...],
+        cache: EmbeddingCache,
+        *,
+        device: str,
+        upper: bool = False,
+    ) -> "Side":
+        """Of a loader of the whole pool; an `upper` one draws its images in another order than a lower one as long."""
+        order = _UPPER if upper else whole.order
+        return cls(replace(whole, pool=Part(whole.pool, places), order=order), places, cache, device)
+
+    def batches(self, first: int, last: int, *, threads: int) -> Generator[Images]:
+        """Those of the steps [first, last)."""
+        drawn = self.loader.batches(first, last, threads=threads)
+        for step, batch in zip(range(first, last), drawn, strict=True):
+            own = self.loader.indices(step)[self.loader.team.share(self.loader.batch)]
+            yield self._images(batch.to(self.device), [self.places[index] for index in own])
+
+    def in_order(self) -> Iterator[Images]:
+        """All of them once, a batch at a time."""
+        for start in range(0, len(self.places), self.loader.batch):
+            some = range(start, min(start + self.loader.batch, len(self.places)))
+            examples = [self.loader.example(0, 0, self.loader.pool[index]) for index in some]
+            yield self._images(collate(examples).to(self.device), [self.places[index] for index in some])
+
+    def _images(self, batch: Batch, places: list[int]) -> Images:
+        features = self.cache.gather([(place, None) for place in places]).features
+        side = 4 * features.shape[-1]
+        low = low_res_masks(batch.masks, side)
+        return Images(
+            square_pixels(batch),
+            features,
+            detector_targets(batch),
+            tuple(torch.split(low, list(batch.counts))),
+        )

@@ -1,0 +1,159 @@
+"""What BLO-Inst's phases are in each of its four orders (Liao et al. 2026, sec. 3.3 and its ablations).
+
+The detector alone on all images first, in every order. Then `first` and `second`: SAM's part learns from one half of
+the images, the detector from the other; `joint`: both from both halves at once; `separate`: the detector alone, for as
+many steps, and then SAM's part on the boxes of the frozen detector; without a weight of L_seg the detector alone.
+
+All orders give each level as many updates, of as many images each; in `joint` each update is of both batches. In a team
+of processes each one's losses are over the number of its own objects, and gradients are averaged: near the step of one
+process, not the same.
+
+Legend: theta SAM's trained part, phi the detector, D1 and D2 the halves.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from pipeline.engine.team import Team
+from students import blo_settings as numbers
+from students.blo_bench import Bench, threads
+from students.blo_data import detector_targets, square_pixels
+from students.blo_judge import judge
+from students.blo_objective import Images
+from students.blo_trainer import Phase
+from teachers.bilevel import Level, bilevel_step, joint_step
+from teachers.detector import Targets
+
+WARMUP = 50  # steps of the detector's own training
+
+Seen = tuple[Tensor, tuple[Targets, ...]]  # images (B, 3, S, S) and the objects of each
+
+
+def phases(bench: Bench) -> list[Phase]:
+    """In their order."""
+    own = bench.settings
+    found = [_pretraining(bench)] if own.pretrain_epochs else []
+    if not bench.steps:
+        return found
+    return [*found, *(_separate(bench) if own.order == "separate" else [_aligned(bench)])]
+
+
+def _pretraining(bench: Bench) -> Phase:
+    """The detector alone, on parts of all images."""
+    epoch = bench.epoch(len(bench.whole.pool))
+    steps = bench.settings.pretrain_epochs * epoch
+    phi = tuple(bench.pair.detector.parameters())
+    optimizer = torch.optim.AdamW(phi, lr=bench.settings.pretrain_lr, weight_decay=numbers.PRETRAIN_DECAY)
+    level = Level(phi, optimizer, numbers.CLIP, bench.team)
+
+    def rate(step: int) -> float:
+        warm = min((step + 1) / min(WARMUP, steps), 1.0)
+        return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+    def draw(first: int, last: int) -> Iterator[Seen]:
+        for batch in bench.jittered.batches(first, last, threads=threads()):
+            there = batch.to(bench.device)
+            yield square_pixels(there), detector_targets(there)
+
+    return Phase("detector", steps, [optimizer], draw, _detecting(bench, level), rate, epoch)
+
+
+def _separate(bench: Bench) -> list[Phase]:
+    """The detector for as many steps as theta, then theta on the boxes of the frozen detector; both on all images.
+
+    Without a weight of L_seg theta has nothing to learn, and there is no second phase.
+    """
+    lower, upper = bench.levels()
+    side = bench.side(bench.everything)
+    epoch, steps = bench.aligned_epoch, bench.steps
+
+    def segment(images: Images) -> float:
+        loss = bench.segmenting(images, bench.choice(images))
+        lower.apply(lower.gradient(loss))
+        return _mean(loss, bench.team)
+
+    def draw(first: int, last: int) -> Iterator[Images]:
+        return side.batches(first, last, threads=threads())
+
+    def seen(first: int, last: int) -> Iterator[Seen]:
+        return ((images.pixels, images.targets) for images in draw(first, last))
+
+    rate = _falling(steps, epoch)
+    alone = Phase("alone", steps, [upper.optimizer], seen, _detecting(bench, upper), rate, epoch)
+    if not bench.settings.seg:
+        return [alone]
+    return [alone, Phase("segmenter", steps, [lower.optimizer], draw, segment, rate, epoch, _judging(bench))]
+
+
+def _aligned(bench: Bench) -> Phase:
+    """Theta on D1 and phi on D2, or both on both."""
+    lower, upper = bench.levels()
+    epoch, steps = bench.aligned_epoch, bench.steps
+    order = bench.settings.order
+
+    def step(batch: tuple[Images, Images]) -> float:
+        first, second = batch
+        choices = bench.choice(first), bench.choice(second)
+
+        def lower_loss() -> Tensor:
+            loss = bench.segmenting if order == "first" else bench.loss
+            return loss(first, choices[0])
+
+        def upper_loss() -> Tensor:
+            return bench.loss(second, choices[1])
+
+        if order == "first" or order == "second":
+            found = bilevel_step(lower, upper, lower_loss, upper_loss, order=order)
+        else:
+            found = joint_step(lower, upper, lower_loss, upper_loss)
+        # All of L on D2, in each order; on D1 `first` asks for L_seg alone.
+        return _mean(torch.tensor(found.upper, device=bench.device), bench.team)
+
+    optimizers = [lower.optimizer, upper.optimizer]
+    return Phase(
+        "aligned", steps, optimizers, bench.pairs, step, _falling(steps, epoch), epoch, _judging(bench)
+    )
+
+
+def _judging(bench: Bench) -> Callable[[int], bool]:
+    """Note how good the pair is on images of D2; False once it was not better for `patience` epochs.
+
+    While no object is found there is nothing to compare, and the training goes on.
+    """
+
+    def go_on(epoch: int) -> bool:
+        judged = judge(bench, bench.halves.upper)
+        if judged.found:
+            bench.pair.note(judged.missed, epoch)
+        best, patience = int(bench.pair.best_epoch), bench.settings.patience
+        return not patience or best < 0 or epoch - best < patience
+
+    return go_on
+
+
+def _detecting(bench: Bench, level: Level) -> Callable[[Seen], float]:
+    """A step of the detector on its own losses."""
+    own, detector = bench.settings, bench.pair.detector
+
+    def step(seen: Seen) -> float:
+        pixels, targets = seen
+        raw = detector.predict(pixels)
+        parts = detector.losses(raw, targets, detector.assign(raw, targets))
+        loss = own.box * parts["box"] + own.obj * parts["obj"] + own.cls * parts["cls"]
+        level.apply(level.gradient(loss))
+        return _mean(loss, bench.team)
+
+    return step
+
+
+def _falling(steps: int, epoch: int) -> Callable[[int], float]:
+    """From 1 in the first epoch to a tenth in the last."""
+    last = max(-(-steps // epoch) - 1, 1)
+    return lambda step: 1 - (1 - numbers.LAST_RATE) * min(step // epoch / last, 1)
+
+
+def _mean(loss: Tensor, team: Team) -> float:
+    return float(team.total(loss.detach())) / team.world
