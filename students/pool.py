@@ -17,7 +17,6 @@ from pipeline.data.paths import Place
 from pipeline.data.records import Record
 from pipeline.engine.stage import Records
 from pipeline.engine.team import ALONE, Team
-from students.doubt import Doubt
 from students.targets import Batch, Example, collate, labels_of, load_example
 from students.window import random_window
 
@@ -82,7 +81,7 @@ class Loader:
     scale: tuple[float, float]
     batch: int
     seed: int
-    doubt: Doubt
+    trust_weights: bool
     team: Team = ALONE
 
     def batches(self, first: int, last: int, *, threads: int) -> Generator[Batch]:
@@ -114,7 +113,7 @@ class Loader:
             class_index=self.class_index,
             size=self.size,
             window=window,
-            doubt=self.doubt,
+            trust_weights=self.trust_weights,
         )
 
     def _submit(self, threads: ThreadPoolExecutor, step: int) -> list[Future[Example]]:
