@@ -29,7 +29,6 @@ from students.blo_settings import BLO_INST, BloInstSettings, sam_digest
 from students.blo_trainer import Pair, run_phases
 from students.card import Card, read_card, write_card
 from students.checkpoint import Progress
-from students.doubt import Doubt
 from students.inference import full_masks
 from students.pool import Loader, Pool, RecordPool, write_pool
 from teachers.detector import keep
@@ -196,7 +195,7 @@ class BloInst:
                 scale=scale,
                 batch=self.settings.batch_size,
                 seed=context.seed,
-                doubt=Doubt(weights=self.settings.trust_weights),
+                trust_weights=self.settings.trust_weights,
                 team=context.team,
             )
 

@@ -19,7 +19,6 @@ from pipeline.engine.stage import Metrics, Records, TrainContext
 from students.architecture import build
 from students.batch_norm import share_batch_norms
 from students.card import Card, read_card, write_card
-from students.doubt import Doubt
 from students.inference import to_instances
 from students.layers import predictions
 from students.pool import Loader, RecordPool, write_pool
@@ -68,7 +67,7 @@ class Mask2Former:
             scale=self.recipe.scale,
             batch=self.recipe.batch,
             seed=context.seed,
-            doubt=Doubt(weights=self.settings.trust_weights, borders=self.settings.doubtful_borders),
+            trust_weights=self.settings.trust_weights,
             team=context.team,
         )
         with torch.random.fork_rng([] if self.device == "cpu" else [self.device]):

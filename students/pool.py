@@ -18,7 +18,6 @@ from pipeline.data.paths import Place
 from pipeline.data.records import Record
 from pipeline.engine.stage import Records
 from pipeline.engine.team import ALONE, Team
-from students.doubt import Doubt
 from students.targets import Batch, Example, collate, labels_of, load_example
 from teachers.window import random_window, sam_window
 
@@ -106,7 +105,7 @@ class Loader:
     scale: tuple[float, float] | None
     batch: int
     seed: int
-    doubt: Doubt
+    trust_weights: bool
     team: Team = ALONE
     order: int = _ORDER
 
@@ -143,7 +142,7 @@ class Loader:
             class_index=self.class_index,
             size=self.size,
             window=window,
-            doubt=self.doubt,
+            trust_weights=self.trust_weights,
         )
 
     def _submit(self, threads: ThreadPoolExecutor, step: int) -> list[Future[Example]]:

@@ -37,13 +37,12 @@ from teachers.tiny.command import (
     EVALUATION_SEED,
     WORLD,
     Options,
-    export,
     go_on,
     keep,
     parse,
     parser,
+    report,
     restore,
-    say,
 )
 from teachers.tiny.recipe import Recipe, step_rng, train
 from teachers.tiny.weights import load_weights
@@ -52,7 +51,7 @@ from teachers.window import fitted_window
 NAMES_WEIGHT = 2.0
 OBJECT = 1  # the one class
 MIN_OBJECT_PIXELS = 100  # of the evaluation; smaller objects are neither asked for nor wrong
-EVALUATION_SCENES = 100
+EVALUATION_SCENES = 100  # of each seed
 
 
 class Learner(nn.Module):
@@ -187,10 +186,7 @@ def main() -> int:
     if options.evaluate is not None or options.export is not None:
         restore(model, options)
         scenes = options.evaluate or EVALUATION_SCENES
-        score = evaluate(model, scenes=scenes, seed=options.evaluation_seed)
-        say(score)
-        if options.export is not None:
-            export(options, listing.STUDENT, score)
+        report(options, listing.STUDENT, lambda seed: evaluate(model, scenes=scenes, seed=seed))
         return 0
     if options.start is None:
         begin(model)

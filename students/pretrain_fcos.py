@@ -22,13 +22,13 @@ from students.pretrain_scenes import NAMES, WorldScenes, worlds_seen
 from teachers.detector import Targets, keep
 from teachers.fcos import FcosDetector, build_fcos_tiny
 from teachers.tiny import command, listing
-from teachers.tiny.command import EVALUATION_SEED, WORLD, Options, export, parse, parser, restore, say
+from teachers.tiny.command import EVALUATION_SEED, WORLD, Options, parse, parser, report, restore
 from teachers.tiny.proposer import Detections
 from teachers.tiny.recipe import Recipe, step_rng, train
 from teachers.tiny.train_grounder import score_boxes, varied
 from teachers.tiny.weights import load_weights
 
-EVALUATION_SCENES = 200
+EVALUATION_SCENES = 200  # of each seed
 CONFIDENCE, OVERLAP, MOST = 0.05, 0.6, 100  # of what is scored
 
 Seen = tuple[Tensor, list[Targets]]
@@ -106,10 +106,7 @@ def main() -> int:
     if options.evaluate is not None or options.export is not None:
         restore(detector.model, options)
         scenes = options.evaluate or EVALUATION_SCENES
-        score = evaluate(detector, scenes=scenes, seed=options.evaluation_seed)
-        say(score)
-        if options.export is not None:
-            export(options, listing.DETECTOR, score)
+        report(options, listing.DETECTOR, lambda seed: evaluate(detector, scenes=scenes, seed=seed))
         return 0
     learner = Learner(begin(detector))
     steps = Steps(worlds_seen(options), options.seed, options.batch)

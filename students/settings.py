@@ -97,8 +97,7 @@ class Mask2FormerSettings(BaseModel):
     learning rate with it. `amp`: bfloat16 on a GPU; on a CPU only with `cpu_bf16`, as it pays off only where the CPU
     has it in hardware. `checkpoint_every`: steps between saved states.
 
-    Past the paper: `trust_weights` lets a pseudo-mask's losses count as much as the mask is trusted,
-    `doubtful_borders` says nothing of the pixels at its border that its trust leaves in doubt (`students.doubt`).
+    Past the paper: `trust_weights` lets a pseudo-mask's losses count as much as the mask is trusted (`students.trust`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -113,7 +112,6 @@ class Mask2FormerSettings(BaseModel):
     lr: float | None = Field(default=None, gt=0)
     filter_empty: bool | None = None
     trust_weights: bool = False
-    doubtful_borders: bool = False
     amp: bool = True
     cpu_bf16: bool = False
     checkpoint_every: int | None = Field(default=None, ge=1)

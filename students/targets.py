@@ -16,7 +16,7 @@ from pipeline.data.masks import decode
 from pipeline.data.paths import Place
 from pipeline.data.photos import read_unchanged
 from pipeline.data.records import RLE, Box, Instance, Record
-from students.doubt import Doubt, doubtful_border, trust_of
+from students.trust import trust_of
 from teachers.window import Window, canvas_image, canvas_masks
 
 BoolMask = npt.NDArray[np.bool_]
@@ -24,7 +24,7 @@ BoolMask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Target:
-    """A mask, the index of its class in the ontology, and how far it is trusted (`students.doubt`)."""
+    """A mask, the index of its class in the ontology, and how far it is trusted (`students.trust`)."""
 
     rle: RLE
     class_index: int
@@ -58,7 +58,7 @@ class Batch:
     """`pixels` (B, S, S, 3) uint8; `masks` (N, S, S) bool, all images' targets one after the other, `counts` of each.
 
     `classes` (N,) int64 in [0, number of classes); `weights` (N,) in [0, 1] of their losses; `ignore` (B, S, S) bool,
-    on a target's own pixels true at a doubtful border only.
+    of what is neither a target nor background.
     """
 
     pixels: Tensor
@@ -110,7 +110,7 @@ def load_example(
     class_index: Mapping[int, int],
     size: int,
     window: Window,
-    doubt: Doubt,
+    trust_weights: bool,
 ) -> Example:
     """Reads an image and its masks onto the canvas; targets of which the window shows nothing are left out.
 
@@ -125,12 +125,10 @@ def load_example(
     labels = labels_of(record, class_index)
     full = [decode(target.rle) for target in labels.found]
     ignore = _ignore_region(labels.ignored, full, shape=(record.height, record.width))
-    if doubt.borders:
-        ignore |= _doubtful_borders(labels.found, full, shape=ignore.shape)
     masks = canvas_masks([*full, ignore], window, size)
     seen = masks[:-1].any(axis=(1, 2))
     classes = np.asarray([target.class_index for target in labels.found], np.int64)
-    weights = np.asarray([target.trust if doubt.weights else 1.0 for target in labels.found], np.float32)
+    weights = np.asarray([target.trust if trust_weights else 1.0 for target in labels.found], np.float32)
     return Example(
         canvas_image(image, window, size), masks[:-1][seen], classes[seen], masks[-1], weights[seen]
     )
@@ -168,15 +166,4 @@ def _ignore_region(
             union[rows, max(int(np.floor(x0)), 0) : max(int(np.ceil(x1)), 0)] = True
     for target in targets:
         union &= ~target
-    return union
-
-
-def _doubtful_borders(
-    targets: Sequence[Target], masks: Sequence[BoolMask], *, shape: tuple[int, int]
-) -> BoolMask:
-    """Union of the targets' doubtful borders; no border reaches into a target that is surer than its own."""
-    union = np.zeros(shape, np.bool_)
-    for target, mask in sorted(zip(targets, masks, strict=True), key=lambda pair: pair[0].trust):
-        union &= ~mask
-        union |= doubtful_border(mask, target.trust)
     return union

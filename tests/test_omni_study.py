@@ -94,7 +94,6 @@ def test_a_cell_is_a_plan(cell: Cell, tmp_path: Path) -> None:
     if cell.student is not None:
         student = plan.resolved["models"]["student"]  # type: ignore[index,call-overload]
         assert student["trust_weights"] == ("weights" in cell.student)  # type: ignore[index,call-overload]
-        assert student["doubtful_borders"] == ("borders" in cell.student)  # type: ignore[index,call-overload]
     assert settings["refine"] == cell.refine  # type: ignore[index,call-overload]
     (filtered,) = (planned.config for planned in plan.stages if planned.stage.name == "filter")
     assert filtered.precision == cell.precision
@@ -266,10 +265,10 @@ def test_the_tables_say_what_the_ledger_has() -> None:
         ("student: class, 10% masks, % of full", [80.0, 80.0], 0),
         ("student: point+class, 10% masks over none, without tuning the teacher", [0.0, 0.0], 2),
         ("student: point+class, 10% masks over none, with tuning the teacher", [0.0, 0.0], 0),
-        ("student with borders over the paper's: point+class, 1% masks", [3.0, 3.0], 2),
-        ("student with weights over the paper's: point+class, 1% masks", [-1.0, -1.0], 0),
+        ("student with weights over the paper's: point+class, 1% masks", [3.0, 3.0], 2),
+        ("student with weights over the paper's: box+class, 1% masks", [-1.0, -1.0], 0),
         (
-            "student with borders: point+class, 1% masks, % of the gap to full closed, where it is a point or more",
+            "student with weights: point+class, 1% masks, % of the gap to full closed, where it is a point or more",
             [60.0, 60.0],
             2,
         ),
@@ -281,7 +280,7 @@ def test_a_claim_is_judged_within_each_seed(text: str, found: list[float], held:
         if cell.masks == FULL:
             return 0.25
         base = {"none": 0.1, "class": 0.2, POINT: 0.25, BOX: 0.2}[cell.weak] - (cell.masks == "1%") * 0.05
-        return base + 0.03 * (cell.student == "borders") - 0.01 * (cell.student == "weights")
+        return base + (cell.student == "weights") * (0.03 if cell.weak == POINT else -0.01)
 
     def miou(cell: Cell) -> float:
         return 0.5 + cell.seed + (0.06 - 0.04 * cell.seed) * (cell.class_aware is True) + 0.1 * cell.refine

@@ -34,8 +34,6 @@ STUDENTS: Mapping[str, Settings] = MappingProxyType(
     {
         PAPER: {},
         "weights": {"trust_weights": True},
-        "borders": {"doubtful_borders": True},
-        "weights and borders": {"trust_weights": True, "doubtful_borders": True},
     }
 )
 BRANCHES = (  # class-aware, teacher, `long`

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -26,6 +27,7 @@ from teachers.tiny.weights import WeightFacts, save_weights
 WORLD = "demo"
 TRAIN_SEED = 1_000_000  # scenes of these seeds are never those of a demo, a study or a report
 EVALUATION_SEED = 2_000_000  # of what is reported; the seeds between are for training too
+EVALUATIONS, APART = 3, 100_000  # how many seeds are scored on, and how far each is from the next
 STRANGERS = tuple(
     name for c in classes("pretrain") for name in (c.name, *c.synonyms)
 )  # never in a demo scene
@@ -56,7 +58,8 @@ class Start:
 class Options:
     """The command line: one of train (the default), `evaluate` on so many scenes, or `export` into a folder.
 
-    `evaluation_seed`: of the scenes that `evaluate` scores on; settings are chosen on others than are reported.
+    `evaluation_seed`: the first of those whose scenes `evaluate` scores on, `evaluate` scenes of each; settings are
+    chosen on others than are reported.
 
     A command with options of its own adds them to its parser and, as fields of the same names, to a class below this.
     """
@@ -156,7 +159,7 @@ def parser(
     found.add_argument("--bf16", action="store_true", help="autocast the step to bfloat16")
     found.add_argument("--evaluate", type=positive, nargs="?", const=scenes, metavar="SCENES")
     found.add_argument(
-        "--evaluation-seed", type=_unseen, default=EVALUATION_SEED, help="of the scenes of --evaluate"
+        "--evaluation-seed", type=_unseen, default=EVALUATION_SEED, help="the first of those of --evaluate"
     )
     found.add_argument("--export", type=Path, nargs="?", const=FOLDER, metavar="FOLDER")
     if start:
@@ -173,7 +176,7 @@ def parse(given: argparse.ArgumentParser, kind: type[Chosen]) -> Chosen:
     ):
         given.error(
             "argument --evaluation-seed: expected with --evaluate and without --export, "
-            f"whose score is of seed {EVALUATION_SEED}"
+            f"whose score is of seed {EVALUATION_SEED} and those after it"
         )
     if found.get("start") is not None:
         found["start"] = Start.read(found["start"])
@@ -229,6 +232,28 @@ def _kept(options: Options) -> dict[str, Tensor]:
     with safe_open(_weights(options), framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     return {name: t.half().float() if t.is_floating_point() else t for name, t in tensors.items()}
+
+
+def report(options: Options, name: str, evaluate: Callable[[int], dict[str, float]]) -> None:
+    """Say what `evaluate(seed)` gives over the evaluation seeds, and keep it with the weights if they are exported."""
+    seeds = range(options.evaluation_seed, options.evaluation_seed + EVALUATIONS * APART, APART)
+    score = over_seeds([evaluate(seed) for seed in seeds])
+    say(score)
+    if options.export is not None:
+        export(options, name, score)
+
+
+def over_seeds(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Counts (whole numbers) are summed; of all else the mean, and as NAME_spread the standard deviation."""
+    found: dict[str, float] = {}
+    for name, first in runs[0].items():
+        values = [run[name] for run in runs]
+        if isinstance(first, int):
+            found[name] = sum(values)
+        else:
+            found[name] = round(statistics.fmean(values), 4)
+            found[f"{name}_spread"] = round(statistics.stdev(values), 4)
+    return found
 
 
 def export(options: Options, name: str, score: Mapping[str, float]) -> None:

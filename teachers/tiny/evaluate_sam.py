@@ -3,8 +3,7 @@
 Objects of at least 100 px of the demo world, in scenes of seeds that no training and no report has.
 """
 
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,7 +30,6 @@ from teachers.tiny.sam_objective import Asked, answer
 
 MIN_OBJECT_PIXELS = 100
 CLICKS = 3
-SEEDS = (EVALUATION_SEED, EVALUATION_SEED + 100_000, EVALUATION_SEED + 200_000)
 
 
 @dataclass(frozen=True)
@@ -94,17 +92,6 @@ def evaluate(sam: Sam, *, scenes: int, seed: int = EVALUATION_SEED) -> dict[str,
         "central_labelled_three_clicks": mean(lambda one: one.central.labelled),
         "iou_correlation": round(float(torch.corrcoef(torch.stack([predicted, outputs]))[0, 1]), 4),
     }
-
-
-def evaluate_seeds(sam: Sam, *, scenes: int, seeds: Sequence[int] = SEEDS) -> dict[str, float]:
-    """Means of `evaluate` over some seeds; `NAME_spread` is the standard deviation over them."""
-    runs = [evaluate(sam, scenes=scenes, seed=seed) for seed in seeds]
-    found: dict[str, float] = {"objects": sum(run.pop("objects") for run in runs)}
-    for name in runs[0]:
-        values = [run[name] for run in runs]
-        found[name] = round(statistics.fmean(values), 4)
-        found[f"{name}_spread"] = round(statistics.stdev(values), 4)
-    return found
 
 
 def answers(sam: Sam, scene: Scene, rng: np.random.Generator) -> Answers | None:

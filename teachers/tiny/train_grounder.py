@@ -25,12 +25,11 @@ from teachers.tiny.command import (
     STRANGERS,
     WORLD,
     Options,
-    export,
     keep,
     parse,
     parser,
+    report,
     restore,
-    say,
     training_scenes,
 )
 from teachers.tiny.grounder import TinyGrounder
@@ -45,7 +44,7 @@ NAMES = tuple((c.name, *c.synonyms) for c in CLASSES)
 ZOOM = (0.75, 1.3)
 LEAST_SEEN = 0.4  # share of a box that must stay inside for the object to count
 STRANGERS_AN_IMAGE = 6
-EVALUATION_SCENES = 200
+EVALUATION_SCENES = 200  # of each seed
 MIN_OBJECT_PIXELS = 100  # of the evaluation; smaller objects are neither asked for nor wrong
 CONFIDENT = 0.3  # Das et al. 2024's threshold of weak kinds none and class
 
@@ -165,10 +164,7 @@ def main() -> int:
     if options.evaluate is not None or options.export is not None:
         restore(model, options)
         scenes = options.evaluate or EVALUATION_SCENES
-        score = evaluate(model, encoder, scenes=scenes, seed=options.evaluation_seed)
-        say(score)
-        if options.export is not None:
-            export(options, listing.GROUNDER, score)
+        report(options, listing.GROUNDER, lambda seed: evaluate(model, encoder, scenes=scenes, seed=seed))
         return 0
     batches = Batches(training_scenes(options), encoder)
     recipe = Recipe(

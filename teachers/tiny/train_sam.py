@@ -27,21 +27,19 @@ from teachers.sam.attention import use_fast_attention
 from teachers.tiny import listing
 from teachers.tiny.affinity import Affinity
 from teachers.tiny.command import (
-    EVALUATION_SEED,
     Options,
-    export,
     go_on,
     keep,
     parse,
     parser,
     positive,
+    report,
     restore,
-    say,
     share,
     training_worlds,
     whole,
 )
-from teachers.tiny.evaluate_sam import SEEDS, evaluate_seeds
+from teachers.tiny.evaluate_sam import evaluate
 from teachers.tiny.recipe import Recipe, Trained, train
 from teachers.tiny.sam import PROMPT_WIDTH, build_tiny_sam
 from teachers.tiny.sam_batches import CORRECTED_SHARE, POINT_SHARE, SCENES_PER_STEP, StepBatch, Steps
@@ -77,11 +75,8 @@ def main() -> int:
         return 0
     sam = build_tiny_sam()
     restore(sam, options)
-    seeds = [options.evaluation_seed + seed - EVALUATION_SEED for seed in SEEDS]
-    score = evaluate_seeds(sam, scenes=options.evaluate or EVALUATION_SCENES, seeds=seeds)
-    say(score)
-    if options.export is not None:
-        export(options, listing.SAM, score)
+    scenes = options.evaluate or EVALUATION_SCENES
+    report(options, listing.SAM, lambda seed: evaluate(sam, scenes=scenes, seed=seed))
     return 0
 
 

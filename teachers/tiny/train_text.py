@@ -22,12 +22,11 @@ from teachers.tiny.command import (
     STRANGERS,
     WORLD,
     Options,
-    export,
     keep,
     parse,
     parser,
+    report,
     restore,
-    say,
     training_scenes,
 )
 from teachers.tiny.recipe import Recipe, step_rng, train
@@ -38,7 +37,7 @@ NAMES = tuple((c.name, *c.synonyms) for c in classes(WORLD))
 MIN_SIDE = 8.0  # pixels; smaller boxes show nothing to learn
 MIN_OBJECT_PIXELS = 100  # of the evaluation
 CONTEXT = (1.0, 1.5)  # side of a training crop as a multiple of the box's longer side
-EVALUATION_SCENES = 200
+EVALUATION_SCENES = 200  # of each seed
 EVALUATION_CONTEXT = 1.2
 STRANGERS_A_STEP = 6
 MAX_SCALE = 100.0  # as CLIP
@@ -143,10 +142,7 @@ def main() -> int:
     if options.evaluate is not None or options.export is not None:
         restore(model, options)
         scenes = options.evaluate or EVALUATION_SCENES
-        score = evaluate(model, scenes=scenes, seed=options.evaluation_seed)
-        say(score)
-        if options.export is not None:
-            export(options, listing.TEXT, score)
+        report(options, listing.TEXT, lambda seed: evaluate(model, scenes=scenes, seed=seed))
         return 0
     crops = Crops(training_scenes(options))
     recipe = Recipe(

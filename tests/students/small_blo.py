@@ -13,7 +13,6 @@ from pipeline.data.records import Record
 from students.blo_data import detector_targets, square_pixels
 from students.blo_inst import BloInst
 from students.blo_settings import BloInstSettings
-from students.doubt import Doubt
 from students.pool import Loader
 from students.pretrain_fcos import begin
 from students.targets import collate
@@ -61,7 +60,7 @@ def write_trained(folder: Path, *, steps: int = 40) -> Path:
 
 
 def loader(records: Sequence[Record], folder: Path, *, batch: int = 2, **settings: object) -> Loader:
-    given: dict[str, object] = {"scale": None, "seed": 0, "doubt": Doubt(weights=True)}
+    given: dict[str, object] = {"scale": None, "seed": 0, "trust_weights": True}
     return Loader(  # type: ignore[arg-type]
         pool=list(records),
         images_root=folder,

@@ -11,7 +11,6 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from pipeline.data.errors import BadInput
 from pipeline.data.masks import decode, encode
 from pipeline.data.records import Instance, Source
-from students.doubt import Doubt
 from students.pool import Loader, RecordPool, write_pool
 from students.targets import collate, labels_of, load_example
 from teachers.window import (
@@ -25,13 +24,19 @@ from teachers.window import (
 )
 
 INDEX = {class_id: i for i, class_id in enumerate(ONTOLOGY.ids)}
-PLAIN = Doubt()
 SQUARE = encode(np.pad(np.ones((10, 10), bool), ((50, HEIGHT - 60), (4, WIDTH - 14))))
 
 
-def example_of(record, images, *, window=None, size=WIDTH, doubt=PLAIN):
+def example_of(record, images, *, window=None, size=WIDTH, trust_weights=False):
     shown = window or fitted_window((HEIGHT, WIDTH), size)
-    return load_example(record, images_root=images, class_index=INDEX, size=size, window=shown, doubt=doubt)
+    return load_example(
+        record,
+        images_root=images,
+        class_index=INDEX,
+        size=size,
+        window=shown,
+        trust_weights=trust_weights,
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,48 +87,12 @@ def test_mirror_and_cut_move_image_masks_and_ignore_regions_alike(images):
         assert (seen ^ colour).sum() < 0.1 * seen.sum()
 
 
-@pytest.mark.parametrize(
-    ("doubt", "weights"),
-    [(Doubt(), [1.0, 1.0]), (Doubt(weights=True), [0.5, 1.0]), (Doubt(borders=True), [1.0, 1.0])],
-    ids=["trusted", "weights", "borders"],
-)
-def test_a_doubted_mask_counts_less_or_loses_its_border(images, doubt, weights):
+@pytest.mark.parametrize(("trust_weights", "weights"), [(False, [1.0, 1.0]), (True, [0.5, 1.0])])
+def test_a_doubted_mask_counts_less_if_that_is_wanted(images, trust_weights, weights):
     record = draw(1, images)
     disc, bar = record.instances
     record = replace(record, instances=(replace(disc, source=Source.TEACHER, pred_iou=0.5), bar))
-    example = example_of(record, images, doubt=doubt)
-    assert example.weights.tolist() == weights
-    assert example.ignore.any() == doubt.borders
-    assert not (example.ignore & example.masks[1]).any()
-    disc_ignored = example.ignore & example.masks[0]
-    assert disc_ignored.any() == doubt.borders
-    assert np.array_equal(example.masks[0][:HEIGHT], decode(disc.rle))
-
-
-def test_a_certain_mask_is_no_ones_doubtful_border(images):
-    record = draw(1, images)
-    disc, _ = record.instances
-    mask = decode(disc.rle)
-    beside = np.roll(mask, 20, axis=1) & ~mask
-    certain = replace(disc, rle=encode(beside), human_id=9)
-    record = replace(record, instances=(replace(disc, source=Source.TEACHER, quality=0.3), certain))
-    example = example_of(record, images, doubt=Doubt(borders=True))
-    assert example.ignore.any()
-    assert not example.ignore[:HEIGHT][beside].any()
-
-
-def test_a_doubtful_border_does_not_reach_into_a_surer_mask(images):
-    record = draw(1, images)
-    disc, _ = record.instances
-    mask = decode(disc.rle)
-    beside = np.roll(mask, 20, axis=1) & ~mask
-    doubtful = replace(disc, source=Source.TEACHER, quality=0.3)
-    ignored = {}
-    for quality in (0.1, 0.95):
-        other = replace(doubtful, rle=encode(beside), quality=quality, human_id=9)
-        example = example_of(replace(record, instances=(doubtful, other)), images, doubt=Doubt(borders=True))
-        ignored[quality] = (example.ignore[:HEIGHT] & beside).sum()
-    assert ignored[0.1] > 5 * ignored[0.95]
+    assert example_of(record, images, trust_weights=trust_weights).weights.tolist() == weights
 
 
 def test_another_photo_than_that_of_ingest_is_refused(images):
@@ -231,7 +200,7 @@ def test_images_that_are_missing_or_differ_are_named(images, change, message):
 def test_every_image_once_an_epoch_and_the_same_from_any_step(images, tmp_path):
     records = [draw(index, images) for index in range(1, 6)]
     pool = pool_of(records, tmp_path)
-    loader = Loader(pool, images, INDEX, size=64, scale=(0.5, 1.5), batch=3, seed=4, doubt=Doubt())
+    loader = Loader(pool, images, INDEX, size=64, scale=(0.5, 1.5), batch=3, seed=4, trust_weights=False)
     drawn = [index for step in range(5) for index in loader.indices(step)]
     assert [Counter(drawn[i : i + 5]) for i in (0, 5, 10)] == [Counter(range(5))] * 3
     assert drawn[:5] != drawn[5:10]
@@ -245,7 +214,7 @@ def test_every_image_once_an_epoch_and_the_same_from_any_step(images, tmp_path):
 
 def test_an_image_looks_different_every_time(images, tmp_path):
     pool = pool_of([draw(1, images)], tmp_path)
-    loader = Loader(pool, images, INDEX, size=64, scale=(0.5, 1.5), batch=2, seed=0, doubt=Doubt())
+    loader = Loader(pool, images, INDEX, size=64, scale=(0.5, 1.5), batch=2, seed=0, trust_weights=False)
     seen = [image.tobytes() for batch in loader.batches(0, 3, threads=1) for image in batch.pixels.numpy()]
     assert len(set(seen)) == 6
 

@@ -20,7 +20,6 @@ from students import mask2former
 from students.architecture import build
 from students.card import Card, write_card
 from students.checkpoint import CHECKPOINT
-from students.doubt import Doubt
 from students.inference import to_instances
 from students.mask2former import Mask2Former, open_artifact
 from students.pool import Loader
@@ -297,18 +296,17 @@ def test_bad_records_are_refused(images, make_context):
         student(steps=1, batch_size=1).fit([lost], make_context("run"))
 
 
-@pytest.mark.parametrize("borders", [False, True])
 @pytest.mark.parametrize("weights", [False, True])
-def test_doubt_is_what_the_settings_say(images, make_context, monkeypatch, weights, borders):
-    """What it does with targets and losses: test_student_doubt and test_student_criterion."""
+def test_masks_are_trusted_as_the_settings_say(images, make_context, monkeypatch, weights):
+    """What it does with targets and losses: test_student_data and test_student_criterion."""
     seen = []
 
     class Watched(Loader):
         def __init__(self, **given):
-            seen.append(given["doubt"])
+            seen.append(given["trust_weights"])
             super().__init__(**given)
 
     monkeypatch.setattr(mask2former, "Loader", Watched)
-    learner = student(steps=1, batch_size=1, trust_weights=weights, doubtful_borders=borders)
+    learner = student(steps=1, batch_size=1, trust_weights=weights)
     learner.fit([draw(1, images)], make_context("run"))
-    assert seen == [Doubt(weights=weights, borders=borders)]
+    assert seen == [weights]

@@ -21,7 +21,6 @@ from pipeline.engine.states import states
 from pipeline.engine.team import ALONE, Team
 from students.batch_norm import share_batch_norms
 from students.checkpoint import CHECKPOINT
-from students.doubt import Doubt
 from students.mask2former import WEIGHTS, Mask2Former
 from students.pool import Loader, write_pool
 from students.settings import RECIPES, TINY, Mask2FormerSettings
@@ -79,7 +78,7 @@ def one_step(team: Team, records: Sequence[Record], folder: Path, frozen: bool) 
         filter_empty=True,
         progress=lambda *_: None,
     )
-    loader = Loader(pool, folder, INDEX, 128, (0.5, 2.0), 4, 0, Doubt(), team)
+    loader = Loader(pool, folder, INDEX, 128, (0.5, 2.0), 4, 0, False, team)
     (batch,) = loader.batches(3, 4, threads=1)
     training = Training(model, replace(SMALL, clip=5.0), bf16=False, frozen=frozen)
     optimizer = torch.optim.SGD([{"params": list(model.parameters()), "factor": 1.0}], lr=0.0)

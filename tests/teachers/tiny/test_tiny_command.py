@@ -16,8 +16,9 @@ from benchmarks.kinds import SEEDS
 from benchmarks.omni_study import __main__ as study
 from pipeline.data.errors import BadInput
 from pipeline.toyworld.scene import Scene, render
-from students import pretrain, pretrain_scenes
+from students import pretrain, pretrain_fcos, pretrain_scenes
 from students.architecture import build
+from teachers.fcos import build_fcos_tiny
 from teachers.tiny import command, evaluate_sam, train_grounder, train_sam, train_text
 from teachers.tiny.command import ORIGIN, Options, parse
 from teachers.tiny.grounder import TinyGrounder
@@ -34,19 +35,19 @@ Argue = Callable[..., None]
 
 @dataclass(frozen=True)
 class Command:
-    """A training command, the function that scores, and the module that renders what is scored."""
+    """A training command, and the module that renders what is scored."""
 
     module: ModuleType
     build: Callable[[], nn.Module]
     renders: ModuleType
-    scores: str = "evaluate"
 
 
 COMMANDS = {
-    "sam": Command(train_sam, build_tiny_sam, evaluate_sam, "evaluate_seeds"),
+    "sam": Command(train_sam, build_tiny_sam, evaluate_sam),
     "text": Command(train_text, build_tiny_clip, train_text),
     "grounder": Command(train_grounder, TinyGrounder, train_grounder),
     "student": Command(pretrain, lambda: build("tiny", 1), pretrain),
+    "detector": Command(pretrain_fcos, lambda: build_fcos_tiny(pretrain_scenes.NAMES).model, pretrain_fcos),
 }
 
 
@@ -241,39 +242,36 @@ def test_the_student_holds_each_world_once_and_draws_as_before(
         assert torch.equal(one.classes, other.classes)
 
 
-SAM_SEEDS = [2_000_000, 2_100_000, 2_200_000]
-
-
 @pytest.mark.parametrize("option", ["--evaluate", "--export"])
 @pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("sam", {"scenes": 100, "seeds": SAM_SEEDS}),
-        ("text", {"scenes": 200, "seed": 2_000_000}),
-        ("grounder", {"scenes": 200, "seed": 2_000_000}),
-        ("student", {"scenes": 100, "seed": 2_000_000}),
-    ],
+    ("name", "scenes"), [("sam", 100), ("text", 200), ("grounder", 200), ("student", 100), ("detector", 200)]
 )
 def test_the_score_is_by_itself_the_one_that_is_reported(
     argue: Argue,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
     option: str,
     name: str,
-    expected: dict[str, object],
+    scenes: int,
 ) -> None:
     asked: list[dict[str, object]] = []
 
     def score(*_: object, **given: object) -> dict[str, float]:
         asked.append(given)
-        return {"score": 0.5}
+        return {"score": 0.5 + 0.1 * len(asked)}
 
     found = COMMANDS[name]
     left(tmp_path / "work", found.build().state_dict())
-    monkeypatch.setattr(found.module, found.scores, score)
+    monkeypatch.setattr(found.module, "evaluate", score)
     argue(option, *([str(tmp_path / "out")] if option == "--export" else []))
     assert found.module.main() == 0
-    assert asked == [expected]
+    assert asked == [{"scenes": scenes, "seed": seed} for seed in (2_000_000, 2_100_000, 2_200_000)]
+    said = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert said == {"score": 0.7, "score_spread": 0.1}
+    if option == "--export":
+        (facts,) = json.loads((tmp_path / "out" / "weights.json").read_text()).values()
+        assert facts["score"] == said
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -296,8 +294,7 @@ def test_other_scenes_are_scored_where_they_are_asked_for(
     monkeypatch.setattr(found.renders, "render", spied)
     argue("--evaluate", "1", "--evaluation-seed", "2300000")
     assert found.module.main() == 0
-    seeds = [2_300_000, 2_400_000, 2_500_000] if name == "sam" else [2_300_000]
-    assert rendered == [("demo", seed, 0) for seed in seeds]
+    assert rendered == [("demo", seed, 0) for seed in (2_300_000, 2_400_000, 2_500_000)]
     assert json.loads(capsys.readouterr().out)
 
 
