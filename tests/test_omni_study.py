@@ -239,7 +239,8 @@ def test_the_tables_say_what_the_ledger_has() -> None:
     assert "| `point+class` | lora | 70.0 (0.0) | - |" in lines
     assert "| `point+class` | paper | 70.0 (0.0) | 70.0 (0.0) |" in lines
     assert "| `class` | 10% | 0.100 (0.000) | - | - | - | - | - | 0.500 (0.000) | - |" in lines
-    assert text.count("| zero-shot |") == 2
+    assert "| `box+class` | what the gate chose | 70.0 (0.0) | 70.0 (0.0) |" in lines
+    assert text.count("| zero-shot |") == 4
     assert "toyworld" not in tables([row(study.cells_of("penn-fudan", 0)[0], miou=0.1)])
 
 
@@ -263,6 +264,12 @@ def test_the_tables_say_what_the_ledger_has() -> None:
             2,
         ),
         ("teacher with lora: box+class, 1% masks over today's 10%", [0.0, 0.0], 2),
+        ("teacher that the gate chose: box+class, 1% masks over today's 10%", [5.0, 5.0], 2),
+        (
+            "student of the masks that `precision` keeps over one of all: point+class, 10% masks",
+            [-2.0, -2.0],
+            0,
+        ),
     ],
 )
 def test_a_claim_is_judged_within_each_seed(text: str, found: list[float], held: int) -> None:
@@ -270,10 +277,12 @@ def test_a_claim_is_judged_within_each_seed(text: str, found: list[float], held:
         if cell.masks == FULL:
             return 0.25
         base = {"none": 0.1, "class": 0.2, POINT: 0.25, BOX: 0.2}[cell.weak] - (cell.masks == "1%") * 0.05
+        base -= 0.02 * (cell.precision is not None)
         return base + (cell.student == "weights") * (0.03 if cell.weak == POINT else -0.01)
 
     def miou(cell: Cell) -> float:
-        return 0.5 + cell.seed + (0.06 - 0.04 * cell.seed) * (cell.class_aware is True) + 0.1 * cell.refine
+        aware, judged = (0.06 - 0.04 * cell.seed) * (cell.class_aware is True), 0.05 * cell.gated
+        return 0.5 + cell.seed + aware + judged + 0.1 * cell.refine
 
     every = chain.from_iterable(study.cells_of("toyworld", seed) for seed in (0, 1))
     rows = [row(cell, ap=ap(cell) if cell.student else None, miou=miou(cell)) for cell in every]

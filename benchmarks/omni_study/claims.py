@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from benchmarks.omni_study.cells import BOX, KINDS, LONG, POINT, SHARES, STUDENTS, TEACHERS
+from benchmarks.omni_study.cells import BOX, KINDS, LONG, POINT, PRECISION, SHARES, STUDENTS, TEACHERS
 from benchmarks.omni_study.ledger import Row
 from benchmarks.omni_study.values import (
     STUDENT,
@@ -153,14 +153,22 @@ def _ours(rows: Sequence[Row]) -> Iterator[Claim]:
                 50.0,
                 shares=True,
             )
-        for teacher in list(TEACHERS)[1:]:
-            few = {**TEACHER, "class_aware": "no_box", "refine": True, "weak": weak, "masks": "1%"}
+        few = {**TEACHER, "class_aware": "no_box", "refine": True, "weak": weak, "masks": "1%"}
+        ways = {f"with {teacher}": {**few, "teacher": teacher} for teacher in list(TEACHERS)[1:]}
+        for way, choice in {**ways, "that the gate chose": base}.items():
             yield Claim(
-                f"teacher with {teacher}: {weak}, 1% masks over today's 10%",
+                f"teacher {way}: {weak}, 1% masks over today's 10%",
                 "aim 0",
-                _minus(rows, miou, {**few, "teacher": teacher}, {**few, "masks": "10%"}),
+                _minus(rows, miou, choice, {**few, "masks": "10%"}),
                 0.0,
             )
+        sure = {**base, "masks": "10%", "precision": PRECISION[weak]}
+        yield Claim(
+            f"student of the masks that `precision` keeps over one of all: {weak}, 10% masks",
+            "above",
+            _minus(rows, ap, sure, {**sure, "precision": None}),
+            0.0,
+        )
 
 
 def _minus(rows: Sequence[Row], value: Value, better: Choice, worse: Choice) -> tuple[float, ...]:

@@ -227,10 +227,15 @@ def _students(rows: Sequence[Row]) -> str:
 def _teachers(rows: Sequence[Row]) -> str:
     lines = []
     for weak in (POINT, BOX):
-        for teacher in TEACHERS:
-            choice = {**TEACHER, "weak": weak, "teacher": teacher, "refine": True, "class_aware": "no_box"}
-            found = [by_seed(rows, miou, {**choice, "masks": masks}) for masks in SHARES[1:]]
-            lines.append((f"`{weak}`", teacher, *(spread(one.values()) for one in found)))
+        few = {**TEACHER, "refine": True, "class_aware": "no_box"}
+        ways = {
+            "zero-shot": {**STUDENT, "tuned": False},
+            **{teacher: {**few, "teacher": teacher} for teacher in TEACHERS},
+            "what the gate chose": STUDENT,
+        }
+        for way, choice in ways.items():
+            found = [by_seed(rows, miou, {**choice, "weak": weak, "masks": masks}) for masks in SHARES[1:]]
+            lines.append((f"`{weak}`", way, *(spread(one.values()) for one in found)))
     header = ("weak labels", "teacher", "mIoU, 1% masks", "10%")
     return _markdown("Teachers that learn from fewer masks", header, lines, numbers=slice(2, 4))
 
