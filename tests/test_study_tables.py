@@ -98,7 +98,16 @@ def test_the_tables_say_what_the_ledger_has() -> None:
     assert "| `class` | 10% | - | - | 0.500 (0.000) | - | - |" in lines
     assert "| `box+class` | what the gate chose | 70.0 (0.0) | 70.0 (0.0) |" in lines
     assert text.count("| zero-shot |") == 4
-    assert "toyworld" not in tables([row(study.cells_of("penn-fudan", 0)[0], miou=0.1)])
+
+
+def test_photographs_have_the_tables_of_their_cells() -> None:
+    text = tables([row(cell, ap=0.2, miou=0.1) for cell in study.cells_of("penn-fudan", 0)])
+    assert "toyworld" not in text
+    assert [line for line in text.splitlines() if line.endswith(":")] == [
+        "Claims, as differences within a seed:",
+        "Teacher (the paper's Table 5):",
+        "Student (the paper's Table 2):",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -81,19 +81,18 @@ def _of_world(world: str, rows: Sequence[Row]) -> str:
     seeds = len({row.cell.seed for row in rows})
     images = max(row.images for row in rows)
     head = f"### {world}: {images} images, {seeds} seed{'s' * (seeds > 1)}"
-    makers = (
-        _claims,
-        _table_5,
-        _class_branch,
-        _table_2,
-        _longer,
-        _table_4,
-        _students,
-        _teachers,
-        _precision,
-        _errors,
-        _ranks,
-    )
+    makers = [_claims, _table_5, _table_2]
+    if world == "toyworld":  # photographs have the reduced study: of the other tables there is a line or two
+        makers += [
+            _class_branch,
+            _longer,
+            _table_4,
+            _students,
+            _teachers,
+            _precision,
+            _errors,
+            _ranks,
+        ]
     parts = [make(rows) for make in makers]
     return "\n\n".join([head, *(part for part in parts if part)])
 
