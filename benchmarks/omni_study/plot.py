@@ -1,19 +1,28 @@
 """Student AP against hours of annotation: what a cheap label buys."""
 
 import statistics
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.omni_study.cells import FULL, KINDS, SHARES
 from benchmarks.omni_study.ledger import Row, hours
-from benchmarks.omni_study.values import STUDENT, Choice, ap, by_seed, in_hours
+from benchmarks.omni_study.values import STUDENT, Choice, ap, by_seed, in_hours, shares_of_full
 
 MARKERS = dict(zip((*KINDS, "masks"), "ovs^*", strict=True))
-SIZE = (6.4, 4.0)  # inches
+SIZE = (9.6, 4.0)  # inches
+BySeed = Callable[[Sequence[Row], Choice], dict[int, float]]
+# Scenes differ by seed, and AP with them; a share of the same seed's full masks does not.
+PANELS: Mapping[str, BySeed] = MappingProxyType(
+    {
+        "student mask AP on val": lambda rows, choice: by_seed(rows, ap, choice),
+        "% of the AP of full masks": shares_of_full,
+    }
+)
 
 
 def draw(rows: Sequence[Row], file: Path, *, world: str = "toyworld") -> None:
@@ -22,31 +31,40 @@ def draw(rows: Sequence[Row], file: Path, *, world: str = "toyworld") -> None:
     ValueError if no student of the world has both an AP and a price.
     """
     own = [row for row in rows if row.cell.world == world]
-    points: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
-    for kind, choice in _choices():
-        price = by_seed(own, in_hours(hours(own)), choice)
-        found = by_seed(own, ap, choice)
-        if seeds := price.keys() & found.keys():
-            values = [found[seed] for seed in seeds]
-            error = statistics.stdev(values) if len(values) > 1 else 0.0
-            points[kind].append((statistics.fmean(price[s] for s in seeds), statistics.fmean(values), error))
-    if not points:
-        raise ValueError(f"no student of {world} in the ledger")
     with mpl.rc_context({"svg.hashsalt": "study"}):
         figure = Figure(figsize=SIZE, layout="constrained")
-        axes = figure.subplots()
-        for kind, line in points.items():
-            cost, mean, error = zip(*sorted(line), strict=True)
-            axes.errorbar(cost, mean, yerr=error, marker=MARKERS[kind], capsize=2, label=kind)
-        axes.set_xscale("symlog", linthresh=1)
-        axes.set_xlabel("annotation hours (cost model)")
-        axes.set_ylabel("student mask AP on val")
-        axes.grid(alpha=0.3)
+        for axes, (label, values) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+            if not _lines(axes, own, values):
+                raise ValueError(f"no student of {world} in the ledger")
+            axes.set_ylabel(label)
         axes.legend()
         figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
 
 
-def _choices() -> list[tuple[str, Choice]]:
+def _lines(axes: Axes, rows: Sequence[Row], values: BySeed) -> int:
+    """Draws what there is of each kind; how many lines."""
+    drawn = 0
+    for kind, choices in _choices().items():
+        line = []
+        for choice in choices:
+            price, found = by_seed(rows, in_hours(hours(rows)), choice), values(rows, choice)
+            if seeds := price.keys() & found.keys():
+                of_seeds = [found[seed] for seed in seeds]
+                error = statistics.stdev(of_seeds) if len(of_seeds) > 1 else 0.0
+                line.append((statistics.fmean(price[s] for s in seeds), statistics.fmean(of_seeds), error))
+        if line:
+            cost, mean, error_bars = zip(*sorted(line), strict=True)
+            axes.errorbar(cost, mean, yerr=error_bars, marker=MARKERS[kind], capsize=2, label=kind)
+            drawn += 1
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set_xlabel("annotation hours (cost model)")
+    axes.grid(alpha=0.3)
+    return drawn
+
+
+def _choices() -> dict[str, list[Choice]]:
     """What each point of each line is of."""
-    weak = [(kind, {**STUDENT, "weak": kind, "masks": masks}) for kind in KINDS for masks in SHARES]
-    return [*weak, ("masks", {"masks": FULL, "long": False})]
+    weak: dict[str, list[Choice]] = {
+        kind: [{**STUDENT, "weak": kind, "masks": masks} for masks in SHARES] for kind in KINDS
+    }
+    return {**weak, "masks": [{"masks": FULL, "long": False}]}

@@ -23,8 +23,8 @@ from pipeline.report.documents import CalibrationFile
 class FilterConfig(MapConfig):
     """What a pseudo-mask must reach; unset limits drop nothing. Area in pixels.
 
-    `min_quality`: expected IoU. `precision`: as many masks are kept as can be while at least that share of them is
-    right (IoU 0.5), of which the masks of `calibrate` must give the `confidence` (`pipeline.data.precision`). Without a
+    `min_quality`: expected IoU. `precision`: as many masks are kept as the masks of `calibrate` let it promise,
+    with the `confidence`, that at least that share of them is right (IoU 0.5; `pipeline.data.precision`). Without a
     `preset` it is `custom` where there is a limit.
     """
 

@@ -27,7 +27,7 @@ from teachers.tiny.weights import WeightFacts, save_weights
 WORLD = "demo"
 TRAIN_SEED = 1_000_000  # scenes of these seeds are never those of a demo, a study or a report
 EVALUATION_SEED = 2_000_000  # of what is reported; the seeds between are for training too
-EVALUATIONS, APART = 3, 100_000  # how many seeds are scored on, and how far each is from the next
+EVALUATIONS, SEED_STEP = 3, 100_000  # how many seeds are scored on, and how far each is from the next
 STRANGERS = tuple(
     name for c in classes("pretrain") for name in (c.name, *c.synonyms)
 )  # never in a demo scene
@@ -236,7 +236,7 @@ def _kept(options: Options) -> dict[str, Tensor]:
 
 def report(options: Options, name: str, evaluate: Callable[[int], dict[str, float]]) -> None:
     """Say what `evaluate(seed)` gives over the evaluation seeds, and keep it with the weights if they are exported."""
-    seeds = range(options.evaluation_seed, options.evaluation_seed + EVALUATIONS * APART, APART)
+    seeds = range(options.evaluation_seed, options.evaluation_seed + EVALUATIONS * SEED_STEP, SEED_STEP)
     score = over_seeds([evaluate(seed) for seed in seeds])
     say(score)
     if options.export is not None:

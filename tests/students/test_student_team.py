@@ -78,7 +78,17 @@ def one_step(team: Team, records: Sequence[Record], folder: Path, frozen: bool) 
         filter_empty=True,
         progress=lambda *_: None,
     )
-    loader = Loader(pool, folder, INDEX, 128, (0.5, 2.0), 4, 0, False, team)
+    loader = Loader(
+        pool=pool,
+        images_root=folder,
+        class_index=INDEX,
+        size=128,
+        scale=(0.5, 2.0),
+        batch=4,
+        seed=0,
+        trust_weights=False,
+        team=team,
+    )
     (batch,) = loader.batches(3, 4, threads=1)
     training = Training(model, replace(SMALL, clip=5.0), bf16=False, frozen=frozen)
     optimizer = torch.optim.SGD([{"params": list(model.parameters()), "factor": 1.0}], lr=0.0)

@@ -259,7 +259,7 @@ def test_the_score_is_by_itself_the_one_that_is_reported(
 
     def score(*_: object, **given: object) -> dict[str, float]:
         asked.append(given)
-        return {"score": 0.5 + 0.1 * len(asked)}
+        return {"scenes": len(asked), "score": 0.5 + 0.1 * len(asked)}
 
     found = COMMANDS[name]
     left(tmp_path / "work", found.build().state_dict())
@@ -268,7 +268,7 @@ def test_the_score_is_by_itself_the_one_that_is_reported(
     assert found.module.main() == 0
     assert asked == [{"scenes": scenes, "seed": seed} for seed in (2_000_000, 2_100_000, 2_200_000)]
     said = json.loads(capsys.readouterr().out.splitlines()[0])
-    assert said == {"score": 0.7, "score_spread": 0.1}
+    assert said == {"scenes": 6, "score": 0.7, "score_spread": 0.1}
     if option == "--export":
         (facts,) = json.loads((tmp_path / "out" / "weights.json").read_text()).values()
         assert facts["score"] == said
