@@ -23,6 +23,7 @@ from benchmarks.omni_study.cells import (
 from benchmarks.omni_study.claims import claims
 from benchmarks.omni_study.ledger import Row, hours
 from benchmarks.omni_study.values import (
+    LABELLER,
     STUDENT,
     TEACHER,
     Choice,
@@ -227,10 +228,9 @@ def _students(rows: Sequence[Row]) -> str:
 def _teachers(rows: Sequence[Row]) -> str:
     lines = []
     for weak in (POINT, BOX):
-        few = {**TEACHER, "refine": True, "class_aware": "no_box"}
         ways = {
             "zero-shot": {**STUDENT, "tuned": False},
-            **{teacher: {**few, "teacher": teacher} for teacher in TEACHERS},
+            **{teacher: {**LABELLER, "teacher": teacher} for teacher in TEACHERS},
             "what the gate chose": STUDENT,
         }
         for way, choice in ways.items():
