@@ -13,6 +13,7 @@ from benchmarks.omni_study.cells import (
     FULL,
     KINDS,
     LONG,
+    ONE_OPINION,
     ONE_RATE,
     POINT,
     PRECISION,
@@ -266,14 +267,18 @@ def _ranks(rows: Sequence[Row]) -> str:
 
 def _estimates(rows: Sequence[Row], title: str, told: Callable[[Row], Mapping[str, float | None]]) -> str:
     lines = []
-    for weak in KINDS:
-        for masks in SHARES[1:]:
-            choice = {**STUDENT, "weak": weak, "masks": masks}
-            found = [
-                spread(by_seed(rows, lambda row, n=name: told(row).get(n), choice).values(), digits=3)
-                for name in ESTIMATES
-            ]
-            lines.append((f"`{weak}`", masks, *found))
+    choices = [(f"`{weak}`", {**STUDENT, "weak": weak}, masks) for weak in KINDS for masks in SHARES[1:]]
+    alone = {**STUDENT, "teacher": ONE_OPINION, "student": None}
+    choices += [(f"`{weak}`, `second_opinion` off", {**alone, "weak": weak}, "10%") for weak in (POINT, BOX)]
+    for label, choice, masks in choices:
+        found = [
+            spread(
+                by_seed(rows, lambda row, n=name: told(row).get(n), {**choice, "masks": masks}).values(),
+                digits=3,
+            )
+            for name in ESTIMATES
+        ]
+        lines.append((label, masks, *found))
     return _markdown(title, ("weak labels", "masks", *ESTIMATES), lines, numbers=slice(2, 7))
 
 
