@@ -17,6 +17,7 @@ from benchmarks.omni_study.cells import (
     FULL,
     KINDS,
     LONG,
+    ONE_OPINION,
     ONE_RATE,
     POINT,
     SHARES,
@@ -48,7 +49,8 @@ def test_a_cell_is_a_plan(cell: Cell, tmp_path: Path) -> None:
     assert ("train_student" in names) == (cell.student is not None)
     assert ("finetune_teacher" in names) == cell.tuned
     assert ("gate" in names) == (cell.tuned and cell.gated)
-    assert ("calibrate" in names) == (cell.masks != FULL and cell.student is not None)
+    judged = cell.student is not None or cell.teacher == ONE_OPINION
+    assert ("calibrate" in names) == (cell.masks != FULL and judged)
     for name, steps in (("train_student", 400), ("finetune_teacher", 600)):
         if name in names:
             training = plan.stages[names.index(name)].config

@@ -96,6 +96,7 @@ def test_the_tables_say_what_the_ledger_has() -> None:
     assert "| `point+class` | paper | 70.0 (0.0) | 70.0 (0.0) |" in lines
     assert "| `class` | 10% | 0.100 (0.000) | - | - | - | - |" in lines
     assert "| `class` | 10% | - | - | 0.500 (0.000) | - | - |" in lines
+    assert "| `box+class`, `second_opinion` off | 10% | 0.100 (0.000) | - | - | - | - |" in lines
     assert "| `box+class` | what the gate chose | 70.0 (0.0) | 70.0 (0.0) |" in lines
     assert text.count("| zero-shot |") == 4
 

@@ -43,11 +43,11 @@ def draw(rows: Sequence[Row], file: Path, *, world: str = "toyworld") -> None:
 
 def _lines(axes: Axes, rows: Sequence[Row], values: BySeed) -> int:
     """Draws what there is of each kind; how many lines."""
-    drawn = 0
+    drawn, price_of = 0, in_hours(hours(rows))
     for kind, choices in _choices().items():
         line = []
         for choice in choices:
-            price, found = by_seed(rows, in_hours(hours(rows)), choice), values(rows, choice)
+            price, found = by_seed(rows, price_of, choice), values(rows, choice)
             if seeds := price.keys() & found.keys():
                 of_seeds = [found[seed] for seed in seeds]
                 error = statistics.stdev(of_seeds) if len(of_seeds) > 1 else 0.0

@@ -13,6 +13,7 @@ from benchmarks.omni_study.cells import (
     FULL,
     KINDS,
     LONG,
+    ONE_OPINION,
     ONE_RATE,
     POINT,
     PRECISION,
@@ -23,6 +24,7 @@ from benchmarks.omni_study.cells import (
 from benchmarks.omni_study.claims import claims
 from benchmarks.omni_study.ledger import Row, hours
 from benchmarks.omni_study.values import (
+    LABELLER,
     STUDENT,
     TEACHER,
     Choice,
@@ -227,10 +229,9 @@ def _students(rows: Sequence[Row]) -> str:
 def _teachers(rows: Sequence[Row]) -> str:
     lines = []
     for weak in (POINT, BOX):
-        few = {**TEACHER, "refine": True, "class_aware": "no_box"}
         ways = {
             "zero-shot": {**STUDENT, "tuned": False},
-            **{teacher: {**few, "teacher": teacher} for teacher in TEACHERS},
+            **{teacher: {**LABELLER, "teacher": teacher} for teacher in TEACHERS},
             "what the gate chose": STUDENT,
         }
         for way, choice in ways.items():
@@ -266,14 +267,18 @@ def _ranks(rows: Sequence[Row]) -> str:
 
 def _estimates(rows: Sequence[Row], title: str, told: Callable[[Row], Mapping[str, float | None]]) -> str:
     lines = []
-    for weak in KINDS:
-        for masks in SHARES[1:]:
-            choice = {**STUDENT, "weak": weak, "masks": masks}
-            found = [
-                spread(by_seed(rows, lambda row, n=name: told(row).get(n), choice).values(), digits=3)
-                for name in ESTIMATES
-            ]
-            lines.append((f"`{weak}`", masks, *found))
+    choices = [(f"`{weak}`", {**STUDENT, "weak": weak}, masks) for weak in KINDS for masks in SHARES[1:]]
+    alone = {**STUDENT, "teacher": ONE_OPINION, "student": None}
+    choices += [(f"`{weak}`, `second_opinion` off", {**alone, "weak": weak}, "10%") for weak in (POINT, BOX)]
+    for label, choice, masks in choices:
+        found = [
+            spread(
+                by_seed(rows, lambda row, n=name: told(row).get(n), {**choice, "masks": masks}).values(),
+                digits=3,
+            )
+            for name in ESTIMATES
+        ]
+        lines.append((label, masks, *found))
     return _markdown(title, ("weak labels", "masks", *ESTIMATES), lines, numbers=slice(2, 7))
 
 

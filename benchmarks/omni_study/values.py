@@ -26,6 +26,8 @@ STUDENT: Choice = MappingProxyType(
 TEACHER: Choice = MappingProxyType(
     {"tuned": True, "gated": False, "teacher": PAPER, "student": None, "long": False}
 )
+# One that answers as those that students learn from: it asks for proposals, and boxes go without the class.
+LABELLER: Choice = MappingProxyType({**TEACHER, "class_aware": "no_box", "refine": True})
 
 
 def by_seed(rows: Iterable[Row], value: Value, choice: Choice) -> dict[int, float]:
