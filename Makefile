@@ -45,14 +45,15 @@ blo-study: $(READY)
 	$(BIN)/python -m benchmarks.blo_inst --ledger=$(BLO_LEDGER)
 	test -z "$$OMNIMASK_DATA" || \
 	  $(BIN)/python -m benchmarks.blo_inst --ledger=$(BLO_LEDGER) --worlds penn-fudan car-parts --data="$$OMNIMASK_DATA"
-	$(BIN)/python -m benchmarks.blo_inst --ledger=$(BLO_LEDGER) --write=docs/results.md
+	$(BIN)/python -m benchmarks.blo_inst --ledger=$(BLO_LEDGER) --write=docs/results.md \
+	  $${OMNIMASK_DATA:+--data="$$OMNIMASK_DATA"}
 
 YOLO_VENV := .venv-yolo
 YOLO := $(YOLO_VENV)/bin
 
 # ultralytics is under AGPL-3.0: it has an environment of its own, and nothing else here needs it.
 yolo: $(YOLO_VENV)/.ready
-	$(YOLO)/python -m pytest tests/teachers/test_yolo.py tests/teachers/test_yolo_file.py
+	$(YOLO)/python -m pytest tests/teachers/test_yolo.py tests/teachers/test_yolo_weights.py tests/teachers/test_yolo_file.py
 	$(YOLO)/pipeline run configs/blo-inst-yolo.yaml
 
 overfit-student: $(READY)

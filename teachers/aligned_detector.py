@@ -70,13 +70,17 @@ class AlignedDetector:
         raw = self._detector.predict(canvas.permute(2, 0, 1)[None].float().to(self._device))
         # Of a location the best of the asked classes counts, not its best of all.
         asked = replace(raw, class_logits=raw.class_logits[..., list(labels)])
-        kept = keep(asked, confidence=FOUND_CONFIDENCE, overlap=FOUND_OVERLAP, most=FOUND_MOST)
+        extents = torch.tensor([[window.width, window.height]], device=self._device)
+        kept = keep(
+            asked, confidence=FOUND_CONFIDENCE, overlap=FOUND_OVERLAP, most=FOUND_MOST, extents=extents
+        )
         down, across = (window.source[i] / window.scaled[i] for i in range(2))
         scale = torch.tensor([across, down, across, down], dtype=torch.float64)
-        limit = torch.tensor([width, height, width, height], dtype=torch.float64)
-        boxes = torch.minimum((kept.boxes(asked).double().cpu() * scale).clamp(min=0), limit)
-        there = (boxes[:, 2:] > boxes[:, :2]).all(1)  # not in the padding
-        return boxes[there], kept.score.double().cpu()[there], kept.label.cpu()[there]
+        limit = torch.tensor(
+            [width, height, width, height], dtype=torch.float64
+        )  # but for rounding it is that
+        boxes = torch.minimum(kept.shown(asked, extents).double().cpu() * scale, limit)
+        return boxes, kept.score.double().cpu(), kept.label.cpu()
 
 
 def load_aligned_detector(artifact: Path, *, ontology: Ontology, device: str = "cpu") -> AlignedDetector:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 LEAST_SIDE = 1.0  # pixels: a thinner box prompts nothing
@@ -44,10 +44,6 @@ class Raw:
     centres: Tensor
     strides: Tensor
     side: int
-
-    def seen(self) -> Tensor:
-        """What of each box lies in its image, detached."""
-        return self.boxes.detach().clamp(0, self.side)
 
     def scores(self) -> Tensor:
         """Confidence of each location and class, detached (B, A, K)."""
@@ -85,6 +81,10 @@ class Kept:
         """Theirs (N, 4) in any raw predictions, with gradients."""
         return raw.boxes[self.image, self.location]
 
+    def shown(self, raw: Raw, extents: Tensor) -> Tensor:
+        """What of their boxes lies in their images, of `extents` (B, 2); a side beyond one takes no gradient."""
+        return within(self.boxes(raw), extents[self.image])
+
 
 class Detector(Protocol):
     """A network with boxes; `torch.nn.Module` in all that concerns parameters and modes."""
@@ -100,6 +100,36 @@ class Detector(Protocol):
     def losses(self, raw: Raw, targets: Sequence[Targets], assignment: Assignment) -> dict[str, Tensor]:
         """Scalars `box`, `obj` and `cls`, without their weights; `obj` is 0 where `Raw` has no `object_logits`."""
         ...
+
+
+class DetectorNetwork(nn.Module):
+    """A `Detector` around the network `model`, of which `class_part` begins the names of weights that depend on K."""
+
+    class_part: str
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def meet(self, pixels: Tensor) -> None:
+        """See images (B, 3, S, S) before anything is learned from them; most need not."""
+
+    def predict(self, pixels: Tensor) -> Raw:
+        """As `Detector`."""
+        raise NotImplementedError
+
+    def assign(self, raw: Raw, targets: Sequence[Targets]) -> Assignment:
+        """As `Detector`."""
+        raise NotImplementedError
+
+    def losses(self, raw: Raw, targets: Sequence[Targets], assignment: Assignment) -> dict[str, Tensor]:
+        """As `Detector`."""
+        raise NotImplementedError
+
+
+def within(boxes: Tensor, extents: Tensor) -> Tensor:
+    """What of boxes (..., 4) lies in images of `extents` (..., 2): width and height in pixels of the square."""
+    return torch.minimum(boxes.clamp(min=0), torch.cat([extents, extents], -1).to(boxes))
 
 
 def lost(raw: Raw, boxes: Tensor, learned: Tensor) -> Tensor:
@@ -132,13 +162,15 @@ def gathered(
 
 
 @torch.no_grad()
-def keep(raw: Raw, *, confidence: float, overlap: float, most: int) -> Kept:
+def keep(raw: Raw, *, confidence: float, overlap: float, most: int, extents: Tensor | None = None) -> Kept:
     """Each location's best class above a confidence, without those that overlap a better one of the class.
 
+    `extents` (B, 2): the width and height that each image has of the square, whose rest is padding; None for all of it.
     Boxes of which less than a pixel's width or height lies in the image are left out; at most `most` an image.
     """
     scores, labels = raw.scores().max(-1)
-    seen = raw.seen()
+    limits = raw.boxes.new_tensor([[raw.side, raw.side]]) if extents is None else extents
+    seen = within(raw.boxes.detach(), limits[:, None])
     sides = seen[..., 2:] - seen[..., :2]
     possible = (scores > confidence) & (sides >= LEAST_SIDE).all(-1)
     parts = []

@@ -1,7 +1,7 @@
 """A detector of the table with its first weights: embedded ones, or a file's under the names of the detector's package.
 
-A file is safetensors, or the published pickle: a state dict (torchvision) or a whole network (ultralytics, see
-yolo_file.py), of which nothing is run and no class is built.
+A file is safetensors, or the published pickle, which the table says how to read: of neither is anything run, and no
+class is built.
 """
 
 from collections.abc import Mapping
@@ -14,13 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.data.errors import BadInput
+from teachers.detector import DetectorNetwork
 from teachers.detectors import Entry, find
-from teachers.fcos import FcosDetector
 from teachers.tiny.weights import load_weights
-from teachers.yolo import YoloDetector
-from teachers.yolo_file import read_checkpoint
 
-DetectorNetwork = FcosDetector | YoloDetector
 _DAMAGED = (
     *(UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AttributeError),
     SafetensorError,
@@ -40,25 +37,35 @@ def new_detector(
     detector = entry.build(num_classes, focal=focal)
     if weights is not None:
         entry.digest(weights, sha256)
-        return fill(detector, _read(detector, entry, weights), str(weights))
+        return fill(detector, _read(entry, weights), str(weights))
     if entry.embedded is not None:
         return fill(detector, load_weights(entry.embedded), entry.embedded)
     return detector
 
 
-def _read(detector: DetectorNetwork, entry: Entry, path: Path) -> Mapping[str, Tensor]:
-    if path.suffix == entry.pickle and isinstance(detector, YoloDetector):
-        return read_checkpoint(path)
+def _read(entry: Entry, path: Path) -> Mapping[str, Tensor]:
+    if path.suffix == entry.pickle:
+        return entry.read(path)
     try:
-        if path.suffix != entry.pickle:
-            return load_file(path)
+        return load_file(path)
+    except _DAMAGED as error:
+        raise _unreadable(path, error) from error
+
+
+def read_state_dict(path: Path) -> Mapping[str, Tensor]:
+    """Tensors by name from a pickle of nothing else, as torchvision publishes; BadInput for anything else."""
+    try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGED as error:
-        why = str(error).partition("\n")[0] or type(error).__name__
-        raise BadInput(f"detector_weights {path}: not readable as weights: {why}") from error
+        raise _unreadable(path, error) from error
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         raise BadInput(f"detector_weights {path}: expected tensors by name, found {type(found).__name__}")
     return found
+
+
+def _unreadable(path: Path, error: Exception) -> BadInput:
+    why = str(error).partition("\n")[0] or type(error).__name__
+    return BadInput(f"detector_weights {path}: not readable as weights: {why}")
 
 
 def fill(detector: DetectorNetwork, given: Mapping[str, Tensor], where: str) -> DetectorNetwork:

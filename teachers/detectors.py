@@ -3,7 +3,7 @@
 detector = find("fcos_r50").build(80, focal=True)      # of 80 classes, randomly initialised
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -16,7 +16,9 @@ from teachers.identity import embedded_digest, weights_digest
 from teachers.tiny import listing
 
 if TYPE_CHECKING:
-    from teachers.detector_weights import DetectorNetwork
+    from torch import Tensor
+
+    from teachers.detector import DetectorNetwork
 
 FOUND_CONFIDENCE, FOUND_OVERLAP = (
     0.001,
@@ -56,15 +58,18 @@ class Build(Protocol):
 class Entry:
     """One detector; `what` says so in a line, `licence` is its code's.
 
-    `focal`: whether its own class loss is. `pickle`: how the name of its published checkpoint ends, which is read with
-    a known `sha256` only; safetensors are read without. `embedded`: the weights in the package that it begins with.
-    `anew`: whether it can be trained from random ones. `extra`: what must be installed besides.
+    `focal`: whether its own class loss is. `pickle`: how the name of its published checkpoint ends, which is read by
+    `read`, with a known `sha256` only; safetensors are read without. `objectness`: whether it says of a place that
+    something is there, apart from what, which the loss `obj` teaches. `embedded`: the weights in the package that it
+    begins with. `anew`: whether it can be trained from random ones. `extra`: what must be installed besides.
     """
 
     what: str
     build: Build
     focal: bool
     pickle: str
+    read: "Callable[[Path], Mapping[str, Tensor]]"
+    objectness: bool = True
     sha256: str | None = None
     embedded: str | None = None
     anew: bool = True
@@ -125,12 +130,26 @@ def _yolo(name: str, num_classes: int, *, focal: bool) -> "DetectorNetwork":
     return build_yolo(name, num_classes, focal=focal)
 
 
+def _read_fcos(path: Path) -> "Mapping[str, Tensor]":
+    from teachers.detector_weights import read_state_dict
+
+    return read_state_dict(path)
+
+
+def _read_yolo(path: Path) -> "Mapping[str, Tensor]":
+    from teachers.yolo_file import read_checkpoint
+
+    return read_checkpoint(path)
+
+
 def _yolo_entry(name: str) -> Entry:
     return Entry(
         f"ultralytics' YO{name[2:]}",
         partial(_yolo, name),
         focal=False,
         pickle=".pt",
+        read=_read_yolo,
+        objectness=False,
         sha256=YOLO_SHA256[name],
         licence="AGPL-3.0",
         extra="yolo",
@@ -139,7 +158,12 @@ def _yolo_entry(name: str) -> Entry:
 
 DETECTORS: Mapping[str, Entry] = {
     "fcos_tiny": Entry(
-        "FCOS of 0.8 M parameters, for CPUs", _fcos_tiny, focal=True, pickle=".pth", embedded=listing.DETECTOR
+        "FCOS of 0.8 M parameters, for CPUs",
+        _fcos_tiny,
+        focal=True,
+        pickle=".pth",
+        read=_read_fcos,
+        embedded=listing.DETECTOR,
     ),
     "fcos_r50": Entry(
         "torchvision's FCOS with a ResNet-50",
@@ -147,6 +171,7 @@ DETECTORS: Mapping[str, Entry] = {
         focal=True,
         anew=False,  # its norms are frozen
         pickle=".pth",
+        read=_read_fcos,
         sha256=FCOS_SHA256,
         licence="BSD-3-Clause",
     ),

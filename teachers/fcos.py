@@ -2,8 +2,8 @@
 
 Assignments depend on the true boxes alone, so that they stay the same at other parameters; batch norms are frozen, or
 asked in eval mode, and learn no statistics. The gradient of a gradient is linear in the loss's weights, as it must be
-(`tests/teachers/test_fcos.py`), which is not so of every detector: transformers' RT-DETR gives wrong ones without a
-word.
+(`tests/teachers/test_fcos_gradients.py`), which is not so of every detector: transformers' RT-DETR gives wrong ones
+without a word.
 """
 
 from collections import OrderedDict
@@ -19,24 +19,22 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d
 
 from teachers.box_losses import ciou_loss, focal_loss
-from teachers.detector import Assignment, Raw, Targets, gathered, ignored, lost
+from teachers.detector import Assignment, DetectorNetwork, Raw, Targets, gathered, ignored, lost
 from teachers.tiny.pyramid import PIXEL_MEAN, PIXEL_STD, PYRAMID, STRIDES, Pyramid
 
 RADIUS = 1.5  # strides around an object's centre whose locations learn it (Tian et al. 2019)
 LEAST_REACH, MOST_REACH = 4.0, 8.0  # strides: the longest of the four distances that a level learns
 
 
-class FcosDetector(nn.Module):
-    """A `Detector` around torchvision's FCOS, whose own resizing, losses and suppression are not used.
+class FcosDetector(DetectorNetwork):
+    """Around torchvision's FCOS, whose own resizing, losses and suppression are not used."""
 
-    `class_part`: how the names of the weights begin whose shapes depend on the number of classes.
-    """
-
+    model: FCOS
     class_part = "head.classification_head.cls_logits."
 
     def __init__(self, model: FCOS, *, focal: bool = True) -> None:
-        super().__init__()
-        self.model, self.focal = model, focal
+        super().__init__(model)
+        self.focal = focal
 
     def predict(self, pixels: Tensor) -> Raw:
         """Of images (B, 3, S, S), float in 0..255; S a multiple of the coarsest stride."""

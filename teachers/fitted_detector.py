@@ -17,7 +17,7 @@ from teachers.detectors import find
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from teachers.detector_weights import DetectorNetwork
+    from teachers.detector import DetectorNetwork
 
 WEIGHTS = "model.safetensors"
 PREFIX = "detector."

@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from teachers import yolo_package
 from teachers.box_losses import ciou_loss, focal_loss
-from teachers.detector import Assignment, Raw, Targets, gathered, ignored, lost
+from teachers.detector import Assignment, DetectorNetwork, Raw, Targets, gathered, ignored, lost
 
 FOLDERS = {"yolov8": "v8", "yolo11": "11", "yolo26": "26"}
 TOP, ALPHA, BETA = 10, 0.5, 6.0  # of the task-aligned assigner (Feng et al. 2021), as ultralytics has them
@@ -34,12 +34,13 @@ TOP, ALPHA, BETA = 10, 0.5, 6.0  # of the task-aligned assigner (Feng et al. 202
 Assigner = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]
 
 
-class YoloDetector(nn.Module):
-    """A `Detector` around a DetectionModel of ultralytics, whose own losses and suppression are not used."""
+class YoloDetector(DetectorNetwork):
+    """Around a DetectionModel of ultralytics, whose own losses and suppression are not used."""
 
     def __init__(self, model: nn.Module, assigner: Assigner, *, focal: bool = False) -> None:
-        super().__init__()
-        self.model, self.assigner, self.focal = model, assigner, focal
+        super().__init__(model)
+        self.assigner, self.focal = assigner, focal
+        self.class_part = f"model.{len(self._layers) - 1}.cv3."  # its widths depend on the number of classes
         # Its weights are 0, 1, 2 ... and take no gradient, which a level of a training expects of all parameters.
         self._head.dfl = nn.Identity()
         self.eval()
@@ -53,11 +54,6 @@ class YoloDetector(nn.Module):
     @property
     def _head(self) -> nn.Module:
         return self._layers[-1]
-
-    @property
-    def class_part(self) -> str:
-        """How the names of the class branch's weights begin; their widths depend on the number of classes."""
-        return f"model.{len(self._layers) - 1}.cv3."
 
     def train(self, mode: bool = True) -> "YoloDetector":
         """Batch norms stay in eval mode. The head alone is told to train: it then gives what it says undecoded."""

@@ -1,17 +1,17 @@
-"""FCOS as a detector that losses can be asked through twice: against torchvision's own, and finite differences."""
+"""FCOS as a detector that losses can be asked through twice: what it says, assigns and loses, against torchvision's."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
+from small_fcos import CLASSES, SOME, objects, pixels, tiny
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from teachers.detector import Assignment, Raw, Targets, keep
-from teachers.fcos import FcosDetector, build_fcos_r50, build_fcos_tiny
+from teachers.detector import Assignment, Raw, Targets
+from teachers.fcos import FcosDetector, build_fcos_r50
 
-CLASSES = 3
 CELLS = {64: 64 + 16 + 4, 96: 144 + 36 + 9}  # of the strides 8, 16 and 32
 
 
@@ -21,37 +21,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def tiny(seed: int = 0, *, focal: bool = True) -> FcosDetector:
-    """In float64; boxes of some strides, as torchvision's own first ones have no area."""
-    torch.manual_seed(seed)
-    detector = build_fcos_tiny(CLASSES, focal=focal).double().eval()
-    nn.init.constant_(detector.model.head.regression_head.bbox_reg.bias, 2.0)
-    for module in detector.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.1, 0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return detector
-
-
-def pixels(count: int = 2, side: int = 64) -> Tensor:
-    draw = torch.Generator().manual_seed(1)
-    return 255 * torch.rand(count, 3, side, side, generator=draw, dtype=torch.float64)
-
-
-def objects(*boxes: list[float], weights: list[float] | None = None, region: Tensor | None = None) -> Targets:
-    where = torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4)
-    labels = torch.arange(len(where)) % CLASSES
-    return Targets(where, labels, torch.tensor(weights or [1.0] * len(where)), region)
-
-
-def total(detector: FcosDetector, images: Tensor, targets: list[Targets]) -> Tensor:
-    raw = detector.predict(images)
-    return torch.stack(list(detector.losses(raw, targets, detector.assign(raw, targets)).values())).sum()
-
-
-SOME = [objects([10.0, 12.0, 30.0, 40.0], [30.0, 5.0, 60.0, 50.0]), objects([0.0, 0.0, 64.0, 64.0])]
 
 
 @pytest.mark.parametrize("side", CELLS)
@@ -234,92 +203,6 @@ def test_losses_count_as_much_as_their_object() -> None:
         for weight in (0.5, 0.0):
             torch.testing.assert_close(gradients[name, weight][first], full[first])
             torch.testing.assert_close(gradients[name, weight][second], weight * full[second])
-
-
-def gradients(loss: Tensor, detector: FcosDetector) -> Tensor:
-    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(detector.parameters()))])
-
-
-def along(loss: Tensor, detector: FcosDetector, direction: Tensor) -> Tensor:
-    """The Hessian of a loss times a direction, by two gradients."""
-    first = torch.autograd.grad(loss, list(detector.parameters()), create_graph=True)
-    return gradients(torch.cat([g.flatten() for g in first]) @ direction, detector)
-
-
-def direction_of(detector: FcosDetector) -> Tensor:
-    draw = torch.Generator().manual_seed(5)
-    drawn = torch.randn(sum(p.numel() for p in detector.parameters()), generator=draw, dtype=torch.float64)
-    return drawn / drawn.norm()
-
-
-def test_second_order_is_linear_in_the_loss() -> None:
-    """transformers' RT-DETR fails this without a word."""
-    detector = tiny()
-    direction = direction_of(detector)
-
-    def product(*weighted: tuple[float, list[Targets]]) -> Tensor:
-        loss = torch.stack([weight * total(detector, pixels(), targets) for weight, targets in weighted])
-        return along(loss.sum(), detector, direction)
-
-    one, three, other = product((1.0, SOME)), product((3.0, SOME)), product((1.0, SOME[::-1]))
-    both = product((1.0, SOME), (1.0, SOME[::-1]))
-    assert one.abs().max() > 1e-3
-    torch.testing.assert_close(three, 3 * one)
-    torch.testing.assert_close(both, one + other)
-
-
-def test_second_order_is_the_difference_of_first_ones() -> None:
-    """Of boxes and scores; not of CIoU, whose a is a constant for the gradient but no constant."""
-
-    def loss(of: FcosDetector) -> Tensor:
-        raw = of.predict(pixels())
-        assignment = of.assign(raw, SOME)
-        parts = of.losses(raw, SOME, assignment)
-        boxes = raw.boxes[assignment.image, assignment.location]
-        return parts["obj"] + parts["cls"] + (boxes / 64).square().mean()
-
-    detector, sides = tiny(), []
-    direction, epsilon = direction_of(detector), 1e-6
-    exact = along(loss(detector), detector, direction)
-    start = nn.utils.parameters_to_vector(detector.parameters()).detach()
-    for sign in (1, -1):
-        nn.utils.vector_to_parameters(start + sign * epsilon * direction, detector.parameters())
-        sides.append(gradients(loss(detector), detector))
-    difference = (sides[0] - sides[1]) / (2 * epsilon)
-    assert (difference - exact).norm() < 1e-5 * exact.norm()
-
-
-def test_norms_learn_no_statistics_and_asking_twice_gives_the_same_bits() -> None:
-    detector = tiny()
-    before = {name: value.clone() for name, value in detector.named_buffers()}
-    first = total(detector, pixels(), SOME)
-    (gradient, *_) = torch.autograd.grad(first, list(detector.parameters()))
-    again = total(detector, pixels(), SOME)
-    assert torch.equal(first, again)
-    assert gradient.any()
-    assert all(torch.equal(value, before[name]) for name, value in detector.named_buffers())
-
-
-def test_all_parameters_learn() -> None:
-    detector = tiny()
-    found = torch.autograd.grad(total(detector, pixels(), SOME), list(detector.parameters()))
-    names = [name for name, _ in detector.named_parameters()]
-    assert [name for name, gradient in zip(names, found, strict=True) if not gradient.any()] == []
-
-
-def test_descending_makes_the_losses_smaller() -> None:
-    detector = tiny()
-    optimizer = torch.optim.AdamW(detector.parameters(), lr=2e-3)
-    losses = []
-    for _ in range(25):
-        loss = total(detector, pixels(), SOME)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.7 * losses[0]
-    kept = keep(detector.predict(pixels()), confidence=0.0, overlap=0.5, most=1)
-    assert len(kept.score) == 2
 
 
 def test_an_assignment_that_is_given_is_not_made_anew() -> None:
