@@ -138,6 +138,8 @@ class Runner:
             self._display.note(
                 f"{planned.label}: the work of {world} processes; another number ends in other bits"
             )
+        if (warning := artifact.metrics.get("warning")) is not None:
+            self._display.note(f"{planned.label}: {warning}")
         log.seconds, log.images, log.metrics = artifact.seconds, count, dict(artifact.metrics)
         self._known.timed[planned.label] = artifact.key
         self._take_in(stage, artifact)

@@ -65,3 +65,12 @@ def test_a_student_each(go, tmp_path):
     assert json.loads((tmp_path / "run" / "table.json").read_text()) == {
         "uses": ["student.one", "student.two"]
     }
+
+
+def test_a_jobs_warning_is_told_and_again_when_it_is_reused(go, monkeypatch):
+    run = FakeTrain.run
+    monkeypatch.setattr(FakeTrain, "run", lambda *given: {**run(*given), "warning": "too few"})
+    plan = make_plan((FakeIngest, FakeIngestConfig()), (FakeTrain, FakeTrainConfig()))
+    for out in "ab":
+        _, _, notes = go(plan, out=out)
+        assert notes == ["finetune_teacher: too few"]
