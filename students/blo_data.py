@@ -118,7 +118,8 @@ class Side:
             yield self._images(collate(examples).to(self.device), [self.places[index] for index in some])
 
     def _images(self, batch: Batch, places: list[int]) -> Images:
-        features = self.cache.gather([(place, None) for place in places]).features
+        seen = self.cache.gather([(place, None) for place in places])
+        features = seen.features
         side = 4 * features.shape[-1]
         low = low_res_masks(batch.masks, side)
         return Images(
@@ -126,4 +127,5 @@ class Side:
             features,
             detector_targets(batch),
             tuple(torch.split(low, list(batch.counts))),
+            torch.tensor([frame.input_size[::-1] for frame in seen.frames], device=features.device),
         )

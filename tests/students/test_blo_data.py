@@ -122,6 +122,7 @@ def test_pixels_features_and_objects_of_a_step_are_of_the_same_images(
             for name in ("boxes", "labels", "weights", "ignored"):
                 assert torch.equal(getattr(batch.targets[row], name), getattr(targets, name)), name
             assert batch.masks[row].shape == (len(targets.boxes), 32, 32)
+            assert batch.extents[row].tolist() == [64, 48]  # of 128 x 96 pixels
         seen += own
     assert set(seen) <= {1, 2, 4}
     whole = Side.of(loader(pictures, images), (1, 2, 4), Places(), device="cpu")  # type: ignore[arg-type]
