@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from pipeline.engine.team import Team
 from students import blo_settings as numbers
 from students.blo_data import Halves, Side
-from students.blo_objective import Choice, Images, Keeping, Weights, choose, losses, mask_loss, total
+from students.blo_objective import (
+    Choice,
+    Images,
+    Keeping,
+    Weights,
+    boxes_loss,
+    choose,
+    losses,
+    mask_loss,
+    total,
+)
 from students.blo_settings import BloInstSettings
 from students.blo_trainer import Pair
 from students.pool import Loader
@@ -71,6 +81,11 @@ class Bench:
     def segmenting(self, images: Images, choice: Choice) -> Tensor:
         """All of L that depends on theta, for the boxes as they were chosen."""
         return self.settings.seg * mask_loss(self.pair.sam, images, choice, choice.boxes)
+
+    def coupling(self, images: Images, choice: Choice) -> Tensor:
+        """All of L that depends on theta, for the boxes as the detector says them now: what has an implicit term."""
+        raw = self.pair.detector.predict(images.pixels)
+        return self.settings.seg * boxes_loss(self.pair.sam, images, choice, raw)
 
     def choice(self, images: Images) -> Choice:
         """What stays fixed in a step on these images."""

@@ -23,7 +23,7 @@ from students.blo_bench import Bench, threads
 from students.blo_data import detector_targets, square_pixels
 from students.blo_judge import judge
 from students.blo_objective import Images
-from students.blo_trainer import Phase
+from students.blo_trainer import Phase, Watch
 from teachers.bilevel import Level, bilevel_step, joint_step
 from teachers.detector import Targets
 
@@ -70,10 +70,10 @@ def _separate(bench: Bench) -> list[Phase]:
     side = bench.side(bench.everything)
     epoch, steps = bench.aligned_epoch, bench.steps
 
-    def segment(images: Images) -> float:
+    def segment(images: Images) -> tuple[float]:
         loss = bench.segmenting(images, bench.choice(images))
         lower.apply(lower.gradient(loss))
-        return _mean(loss, bench.team)
+        return (_mean(loss, bench.team),)
 
     def draw(first: int, last: int) -> Iterator[Images]:
         return side.batches(first, last, threads=threads())
@@ -93,14 +93,15 @@ def _aligned(bench: Bench) -> Phase:
     lower, upper = bench.levels()
     epoch, steps = bench.aligned_epoch, bench.steps
     order = bench.settings.order
+    # What `first` asks of D1 goes no further than theta; what `second` asks must reach phi too.
+    of_theta = {"first": bench.segmenting, "second": bench.coupling}.get(order, bench.loss)
 
-    def step(batch: tuple[Images, Images]) -> float:
+    def step(batch: tuple[Images, Images]) -> tuple[float, float]:
         first, second = batch
         choices = bench.choice(first), bench.choice(second)
 
         def lower_loss() -> Tensor:
-            loss = bench.segmenting if order == "first" else bench.loss
-            return loss(first, choices[0])
+            return of_theta(first, choices[0])
 
         def upper_loss() -> Tensor:
             return bench.loss(second, choices[1])
@@ -109,8 +110,9 @@ def _aligned(bench: Bench) -> Phase:
             found = bilevel_step(lower, upper, lower_loss, upper_loss, order=order)
         else:
             found = joint_step(lower, upper, lower_loss, upper_loss)
-        # All of L on D2, in each order; on D1 `first` asks for L_seg alone.
-        return _mean(torch.tensor(found.upper, device=bench.device), bench.team)
+        # All of L on D2, in each order; of D1 L_seg alone in `first` and `second`, as theta knows no more.
+        upper_and_lower = torch.tensor([found.upper, found.lower], device=bench.device)
+        return _mean(upper_and_lower[0], bench.team), _mean(upper_and_lower[1], bench.team)
 
     optimizers = [lower.optimizer, upper.optimizer]
     return Phase(
@@ -118,14 +120,14 @@ def _aligned(bench: Bench) -> Phase:
     )
 
 
-def _judging(bench: Bench) -> Callable[[int], bool]:
+def _judging(bench: Bench) -> Callable[[int, Watch], bool]:
     """Note how good the pair is on images of D2; False once it was not better for `patience` epochs.
 
     While no object is found there is nothing to compare, and the training goes on.
     """
 
-    def go_on(epoch: int) -> bool:
-        judged = judge(bench, bench.halves.upper)
+    def go_on(epoch: int, watch: Watch) -> bool:
+        judged = judge(bench, bench.halves.upper, watch)
         if judged.found:
             bench.pair.note(judged.missed, epoch)
         best, patience = int(bench.pair.best_epoch), bench.settings.patience
@@ -134,17 +136,17 @@ def _judging(bench: Bench) -> Callable[[int], bool]:
     return go_on
 
 
-def _detecting(bench: Bench, level: Level) -> Callable[[Seen], float]:
+def _detecting(bench: Bench, level: Level) -> Callable[[Seen], tuple[float]]:
     """A step of the detector on its own losses."""
     own, detector = bench.settings, bench.pair.detector
 
-    def step(seen: Seen) -> float:
+    def step(seen: Seen) -> tuple[float]:
         pixels, targets = seen
         raw = detector.predict(pixels)
         parts = detector.losses(raw, targets, detector.assign(raw, targets))
         loss = own.box * parts["box"] + own.obj * parts["obj"] + own.cls * parts["cls"]
         level.apply(level.gradient(loss))
-        return _mean(loss, bench.team)
+        return (_mean(loss, bench.team),)
 
     return step
 

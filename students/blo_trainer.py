@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from pipeline.engine.stage import Stopped, TrainContext
 from students.blo_objective import AlignedSam
 from students.checkpoint import Progress, load_checkpoint, save_checkpoint
-from teachers.detector_weights import DetectorNetwork
+from teachers.detector import DetectorNetwork
 
 
 class Pair(nn.Module):
@@ -49,22 +50,47 @@ class Pair(nn.Module):
             self.sam.load_state_dict(self.best_sam.state_dict())
 
 
+class Watch(Protocol):
+    """Hears of each batch that is judged: how many of the images are; may end it by `Stopped`."""
+
+    def __call__(self, done: int, whole: int) -> None: ...
+
+
 @dataclass(frozen=True)
 class Phase:
-    """`steps` times `step(batch)`, which returns a loss, on what `draw(first, last)` gives for those steps.
+    """`steps` times `step(batch)`, which returns losses, on what `draw(first, last)` gives for those steps.
 
-    `rate(step)`: share of the optimisers' learning rates. Before each epoch of `epoch` steps and after the last one
-    `judge(number of the epoch)` says whether to go on.
+    The losses are one, or the upper level's and the lower level's. `rate(step)`: share of the optimisers' learning
+    rates. Before each epoch of `epoch` steps and after the last one `judge(number of the epoch, watch)` says whether to
+    go on.
     """
 
     name: str
     steps: int
     optimizers: Sequence[torch.optim.Optimizer]
     draw: Callable[[int, int], Iterator[Any]]
-    step: Callable[[Any], float]
+    step: Callable[[Any], tuple[float, ...]]
     rate: Callable[[int], float]
     epoch: int
-    judge: Callable[[int], bool] = lambda _: True
+    judge: Callable[[int, Watch], bool] = lambda *_: True
+
+
+class Clock:
+    """Adds what steps take to a progress, by the clock and by this process's cores; what lies between is left out."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.skip()
+
+    def skip(self) -> None:
+        """Leave out what was since it was last asked."""
+        self._wall, self._core = time.monotonic(), time.process_time()
+
+    def count(self) -> None:
+        """Add what was since it was last asked."""
+        self._progress.seconds += time.monotonic() - self._wall
+        self._progress.core_seconds += time.process_time() - self._core
+        self.skip()
 
 
 def run_phases(
@@ -72,67 +98,100 @@ def run_phases(
 ) -> list[Progress]:
     """Run one after the other, each from its last state to its end, saving one `every` so many steps.
 
-    `Stopped` after a state was saved if the context asks for it, `FloatingPointError` if a loss or gradient is not
-    finite.
+    `Stopped` after a state was saved if the context asks for it, while it is judged too; `FloatingPointError` if a loss
+    or gradient is not finite.
     """
     whole, before, found = sum(phase.steps for phase in phases), 0, []
     for phase in phases:
 
-        def show(progress: Progress, before: int = before) -> None:
-            context.progress(before + progress.step, whole, f"loss {progress.losses[-1]:.3f}")
+        def tell(step: int, note: str, before: int = before) -> None:
+            context.progress(before + step, whole, note)
 
-        found.append(_run(phase, pair, context, show, recipe=recipe, every=every))
+        found.append(_Run(phase, pair, context, tell, recipe, every).run())
         before += phase.steps
     return found
 
 
-def _run(
-    phase: Phase,
-    pair: Pair,
-    context: TrainContext,
-    show: Callable[[Progress], None],
-    *,
-    recipe: str,
-    every: int,
-) -> Progress:
-    folder, team = context.workdir / phase.name, context.team
-    folder.mkdir(exist_ok=True)
-    rates = [group["lr"] for group in _groups(phase.optimizers)]
-    progress = load_checkpoint(folder, pair, phase.optimizers, recipe=recipe)
-    team.agree(progress.step, "step of the saved state")
-    before, began, loaded = progress.seconds, time.monotonic(), progress.step
+@dataclass(frozen=True)
+class _Run:
+    """One phase; `tell(step, note)` is how far it is."""
 
-    def save() -> None:
-        progress.seconds = before + time.monotonic() - began
-        if team.leads:
-            save_checkpoint(folder, pair, phase.optimizers, progress=progress, recipe=recipe)
+    phase: Phase
+    pair: Pair
+    context: TrainContext
+    tell: Callable[[int, str], None]
+    recipe: str
+    every: int
 
-    for batch in phase.draw(progress.step, phase.steps):
-        epoch, place = divmod(progress.step, phase.epoch)
-        if place == 0 and not phase.judge(epoch):
-            break
-        for group, full in zip(_groups(phase.optimizers), rates, strict=True):
-            group["lr"] = full * phase.rate(progress.step)
+    @property
+    def folder(self) -> Path:
+        return self.context.workdir / self.phase.name
+
+    def run(self) -> Progress:
+        phase = self.phase
+        self.folder.mkdir(exist_ok=True)
+        rates = [group["lr"] for group in _groups(phase.optimizers)]
+        progress = load_checkpoint(self.folder, self.pair, phase.optimizers, recipe=self.recipe)
+        self.context.team.agree(progress.step, "step of the saved state")
+        loaded, clock = progress.step, Clock(progress)
+        for batch in phase.draw(progress.step, phase.steps):
+            epoch, place = divmod(progress.step, phase.epoch)
+            if place == 0 and not self._judged(epoch, progress, clock, loaded):
+                break
+            for group, full in zip(_groups(phase.optimizers), rates, strict=True):
+                group["lr"] = full * phase.rate(progress.step)
+            self._step(batch, progress)
+            clock.count()
+            stop = self.context.should_stop()
+            if stop or progress.step % self.every == 0:
+                self._save(progress)
+            if stop:
+                raise self._stopped(progress)
+        else:
+            self._judged(-(-phase.steps // phase.epoch), progress, clock, loaded)
+        if progress.step > loaded or not loaded:
+            self._save(progress)
+        return progress
+
+    def _step(self, batch: Any, progress: Progress) -> None:
+        name = self.phase.name
         try:
-            loss = phase.step(batch)
+            loss, *lower = self.phase.step(batch)
         except FloatingPointError as error:
-            raise FloatingPointError(f"{phase.name}: step {progress.step}: {error}") from error
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"{phase.name}: loss is {loss} at step {progress.step}; a lower learning rate may help"
-            )
+            raise FloatingPointError(f"{name}: step {progress.step}: {error}") from error
+        for value in (loss, *lower):
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"{name}: loss is {value} at step {progress.step}; a lower learning rate may help"
+                )
         progress.losses.append(loss)
-        show(progress)
-        stop = context.should_stop()
-        if stop or progress.step % every == 0:
-            save()
-        if stop:
-            raise Stopped(f"stopped after step {progress.step} of {phase.steps} of {phase.name}")
-    else:
-        phase.judge(-(-phase.steps // phase.epoch))
-    if progress.step > loaded or not loaded:
-        save()
-    return progress
+        progress.lower.extend(lower)
+        of_sam = f", of SAM's half {lower[0]:.3f}" if lower else ""
+        self.tell(progress.step, f"loss {loss:.3f}{of_sam}")
+
+    def _judged(self, epoch: int, progress: Progress, clock: Clock, loaded: int) -> bool:
+        """What a phase's judge says; a stop meanwhile leaves a state, and an epoch that is judged anew."""
+
+        def watch(done: int, whole: int) -> None:
+            self.tell(progress.step, f"judging, {done} of {whole} images")
+            if self.context.should_stop():
+                if progress.step > loaded:
+                    self._save(progress)
+                raise self._stopped(progress)
+
+        clock.count()
+        goes_on = self.phase.judge(epoch, watch)
+        clock.skip()
+        return goes_on
+
+    def _save(self, progress: Progress) -> None:
+        if self.context.team.leads:
+            save_checkpoint(
+                self.folder, self.pair, self.phase.optimizers, progress=progress, recipe=self.recipe
+            )
+
+    def _stopped(self, progress: Progress) -> Stopped:
+        return Stopped(f"stopped after step {progress.step} of {self.phase.steps} of {self.phase.name}")
 
 
 def _groups(optimizers: Sequence[torch.optim.Optimizer]) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,10 +19,16 @@ _MODEL, _OPTIMIZER = "model.", "optimizer."
 
 @dataclass
 class Progress:
-    """`losses` of all steps done so far and the `seconds` they took, over all resumptions."""
+    """`losses` of all steps done so far and the `seconds` they took, over all resumptions.
+
+    `lower`: of steps that have two losses, that of the lower level. `core_seconds`: what the steps took of this
+    process's cores, all its threads together.
+    """
 
     losses: list[float]
     seconds: float = 0.0
+    lower: list[float] = field(default_factory=list)
+    core_seconds: float = 0.0
 
     @property
     def step(self) -> int:
@@ -44,7 +50,13 @@ def save_checkpoint(
             prefix = f"{_OPTIMIZER}{place}.{index}."
             tensors |= {prefix + name: value for name, value in state.items() if value is not None}
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    metadata = {"losses": json.dumps(progress.losses), "seconds": repr(progress.seconds), "recipe": recipe}
+    metadata = {
+        "losses": json.dumps(progress.losses),
+        "lower": json.dumps(progress.lower),
+        "seconds": repr(progress.seconds),
+        "core_seconds": repr(progress.core_seconds),
+        "recipe": recipe,
+    }
     save_state(folder, CHECKPOINT, progress.step, lambda path: save_file(whole, path, metadata))
 
 
@@ -68,4 +80,9 @@ def load_checkpoint(
             states[int(place)].setdefault(int(index), {})[key] = tensor
     for optimizer, state in zip(optimizers, states, strict=True):
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    return Progress(json.loads(metadata["losses"]), float(metadata["seconds"]))
+    return Progress(
+        json.loads(metadata["losses"]),
+        float(metadata["seconds"]),
+        json.loads(metadata.get("lower", "[]")),  # a state of before they were counted has neither
+        float(metadata.get("core_seconds", 0.0)),
+    )

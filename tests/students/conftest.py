@@ -1,16 +1,19 @@
 """A folder for little pictures, a context to train on them, and what a small BLO-Inst begins with."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from little_pictures import ONTOLOGY, MakeContext
+from little_pictures import ONTOLOGY, MakeContext, draw
+from small_bench import MakeBench, new_bench
 from small_blo import write_trained
 from small_models import build_small_sam
 
 from pipeline.engine.stage import TrainContext
 from students import blo_inst
+from students.blo_bench import Bench
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +64,15 @@ def small_sam(monkeypatch: pytest.MonkeyPatch) -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A detector that finds most objects of the first pictures."""
     return write_trained(tmp_path_factory.mktemp("detector"))
+
+
+@pytest.fixture
+def make_bench(images: Path, trained: Path) -> MakeBench:
+    """`make_bench(order=..., empty=(1,))`: five pictures, some without objects."""
+    pictures = [draw(index, images) for index in range(5)]
+
+    def make(*, empty: tuple[int, ...] = (), **settings: object) -> Bench:
+        pool = [replace(p, instances=()) if i in empty else p for i, p in enumerate(pictures)]
+        return new_bench(pool, images, trained, settings)
+
+    return make

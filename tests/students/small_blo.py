@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from little_pictures import ONTOLOGY, draw
+from little_pictures import HEIGHT, ONTOLOGY, draw
+from little_pictures import WIDTH as ACROSS
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from students.pretrain_fcos import begin
 from students.targets import collate
 from teachers.fcos import build_fcos_tiny
 from teachers.protocols import Sample
+from teachers.sam.pixels import Frame
 from teachers.sam.predictor import Embeddings
 
 SIZE, WIDTH, GRID = 64, 32, 8  # of the small SAM
@@ -85,7 +87,8 @@ class Places:
     """Stands for the cache of embeddings: random features of a place, with the place as the first number."""
 
     def gather(self, parts: Sequence[tuple[int, None]]) -> Embeddings:
-        return Embeddings(torch.stack([self._one(place) for place, _ in parts]), ())
+        features = torch.stack([self._one(place) for place, _ in parts])
+        return Embeddings(features, (Frame(HEIGHT, ACROSS, SIZE),) * len(parts))
 
     def _one(self, place: int) -> Tensor:
         features = torch.randn(WIDTH, GRID, GRID, generator=torch.Generator().manual_seed(place))

@@ -1,27 +1,20 @@
 """The loop over phases: what each is asked, when it ends, and that a broken one goes on to the same bits."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import cast
 
 import pytest
 import torch
 from little_pictures import MakeContext
+from small_bench import new_pair
 from torch import nn
 
 from pipeline.data.errors import BadInput
 from pipeline.engine.stage import Stopped, TrainContext
 from pipeline.engine.states import states
-from students.blo_detectors import DetectorNetwork
-from students.blo_objective import AlignedSam
-from students.blo_trainer import Pair, Phase, run_phases
+from students.blo_trainer import Pair, Phase, Watch, run_phases
 from students.checkpoint import CHECKPOINT, Progress
-
-
-def new_pair() -> Pair:
-    """Two linear layers stand for the networks."""
-    torch.manual_seed(0)
-    return Pair(cast(DetectorNetwork, nn.Linear(2, 1)), cast(AlignedSam, nn.Linear(3, 1)))
 
 
 @dataclass
@@ -33,6 +26,7 @@ class Lesson:
     rates: list[float] = field(default_factory=list)
     judge: Callable[[int], bool] = lambda _: True
     losses: Callable[[int], float] = lambda step: 1.0 / (step + 1)
+    lower: Callable[[int], float] | None = None
 
     def phase(self, name: str, steps: int, part: nn.Module, *, judged: bool) -> Phase:
         optimizer = torch.optim.SGD(part.parameters(), lr=0.5, momentum=0.9)
@@ -40,21 +34,24 @@ class Lesson:
         def draw(first: int, last: int) -> Iterator[int]:
             yield from range(first, last)
 
-        def step(number: int) -> float:
+        def step(number: int) -> tuple[float, ...]:
             self.heard.append((name, number))
             self.rates.append(optimizer.param_groups[0]["lr"])
             for parameter in part.parameters():
                 parameter.grad = torch.full_like(parameter, 0.1 * (number + 1))
             optimizer.step()
             optimizer.zero_grad()
-            return self.losses(number)
+            found = (self.losses(number),)
+            return (*found, self.lower(number)) if self.lower and judged else found
 
-        def judge(epoch: int) -> bool:
+        def judge(epoch: int, watch: Watch) -> bool:
+            watch(0, 2)
+            watch(1, 2)
             self.heard.append(("judge", epoch))
             return self.judge(epoch)
 
         rate = (lambda number: 1 / (number + 1)) if judged else lambda _: 1.0
-        asked = judge if judged else lambda _: True
+        asked = judge if judged else lambda *_: True
         return Phase(name, steps, [optimizer], draw, step, rate, 2, asked)
 
     def phases(self) -> list[Phase]:
@@ -70,6 +67,8 @@ class Lesson:
 
 
 STEPS = [("first", 0), ("first", 1), ("first", 2)]
+
+
 JUDGED = [
     *(("judge", 0), ("second", 0), ("second", 1)),
     *(("judge", 1), ("second", 2), ("second", 3)),
@@ -85,8 +84,10 @@ def test_phases_come_one_after_the_other_and_are_judged_each_epoch(make_context:
     assert [progress.losses for progress in found] == [[1, 1 / 2, 1 / 3], [1, 1 / 2, 1 / 3, 1 / 4, 1 / 5]]
     assert lesson.rates[:3] == [0.5] * 3
     assert lesson.rates[3:] == [0.5 / (step + 1) for step in range(5)]
-    assert [(done, whole) for done, whole, _ in told] == [(step, 8) for step in range(1, 9)]
+    steps = [(done, whole) for done, whole, note in told if note.startswith("loss")]
+    assert steps == [(step, 8) for step in range(1, 9)]
     assert told[1][2] == "loss 0.500"
+    assert told[3:5] == [(3, 8, f"judging, {done} of 2 images") for done in (0, 1)]
 
 
 def test_a_judge_ends_a_phase(make_context: MakeContext) -> None:
@@ -133,7 +134,7 @@ def test_a_killed_training_goes_on_from_its_last_saved_state(make_context: MakeC
         """Stands for a kill: no chance to save."""
 
     def kill(step: int, _: int, note: str) -> None:
-        if step == 6:
+        if step == 6 and note.startswith("loss"):
             raise Killed(note)
 
     whole, killed, other = Lesson(), Lesson(), Lesson()
@@ -195,30 +196,6 @@ def test_a_training_that_is_over_is_not_saved_again(
     assert saved == []
 
 
-def test_the_best_epoch_is_kept_and_the_first_of_equals() -> None:
-    pair = new_pair()
-    weights = []
-    for epoch, loss in enumerate([0.5, 0.3, 0.3, 0.4]):
-        with torch.no_grad():
-            pair.detector.weight.fill_(epoch)
-            pair.sam.weight.fill_(-epoch)
-        pair.note(loss, epoch)
-        weights.append(pair.detector.weight.clone())
-    assert (float(pair.best_loss), int(pair.best_epoch)) == (0.3, 1)
-    assert (pair.detector.weight == 3).all()
-    pair.take_best()
-    assert (pair.detector.weight == 1).all()
-    assert (pair.sam.weight == -1).all()
-
-
-def test_without_a_judged_epoch_the_weights_are_the_last() -> None:
-    pair = new_pair()
-    with torch.no_grad():
-        pair.detector.weight.fill_(9.0)
-    pair.take_best()
-    assert (pair.detector.weight == 9).all()
-
-
 def test_the_best_epoch_outlives_a_stop(make_context: MakeContext) -> None:
     def noting(lesson: Lesson) -> Callable[[int], bool]:
         def judge(epoch: int) -> bool:
@@ -236,3 +213,65 @@ def test_the_best_epoch_outlives_a_stop(make_context: MakeContext) -> None:
     second.run(make_context("run"))
     assert int(second.pair.best_epoch) == 1
     assert torch.equal(second.pair.best_detector.weight, first.pair.best_detector.weight)
+
+
+def test_the_lower_levels_losses_are_kept_too(make_context: MakeContext) -> None:
+    """And shown; over a stop as well."""
+    told: list[str] = []
+    context = make_context("run", stop_after=5)
+    show = context.progress
+
+    def progress(done: int, whole: int, note: str) -> None:
+        told.append(note)
+        show(done, whole, note)
+
+    with pytest.raises(Stopped):
+        Lesson(lower=lambda step: 10.0 + step).run(replace(context, progress=progress))
+    assert told[-1] == "loss 0.500, of SAM's half 11.000"
+    first, second = Lesson(lower=lambda step: 10.0 + step).run(make_context("run"))
+    assert first.lower == []
+    assert second.lower == [10, 11, 12, 13, 14]
+    assert len(second.losses) == 5
+
+
+def test_a_loss_of_the_lower_level_that_is_not_finite_is_told(make_context: MakeContext) -> None:
+    lesson = Lesson(lower=lambda step: float("nan") if step == 2 else 1.0)
+    with pytest.raises(FloatingPointError, match="second: loss is nan at step 2"):
+        lesson.run(make_context("run"))
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 3])
+def test_a_stop_while_it_is_judged_leaves_what_was_done(make_context: MakeContext, epoch: int) -> None:
+    """Though no state was due: the epoch is judged again, no step is done again, and the bits are the same."""
+    whole, broken, other = Lesson(), Lesson(), Lesson()
+    whole.run(make_context("whole"))
+    context, looks = make_context("parts"), []
+
+    def progress(_: int, __: int, note: str) -> None:
+        if note == "judging, 1 of 2 images":
+            looks.append(note)
+
+    stopping = replace(context, progress=progress, should_stop=lambda: len(looks) == epoch + 1)
+    done = min(2 * epoch, 5)
+    with pytest.raises(Stopped, match=f"stopped after step {done} of 5 of second"):
+        broken.run(stopping, every=100)
+    assert ("judge", epoch) not in broken.heard
+    other.run(context)
+    steps = [one for one in broken.heard + other.heard if one[0] != "judge"]
+    assert steps == [one for one in whole.heard if one[0] != "judge"]
+    assert ("judge", epoch) in other.heard
+    assert_same(other.pair, whole.pair)
+
+
+def test_what_is_judged_is_not_in_the_time_of_the_steps(make_context: MakeContext) -> None:
+    def slow(_: int) -> bool:
+        end = time.process_time() + 0.3
+        while time.process_time() < end:
+            pass
+        return True
+
+    _, progress = Lesson(judge=slow).run(make_context("run"))
+    assert 0 < progress.core_seconds < 0.3
+    busy, quick = Lesson(losses=lambda step: float(slow(step))), Lesson()
+    counted = [lesson.run(make_context(name))[1].core_seconds for name, lesson in (("a", busy), ("b", quick))]
+    assert counted[0] > 5 * 0.3 > counted[1]
