@@ -3,6 +3,7 @@
 What the paper leaves open is from the code that its authors published, or marked (ours).
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
@@ -31,6 +32,7 @@ PRETRAIN_EPOCHS = (
 )
 PRETRAIN_LR, PRETRAIN_DECAY = 1e-3, 0.05  # (ours) of AdamW
 PRETRAIN_SCALE = (0.5, 1.5)  # (ours) of the large-scale jitter
+_OF_SAM = ("part", "rank", "lr_sam", "match", "confidence", "overlap", "patience")
 MET = 8  # (ours) images that a new YOLO's batch norms have their statistics of
 
 
@@ -55,11 +57,13 @@ class BloInstSettings(BaseModel):
     class, whatever its masks are trusted and whatever else is not known to be there. `pretrain_epochs` of the detector
     alone, `epochs` of both; `steps` of both, if given, in place of `epochs`. The best epoch is kept, by the masks of
     the detector's half; `patience`: epochs after which the training ends if they have not become better, 0 for never.
-    `box`, `obj`, `cls`, `seg`: weights of the losses; a YOLO has none called `obj`. `focal`: the loss of the classes is
-    focal, with the paper's focus of 1.5 (FCOS' own has 2), or cross-entropy, as published (unset: focal for FCOS, which
-    learns them at every location, cross-entropy for YOLO). `trust_weights`: an object's losses count as much as its
-    mask is trusted. `filter_empty`: images without a mask are left out; else they are background, which is right only
-    where nothing is. `checkpoint_every`: steps between saved states.
+    `box`, `obj`, `cls`, `seg`: weights of the losses; a YOLO has none called `obj`; `seg: 0`, with `order: separate`,
+    is the detector alone. `confidence`, `overlap`: which boxes prompt SAM in training. `focal`: the loss of the classes
+    is focal, with the paper's focus of 1.5 (FCOS' own has 2), or cross-entropy, as published (unset: focal for FCOS,
+    which learns them at every location, cross-entropy for YOLO). `trust_weights`: an object's losses count as much as
+    its mask is trusted, and so does it in what is the best epoch. `filter_empty`: images without a mask are left out;
+    else they are background, which is right only where nothing is. `checkpoint_every`: steps between saved states. What
+    would do nothing beside the others is refused.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -100,9 +104,9 @@ class BloInstSettings(BaseModel):
     checkpoint_every: int = Field(50, ge=1)
 
     @property
-    def embedded(self) -> bool:
-        """Whether the detector begins with the weights that come with the package."""
-        return DETECTORS[self.detector].embedded is not None and self.detector_weights is None
+    def aligns(self) -> bool:
+        """Whether SAM's part learns too."""
+        return bool(self.seg and (self.steps or self.epochs))
 
     @field_validator("detector")
     @classmethod
@@ -115,13 +119,51 @@ class BloInstSettings(BaseModel):
 
     @model_validator(mode="after")
     def _learns_something(self) -> Self:
-        if not self.box + self.obj + self.cls + self.seg:
-            raise ValueError("expected a weight above 0 among box, obj, cls and seg")
+        names = ["box", "obj", "cls"] if DETECTORS[self.detector].objectness else ["box", "cls"]
+        detects = any(getattr(self, name) for name in names)
+        listed = ", ".join(names)
+        if not detects and not self.seg:
+            raise ValueError(f"expected a weight above 0 among {listed} and seg")
+        if not detects and (self.pretrain_epochs or self.order == "separate"):
+            raise ValueError(
+                f"the detector alone would learn nothing: expected a weight above 0 among {listed}"
+            )
+        if not self.seg and self.order != "separate":
+            raise ValueError(
+                f"with seg 0 nothing is aligned: expected order 'separate', found {self.order!r}"
+            )
         if not self.pretrain_epochs + self.epochs + (self.steps or 0):
             raise ValueError("expected epochs or pretrain_epochs above 0")
         if self.detector_sha256 is not None and self.detector_weights is None:
             raise ValueError("detector_sha256 is that of detector_weights, found none")
         return self
+
+    @model_validator(mode="after")
+    def _all_do_something(self) -> Self:
+        fields = type(self).model_fields
+        idle = [
+            f"{name} does nothing {why}: expected it unset, or {fields[name].default!r}"
+            for name, why in self._idle()
+            if getattr(self, name) != fields[name].default
+        ]
+        if idle:
+            raise ValueError("; ".join(idle))
+        return self
+
+    def _idle(self) -> Iterator[tuple[str, str]]:
+        """Settings that change nothing beside the others, and why."""
+        if not DETECTORS[self.detector].objectness:
+            yield "obj", f"with {self.detector}, which has no such loss"
+        if not self.pretrain_epochs:
+            yield "pretrain_lr", "without pretrain_epochs"
+        if self.order == "separate":
+            yield "split", "in order 'separate', where both parts learn from all images"
+        if not (self.steps or self.epochs):
+            yield from ((name, "without epochs") for name in ("order", "lr_detector", *_OF_SAM))
+        elif not self.seg:
+            yield from ((name, "with seg 0, as SAM's part learns nothing") for name in _OF_SAM)
+        elif self.part == "prompt_encoder":
+            yield "rank", "with part 'prompt_encoder', which has no deltas"
 
 
 def sam_digest(settings: BloInstSettings) -> str:

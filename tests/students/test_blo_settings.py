@@ -11,9 +11,9 @@ from small_blo import write_detector
 from pipeline.data.errors import BadInput
 from students import blo_settings as numbers
 from students import catalog
-from students.blo_detectors import new_detector
 from students.blo_settings import BloInstSettings
 from teachers.catalog import ModelSpec
+from teachers.detector_weights import new_detector
 from teachers.detectors import FOUND_CONFIDENCE, FOUND_OVERLAP
 from teachers.tiny.listing import SAM, digest_of
 
@@ -126,20 +126,65 @@ def test_the_loss_of_the_classes_is_the_detectors_own_unless_said(
     assert BloInstSettings.model_validate(settings).focal is focal
 
 
+IDLE: list[tuple[dict[str, object], str]] = [
+    ({"order": "separate", "split": 0.3}, "split does nothing in order 'separate'"),
+    ({"part": "prompt_encoder", "rank": 8}, "rank does nothing with part 'prompt_encoder'"),
+    ({"order": "separate", "seg": 0, "patience": 2}, "patience does nothing with seg 0"),
+    ({"order": "separate", "seg": 0, "part": "both"}, "part does nothing with seg 0"),
+    ({"epochs": 0, "order": "second"}, "order does nothing without epochs"),
+    ({"epochs": 0, "lr_sam": 0.1}, "lr_sam does nothing without epochs"),
+    ({"pretrain_epochs": 0, "pretrain_lr": 0.1}, "pretrain_lr does nothing without pretrain_epochs"),
+    ({"detector": "yolo11n", "obj": 0.1}, "obj does nothing with yolo11n, which has no such loss"),
+    (
+        {"order": "second", "seg": 0},
+        "with seg 0 nothing is aligned: expected order 'separate', found 'second'",
+    ),
+    ({"seg": 0}, "with seg 0 nothing is aligned: expected order 'separate', found 'first'"),
+    (
+        {"detector": "yolo11n", "box": 0, "cls": 0, "seg": 0},
+        "expected a weight above 0 among box, cls and seg",
+    ),
+    ({"box": 0, "obj": 0, "cls": 0}, "the detector alone would learn nothing: expected a weight above 0"),
+    (
+        {"detector": "yolo11n", "box": 0, "cls": 0},
+        "the detector alone would learn nothing: expected a weight above 0 among box, cls",
+    ),
+]
+
+
 @pytest.mark.parametrize(
-    ("settings", "embedded"),
+    ("settings", "message"), IDLE, ids=lambda value: "+".join(value) if isinstance(value, dict) else ""
+)
+def test_what_would_do_nothing_is_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(BadInput, match=rf"models\.aligned.*{message}"):
+        catalog.check(spec(**settings))
+
+
+@pytest.mark.parametrize(
+    "settings",
     [
-        ({}, True),
-        ({"detector_weights": "x"}, False),
-        ({"detector": "fcos_r50"}, False),
-        ({"detector": "yolov8n"}, False),
+        {"order": "separate", "seg": 0},
+        {"order": "separate", "patience": 3},
+        {"epochs": 0},
+        {"epochs": 0, "steps": 3, "order": "second"},
+        {"part": "prompt_encoder"},
+        {"pretrain_epochs": 0, "box": 0, "obj": 0, "cls": 0},
+        {"detector": "yolo11n"},
+        {"detector": "yolo11n", "box": 0},
     ],
     ids=str,
 )
-def test_only_the_tiny_detector_begins_with_embedded_weights(
-    settings: dict[str, object], embedded: bool
-) -> None:
-    assert BloInstSettings.model_validate(settings).embedded is embedded
+def test_what_does_something_is_not(settings: dict[str, object]) -> None:
+    """Nor what a card of a fitted student says, which has all settings."""
+    found = BloInstSettings.model_validate(settings)
+    assert BloInstSettings.model_validate(found.model_dump(mode="json")) == found
+
+
+def test_all_that_does_nothing_is_told_at_once() -> None:
+    with pytest.raises(
+        BadInput, match=r"patience does nothing .*; pretrain_lr does nothing|pretrain_lr .*; patience"
+    ):
+        catalog.check(spec(order="separate", seg=0, patience=1, pretrain_epochs=0, pretrain_lr=0.5))
 
 
 def test_the_identity_is_the_content_of_both_weights(tmp_path: Path) -> None:
@@ -171,7 +216,7 @@ def test_settings_are_frozen() -> None:
 
 def test_a_detectors_weights_come_from_the_file_that_is_named(tmp_path: Path) -> None:
     path = write_detector(tmp_path / "detector.safetensors", classes=2)
-    found = new_detector(BloInstSettings(detector_weights=path), 2).model.state_dict()
+    found = new_detector("fcos_tiny", 2, focal=True, weights=path).model.state_dict()
     given = load_file(path)
     assert found.keys() == given.keys()
     assert all(torch.equal(value, given[name]) for name, value in found.items())

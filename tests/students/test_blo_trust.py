@@ -54,7 +54,7 @@ def changed(one: dict[str, Tensor], other: dict[str, Tensor]) -> set[str]:
     [
         # SAM's step comes first: what differs in it is from its own loss.
         ({}, {"sam", "detector"}),
-        ({"seg": 0.0}, {"detector"}),
+        ({"seg": 0.0, "order": "separate"}, {"detector"}),
         ({"steps": None, "epochs": 0, "pretrain_epochs": 1}, {"detector"}),
         ({"trust_weights": False}, set()),
     ],
