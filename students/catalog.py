@@ -4,7 +4,6 @@ spec = ModelSpec(name="student", use="mask2former", settings={"variant": "tiny"}
 student = load(spec, ontology=ontology, device="cpu")
 """
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -21,7 +20,7 @@ from students.protocols import Student
 from students.settings import MASK2FORMER, Mask2FormerSettings
 from teachers import detectors
 from teachers.catalog import ModelSpec
-from teachers.identity import embedded_digest
+from teachers.identity import embedded_digest, file_sha256
 from teachers.tiny.listing import STUDENT
 
 
@@ -130,7 +129,11 @@ def _mask2former_identity(settings: BaseModel) -> Mapping[str, str]:
     assert isinstance(settings, Mask2FormerSettings)
     if settings.embedded:
         return {"weights": embedded_digest("variant", STUDENT)}
-    return _digest(settings.weights, "weights")
+    if settings.weights is None:
+        return {}
+    if not settings.weights.is_file():
+        raise BadInput(f"weights: {settings.weights}: no such file; expected a local safetensors file")
+    return {"weights": file_sha256(settings.weights)}
 
 
 def _mask2former_batch(settings: BaseModel) -> int:
@@ -196,20 +199,16 @@ def _inspect_blo_sam(settings: BaseModel) -> None:
 
 
 def _inspect_blo_detector(settings: BaseModel) -> None:
-    from students.blo_detectors import new_detector
+    from teachers.detector_weights import new_detector
 
     assert isinstance(settings, BloInstSettings)
-    new_detector(settings, 1)
-
-
-def _digest(weights: Path | None, key: str) -> dict[str, str]:
-    """Of a file that a setting names, if it does."""
-    if weights is None:
-        return {}
-    if not weights.is_file():
-        raise BadInput(f"{key}: {weights}: no such file; expected a local file of weights")
-    with weights.open("rb") as file:
-        return {key: hashlib.file_digest(file, "sha256").hexdigest()}
+    new_detector(
+        settings.detector,
+        1,
+        focal=settings.focal,
+        weights=settings.detector_weights,
+        sha256=settings.detector_sha256,
+    )
 
 
 ENTRIES: dict[str, Entry] = {

@@ -9,15 +9,17 @@ import torch
 from little_pictures import HEIGHT, ONTOLOGY, WIDTH, MakeContext, draw
 from official import sha256
 from safetensors.torch import load_file, save_file
-from small_blo import new_student, sample_of, write_detector
+from small_blo import new_student, sample_of
 from small_models import build_small_sam
 from torch import Tensor
 
 from pipeline.data.errors import BadInput
 from pipeline.data.masks import area, iou_matrix
 from pipeline.data.records import Category, Ontology
+from pipeline.engine.artifact import write_manifest
 from students import blo_inst, catalog
-from students.blo_inst import WEIGHTS, open_artifact
+from students.blo_artifact import SAM_FILE, WEIGHTS
+from students.blo_inst import open_artifact
 from students.blo_settings import BloInstSettings
 from students.pretrain_scenes import NAMES
 from teachers.catalog import ModelSpec
@@ -51,7 +53,7 @@ def boxed(_: object, __: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def test_masks_lie_where_the_boxes_are(images: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blo_inst.AlignedSam, "forward", boxed)
+    monkeypatch.setattr("students.blo_objective.AlignedSam.forward", boxed)
     records = [draw(index, images) for index in range(5)]
     found = open_artifact(artifact, device="cpu").predict([sample_of(record, images) for record in records])
     overlaps = []
@@ -75,7 +77,7 @@ def test_masks_have_the_images_own_size(images: Path, artifact: Path, shape: tup
 def test_where_nothing_is_found_there_are_no_instances(
     images: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("students.blo_inst.FOUND_CONFIDENCE", 1.0)
+    monkeypatch.setattr("students.blo_predict.FOUND_CONFIDENCE", 1.0)
     opened = open_artifact(artifact, device="cpu")
     assert opened.predict([sample_of(draw(0, images), images)] * 2) == [[], []]
 
@@ -87,9 +89,10 @@ def test_a_dark_image_is_no_trouble(images: Path, artifact: Path) -> None:
 
 
 def test_an_artifact_tells_what_it_is_and_needs_no_detectors_file(
-    images: Path, make_context: MakeContext, tmp_path: Path
+    images: Path, make_context: MakeContext, tmp_path: Path, trained: Path
 ) -> None:
-    weights = write_detector(tmp_path / "mine.safetensors")
+    weights = tmp_path / "mine.safetensors"
+    weights.write_bytes(trained.read_bytes())
     context = make_context("run")
     new_student(weights, steps=1, order="second", rank=2).fit(
         [draw(index, images) for index in range(2)], context
@@ -98,7 +101,7 @@ def test_an_artifact_tells_what_it_is_and_needs_no_detectors_file(
     card = json.loads((context.out / "student.json").read_text())
     assert card["use"] == "blo_inst"
     assert card["settings"]["order"] == "second"
-    assert not {"detector_weights", "checkpoint_every", "cache_gb"} & card["settings"].keys()
+    assert not card["settings"].keys() & BloInstSettings.not_in_key  # equal trainings, equal bytes
     opened = open_artifact(context.out, device="cpu")
     assert opened.ontology == ONTOLOGY
     assert opened.settings.rank == 2
@@ -130,34 +133,73 @@ def of_another_sam(artifact: Path) -> None:
     save_file(load_file(artifact / WEIGHTS), artifact / WEIGHTS, {FACTS: facts.model_dump_json()})
 
 
-def test_sams_file_may_have_moved_beside_the_student(
-    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-    monkeypatch.setattr(blo_inst, "load_sam", lambda *given, **_: asked.append(given[1]) or build_small_sam())
-    there = tmp_path / "weights" / "sam.pth"
+@pytest.fixture
+def elsewhere(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """SAM's file, which is not the embedded one; the manifest beside the artifact's files says where it was."""
+    there = tmp_path / "sams" / "my_vit_b.pth"
     there.parent.mkdir()
     there.write_bytes(b"SAM")
-    digest = sha256(there)
-    rewritten(artifact, {"sam": "vit_b", "checkpoint": str(there), "sha256": digest})
-    facts = read_facts(artifact).model_copy(update={"sam_sha256": digest})
+    rewritten(artifact, {"sam": "vit_b"})
+    facts = read_facts(artifact).model_copy(update={"sam_sha256": sha256(there)})
     save_file(load_file(artifact / WEIGHTS), artifact / WEIGHTS, {FACTS: facts.model_dump_json()})
+    write_manifest(
+        artifact, "key", stage="train_student", metrics={SAM_FILE: str(there)}, seconds=1.0, about={}
+    )
+    monkeypatch.chdir(tmp_path)
+    return there
+
+
+@pytest.mark.parametrize(
+    "place", ["sams/my_vit_b.pth", "run/out/sam.pth", "weights/sam_vit_b.pth", "run/out/sam.safetensors"]
+)
+def test_sams_file_is_found_by_its_bytes(
+    elsewhere: Path, artifact: Path, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it was, beside the student under any name, or where `fetch` puts such; another file there is passed by."""
+    asked = []
+    monkeypatch.setattr(blo_inst, "load_sam", lambda *given, **_: asked.append(given[1]) or build_small_sam())
+    (artifact / "other.pth").write_bytes(b"another SAM")
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    elsewhere.rename(tmp_path / place)
     open_artifact(artifact, device="cpu")
-    beside = artifact / "sam.pth"
-    there.rename(beside)
-    open_artifact(artifact, device="cpu")
-    assert asked == [there, beside]
-    beside.unlink()
-    with pytest.raises(BadInput, match=f"no longer at {there}: expected them there or as {beside}"):
+    assert [path.resolve() for path in asked] == [tmp_path / place]
+
+
+def test_sams_file_is_nowhere(elsewhere: Path, artifact: Path) -> None:
+    digest = sha256(elsewhere)
+    elsewhere.unlink()
+    with pytest.raises(BadInput) as told:
         open_artifact(artifact, device="cpu")
+    assert str(told.value).startswith(
+        f"{artifact}: trained with a SAM of sha256 {digest}, found no file of it"
+    )
+    assert str(elsewhere) in str(told.value)
+    assert str(told.value).count(str(artifact)) == 1
+
+
+def test_where_sams_file_is_stands_beside_the_artifacts_bytes(
+    images: Path, make_context: MakeContext, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two equal trainings, whose SAM lies in two places under two names."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        Path(f"{name}.safetensors").write_bytes(b"SAM")
+        given = {"steps": 1, "sam": "vit_b", "checkpoint": f"{name}.safetensors"}
+        metrics = new_student(trained, **given).fit(
+            [draw(index, images) for index in range(2)], make_context(name)
+        )
+        assert metrics[SAM_FILE] == str(tmp_path / f"{name}.safetensors")
+    first, second = (make_context(name).out for name in ("a", "b"))
+    for name in (WEIGHTS, "student.json", "loss.json"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda folder: (folder / "student.json").unlink(), "expected a student's card"),
-        (lambda folder: (folder / WEIGHTS).unlink(), "cannot be opened as a BLO-Inst student"),
-        (lambda folder: (folder / WEIGHTS).write_bytes(b"x"), "cannot be opened as a BLO-Inst student"),
+        (lambda folder: (folder / WEIGHTS).unlink(), "found no model.safetensors in it"),
+        (lambda folder: (folder / WEIGHTS).write_bytes(b"x"), "not readable as safetensors"),
         (
             lambda folder: save_file({"x": torch.zeros(1)}, folder / WEIGHTS),
             "expected a detector that blo_inst fitted, found other weights",
@@ -183,8 +225,9 @@ def test_sams_file_may_have_moved_beside_the_student(
 def test_broken_artifacts_are_refused(artifact: Path, damage: object, message: str) -> None:
     assert callable(damage)
     damage(artifact)
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(BadInput, match=message) as told:
         open_artifact(artifact, device="cpu")
+    assert str(told.value).count(str(artifact)) == 1  # said once, by who knows it
 
 
 def test_an_artifact_of_other_classes_is_refused(artifact: Path) -> None:
@@ -197,7 +240,5 @@ def test_an_artifact_of_other_classes_is_refused(artifact: Path) -> None:
 
 @pytest.mark.skipif(f"{DETECTOR}.safetensors" not in read_listing(), reason="no detector is embedded")
 def test_the_embedded_detector_opens() -> None:
-    settings = BloInstSettings()
-    assert settings.embedded
     assert catalog.identity(ModelSpec(name="s", use="blo_inst")).keys() == {"sam", "detector_weights"}
     catalog.inspect(ModelSpec(name="s", use="blo_inst"))

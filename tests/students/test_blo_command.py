@@ -13,7 +13,8 @@ from pipeline.cli import app
 from students.card import read_card
 from students.catalog import load_artifact
 
-LEAST = {"pretrain_epochs": 1, "steps": 2, "batch_size": 2, "order": "second"}
+# Enough for a detector of the embedded pyramid to find both things in both pictures; SAM knows such shapes already.
+ENOUGH = {"pretrain_epochs": 60, "steps": 2, "batch_size": 2, "order": "second"}
 
 
 def pipeline(*arguments: object) -> Result:
@@ -28,14 +29,14 @@ def truth(images: Path, tmp_path: Path) -> Path:
 
 
 def test_train_predict_and_evaluate(images: Path, truth: Path, tmp_path: Path) -> None:
-    given = {**LEAST, "detector_weights": write_detector(tmp_path / "detector.safetensors")}
+    given = {**ENOUGH, "detector_weights": write_detector(tmp_path / "detector.safetensors")}
     settings = [f"--set=models.student.{key}={value}" for key, value in given.items()]
     where = [f"--out={tmp_path / 'run'}", f"--store={tmp_path / 'store'}", "--device=cpu"]
     trained = pipeline("train", "blo_inst", "--json", truth, "--images", images, *settings, *where)
     (artifact,) = (Path(line[9:]) for line in trained.stdout.splitlines() if line.startswith("student: "))
     card = read_card(artifact)
     assert (card.use, card.categories) == ("blo_inst", ONTOLOGY.categories)
-    assert card.settings.items() >= LEAST.items()
+    assert card.settings.items() >= ENOUGH.items()
     assert load_artifact(artifact, device="cpu")
 
     found = tmp_path / "found.json"
@@ -43,7 +44,7 @@ def test_train_predict_and_evaluate(images: Path, truth: Path, tmp_path: Path) -
     results = json.loads(found.read_text())
     assert asked.stdout == f"{found}: {len(results)} instances in 2 images\n"
     assert {one["image_id"] for one in results} == {1, 2}
-    assert {one["category_id"] for one in results} <= set(ONTOLOGY.ids)
+    assert {one["category_id"] for one in results} == set(ONTOLOGY.ids)
     assert {tuple(one["segmentation"]["size"]) for one in results} == {(96, 128)}
 
     of_file = json.loads(pipeline("evaluate", "--json", truth, "--results", found).stdout)
@@ -52,4 +53,4 @@ def test_train_predict_and_evaluate(images: Path, truth: Path, tmp_path: Path) -
     )
     assert of_file == of_student
     assert of_file["images"] == 2
-    assert 0 <= of_file["AP"] <= of_file["AP50"] <= 1
+    assert of_file["AP50"] >= of_file["AP"] > 0.5

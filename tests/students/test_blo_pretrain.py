@@ -10,10 +10,9 @@ from safetensors.torch import load_file
 from pipeline.toyworld.scene import Scene, render
 from pipeline.toyworld.world import classes
 from students import pretrain_fcos
-from students.blo_detectors import new_detector
-from students.blo_settings import BloInstSettings
 from students.pretrain_fcos import Learner, Steps, begin
 from students.pretrain_scenes import FIRST, NAMES
+from teachers.detector_weights import new_detector
 from teachers.fcos import build_fcos_tiny
 from teachers.tiny import listing
 from teachers.tiny.proposer import Detections
@@ -92,7 +91,6 @@ def test_training_leaves_the_detector_that_a_student_begins_with(
     assert pretrain_fcos.main() == 0
     kept = tmp_path / "weights.safetensors"
     assert load_file(kept).keys() == build_fcos_tiny(NAMES).model.state_dict().keys()
-    settings = BloInstSettings(detector_weights=kept)
-    found = new_detector(settings, 2).model.state_dict()
+    found = new_detector("fcos_tiny", 2, focal=True, weights=kept).model.state_dict()
     pyramid = "backbone.pyramid.stem.0.0.weight"
     assert torch.equal(found[pyramid], load_file(kept)[pyramid])
