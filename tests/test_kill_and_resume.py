@@ -1,9 +1,11 @@
 """Kill -9 in the middle of every stage of a whole run, go on, and end with the bytes of a run left alone.
 
 The bytes are those of the export and of the students, whatever the engine. A training is killed as soon as it has saved
-a state, and goes on from that one.
+a state, and goes on from that one; BLO-Inst in the phase in which both of its levels learn, with a detector that finds
+what SAM's part can learn from.
 """
 
+import json
 import os
 import re
 import signal
@@ -16,13 +18,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from safetensors.torch import save_file
+from finder import write_finder
 
+from pipeline.engine.artifact import MANIFEST
 from pipeline.engine.status import find_results
+from pipeline.toyworld.dataset import split_ranges
+from pipeline.toyworld.scene import render
 from students.checkpoint import CHECKPOINT
 from students.mask2former import WEIGHTS
-from students.pretrain_fcos import begin
-from teachers.fcos import build_fcos_tiny
 
 CONFIG = {
     "name": "killed",
@@ -46,6 +49,8 @@ CONFIG = {
             "use": "blo_inst",
             "detector_weights": "detector.safetensors",
             "pretrain_epochs": 1,
+            "pretrain_lr": 1e-5,
+            "confidence": 0.1,
             "batch_size": 2,
             "checkpoint_every": 1,
         },
@@ -80,8 +85,10 @@ REPORT_BYTES = 10_000_000  # what the page of the demo may have at most
 LONG = 1.0  # seconds; a shorter stage may end before the kill lands
 STATES = {  # names of a training's saved states in its work folder
     "finetune_teacher": "*-*.safetensors",
-    **{f"train_student:{model}": f"{CHECKPOINT}-*.safetensors" for model in TRAINED},
+    "train_student:student": f"{CHECKPOINT}-*.safetensors",
+    "train_student:aligned": f"aligned/{CHECKPOINT}-*.safetensors",  # of the phase of both levels
 }
+FINDER_STEPS = 72
 PATIENCE = 120.0  # seconds
 
 
@@ -134,23 +141,41 @@ def wait_for_state(folder: Path, stage: str) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """What a run leaves: its export's files, and the students' weights."""
+    """What a run leaves: its export's files, the students' weights, and the loss of each of their steps."""
     exported = folder / "run" / "export"
     found = {str(p.relative_to(exported)): p.read_bytes() for p in sorted(exported.rglob("*")) if p.is_file()}
     trained = find_results(folder / "run", "train_student")
     assert len(trained) == len(TRAINED)
-    return found | {label: (student / WEIGHTS).read_bytes() for label, student in trained.items()}
+    files = (WEIGHTS, "loss.json")
+    return found | {
+        f"{label}/{name}": (student / name).read_bytes()
+        for label, student in trained.items()
+        for name in files
+    }
+
+
+def assert_both_parts_learned(run: Path) -> None:
+    """Of BLO-Inst: its boxes found objects of both halves, and each step of SAM's part had masks to learn from."""
+    artifact = find_results(run, "train_student")["train_student:aligned"]
+    metrics = json.loads((artifact / MANIFEST).read_text())["metrics"]
+    assert metrics["found_of_sam"] > 0
+    assert metrics["found_of_detector"] > 0
+    losses = json.loads((artifact / "loss.json").read_text())["aligned"]["loss_of_sam"]
+    assert len(losses) == 4
+    assert all(loss > 0 for loss in losses)
 
 
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_kill_in_every_stage_changes_no_byte(tmp_path: Path, engine: str) -> None:
     alone, killed = tmp_path / "alone", tmp_path / "killed"
-    detector = begin(build_fcos_tiny(1)).model.state_dict()
+    scenes = [render("demo", 3, index) for index in split_ranges({"train": 12})["train"]]
+    detector = write_finder(tmp_path / "detector.safetensors", scenes, steps=FINDER_STEPS).read_bytes()
     for folder in (alone, killed):
         folder.mkdir()
-        save_file(detector, folder / "detector.safetensors")
+        (folder / "detector.safetensors").write_bytes(detector)
     seconds = finish(alone, "local")
     assert tuple(seconds) == STAGES
+    assert_both_parts_learned(alone / "run")
     # The demo's photos, and enough of them for as many pictures as its page has.
     assert 100_000 < (alone / "run" / "report" / "index.html").stat().st_size < REPORT_BYTES
     for stage in STAGES:
