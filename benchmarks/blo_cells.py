@@ -48,7 +48,7 @@ class Row:
     """One run's results; `made_by` is the digest of its settings, its models' weights and its stages' versions.
 
     AP, AP50 and AP75 of the test, in 0..1. `training`: what `BloInst.fit` says. `missed_in_test`: the mean loss over
-    the test's objects; `found_in_test`: the share of them that a box found.
+    the test's objects; `found_in_test`: the share of them that a box found. `data`: digest of the files it was made of.
     """
 
     cell: Cell
@@ -59,6 +59,7 @@ class Row:
     training: Mapping[str, float]
     missed_in_test: float
     found_in_test: float
+    data: str = ""
 
     @classmethod
     def of(cls, line: Settings) -> "Row":

@@ -9,15 +9,16 @@ shares of the images for SAM's part, and other parts of SAM that are trained. On
 on photographs it varies the training and which images are in which half, not the data.
 
 Beside each AP stands what the pair misses of the images that it learned from and of those that it is scored on
-(`BloInst.missed`): their difference is the gap. Each is a `pipeline run`; what is in the ledger, made by the same
-settings and weights, is not run again. `--write` takes nothing else, and names on standard error what cells it lacks.
+(`BloInst.missed`), of either half apart: the difference is the gap. Each is a `pipeline run`; what is in the ledger,
+made by the same settings and weights of the same files, is not run again. `--write` takes nothing else, and names on
+standard error what cells it lacks; without `--data` it asks no more than that a world's rows are of the same files.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,30 +56,44 @@ def main(arguments: list[str] | None = None) -> int:
         _write(options, rows)
         return 0
     torch.set_num_threads(1)  # what is judged here takes no more of the cores that runs are timed on
-    done = {(row.cell, row.made_by) for row in rows}
+    done = {(row.cell, row.made_by, row.data) for row in rows}
+    data = _digests(options.worlds, options.data)
     runs = studies.Runs(options.ledger, options.out, None, options.data)
     every = [cell for seed in options.seeds for world in options.worlds for cell in cells_of(world, seed)]
     made = {cell: studies.made_by(config_of(cell, effort=options.effort)) for cell in every}
-    todo = [cell for cell in every if (cell, made[cell]) not in done]
+    todo = [cell for cell in every if (cell, made[cell], data[cell.world]) not in done]
 
     def run(cell: Cell) -> bool:
         config = config_of(cell, effort=options.effort)
-        return runs.one(cell.name, config, _line(cell, made[cell]))
+        return runs.one(cell.name, config, _line(cell, made[cell], data[cell.world]))
 
     return studies.run_all(todo, run, at_a_time=options.at_a_time)
 
 
 def _write(options: argparse.Namespace, rows: list[Row]) -> None:
     """The tables of the rows that whole runs would give now."""
+    if options.data is not None:
+        data = _digests(WORLDS, options.data)
+        rows = [row for row in rows if row.data == data[row.cell.world]]
     found = studies.newest(options.ledger, rows, lambda row: studies.made_by(config_of(row.cell)))
+    for world in WORLDS:
+        if len({row.data for row in found if row.cell.world == world}) > 1:
+            sys.exit(
+                f"{options.ledger}: rows of {world} were made of different files; say by --data which count"
+            )
     there = {row.cell for row in found}
     every = (cell for world in WORLDS for seed in options.seeds for cell in cells_of(world, seed))
     sys.stderr.write("".join(f"missing: {cell.name}\n" for cell in every if cell not in there))
     studies.write(options.write, NAME, tables(found))
 
 
-def _line(cell: Cell, made_by: str) -> Callable[[Path], Settings]:
-    return lambda run: asdict(row_of(cell, made_by, run))
+def _digests(worlds: Iterable[str], folder: Path | None) -> dict[str, str]:
+    """Of the files of each world."""
+    return {world: studies.data_digest(config_of(next(cells_of(world, 0))), folder) for world in worlds}
+
+
+def _line(cell: Cell, made_by: str, data: str) -> Callable[[Path], Settings]:
+    return lambda run: asdict(replace(row_of(cell, made_by, run), data=data))
 
 
 def _read(path: Path) -> Any:

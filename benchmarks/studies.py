@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 import yaml
 
+from pipeline.engine.files import file_digest
 from pipeline.models import Models
 from pipeline.stages.ingest import Ingest
 from pipeline.stages.table import STAGES
@@ -53,6 +54,19 @@ def made_by(config: Settings) -> str:
     versions[Ingest.name] = Ingest.version
     text = yaml.safe_dump(config, sort_keys=True) + json.dumps([weights, versions], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def data_digest(config: Settings, folder: Path | None) -> str:
+    """Of the files that a config takes from a folder: both COCO files, and what lies among its images.
+
+    Empty for data that the settings make by themselves, and without a folder.
+    """
+    data = config["data"]
+    if folder is None or data["source"] != "coco":
+        return ""
+    paths = [folder / data["json"], folder / data["val_json"], *sorted((folder / data["images"]).rglob("*"))]
+    told = [(path.relative_to(folder).as_posix(), file_digest(path)) for path in paths if path.is_file()]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
 
 
 def read_lines(path: Path) -> list[Settings]:

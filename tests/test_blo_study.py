@@ -47,7 +47,8 @@ def _threads() -> Iterator[None]:
 def row(cell: Cell, made_by: str, *, ap: float = 0.1) -> Row:
     halves = {f"{what}_of_{half}": 0.5 for what in ("missed", "found") for half in ("sam", "detector")}
     training = {
-        "seconds": 60.0,
+        "core_seconds": 60.0,
+        "core_seconds_of_embeddings": 1.0,
         "parameters_of_sam": 1,
         "parameters_of_detector": 2,
         "implicit_share": 0.1,
@@ -190,6 +191,51 @@ def test_tables_of_nothing_are_refused(
         call(f"--write={document}", "--effort=0.1")
     assert refused.value.code not in (0, None)
     assert document.read_text() == OLD
+
+
+def photographs(folder: Path, content: str) -> Path:
+    """What the study takes of penn-fudan, without photos that anything could be learned from."""
+    own = folder / WIDE_WORLD
+    (own / "images").mkdir(parents=True, exist_ok=True)
+    for name in ("train.json", "test.json", "images/1.png"):
+        (own / name).write_text("")
+    (own / "train.json").write_text(content)
+    return folder
+
+
+def test_other_files_are_another_study(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, document: Path
+) -> None:
+    """A row is of the files that it was made of: of others it is run again, and is in no table beside them."""
+    cells = [cell.name for cell in cells_of(WIDE_WORLD, 0)]
+    monkeypatch.setattr(studies.subprocess, "run", first := Ran(cells[-1]))
+    given = ["--worlds", WIDE_WORLD, f"--data={photographs(tmp_path / 'data', 'one')}"]
+    assert call(*given) == 1
+    monkeypatch.setattr(studies.subprocess, "run", again := Ran())
+    assert call(*given) == 0
+    assert (first.names, again.names) == (cells, cells[-1:])
+    assert call(f"--write={document}") == 0
+    photographs(tmp_path / "data", "other")
+    monkeypatch.setattr(studies.subprocess, "run", other := Ran(cells[-1]))
+    assert call(*given) == 1
+    assert other.names == cells
+    with pytest.raises(SystemExit, match="rows of penn-fudan were made of different files; say by --data"):
+        call(f"--write={document}")
+    assert call(f"--write={document}", given[-1]) == 0
+    assert "| `both` | - |" not in document.read_text()  # the last cell is of the other files alone
+    assert "other parts" not in document.read_text()
+    assert call(f"--write={document}", f"--data={photographs(tmp_path / 'data', 'one')}") == 0
+    assert "other parts" in document.read_text()
+
+
+@pytest.mark.parametrize("changed", ["train.json", "test.json", "images/1.png", "images/2.png"])
+def test_every_file_is_in_a_datas_digest(tmp_path: Path, changed: str) -> None:
+    config = config_of(Cell(WIDE_WORLD, 0, "first"))
+    before = studies.data_digest(config, photographs(tmp_path, ""))
+    (tmp_path / WIDE_WORLD / changed).write_text("changed")
+    assert studies.data_digest(config, tmp_path) != before
+    assert studies.data_digest(config, None) == ""
+    assert studies.data_digest(config_of(Cell("toyworld", 0, "first")), tmp_path) == ""
 
 
 def test_the_document_has_its_marks() -> None:
