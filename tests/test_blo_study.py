@@ -25,6 +25,7 @@ from benchmarks.blo_cells import (
     config_of,
 )
 from pipeline.config import Request, make_plan
+from pipeline.engine.keys import digest_of
 
 CELLS = [cell for world in WORLDS for seed in (0, 1) for cell in cells_of(world, seed)]
 RESULTS = Path(__file__).parents[1] / "docs" / "results.md"
@@ -116,8 +117,8 @@ Call = Callable[..., int]
 
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
-    """The study on a ledger of seed 0, made by the settings whose words name it; runs' folders are not looked at."""
-    monkeypatch.setattr(studies, "made_by", json.dumps)
+    """The study on a ledger of seed 0, made by the settings alone; runs' folders are not looked at."""
+    monkeypatch.setattr(studies, "made_by", lambda config: digest_of(config)[:12])
     monkeypatch.setattr(study, "row_of", lambda cell, made_by, _: row(cell, made_by))
     given = [f"--ledger={tmp_path / 'ledger.jsonl'}", "--seeds=0", f"--out={tmp_path}", "--at-a-time=1"]
     return lambda *more: study.main([*given, *more])

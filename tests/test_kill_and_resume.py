@@ -88,7 +88,7 @@ STATES = {  # names of a training's saved states in its work folder
     "train_student:student": f"{CHECKPOINT}-*.safetensors",
     "train_student:aligned": f"aligned/{CHECKPOINT}-*.safetensors",  # of the phase of both levels
 }
-FINDER_STEPS = 72
+FINDER_STEPS = 48
 PATIENCE = 120.0  # seconds
 
 

@@ -69,8 +69,8 @@ def test_some_steps_make_the_loss_smaller(make_bench: MakeBench, order: str) -> 
     bench = make_bench(order=order, lr_sam=5e-3, lr_detector=1e-3, pretrain_lr=1e-4, steps=40)
     for phase in phases(bench):
         (batch,) = phase.draw(0, 1)
-        losses = [phase.step(batch) for _ in range(8)]
-        assert all(last < first for first, last in zip(losses[0], losses[-1], strict=True)), phase.name
+        losses = [phase.step(batch)[0] for _ in range(8)]
+        assert losses[-1] < losses[0], phase.name
 
 
 @pytest.mark.parametrize("order", ["joint", "first", "second"])

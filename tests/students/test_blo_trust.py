@@ -12,7 +12,7 @@ from small_blo import new_student
 from torch import Tensor
 
 from pipeline.data.records import Record, Source
-from students.blo_inst import WEIGHTS
+from students.blo_artifact import WEIGHTS
 from students.blo_trainer import Pair
 
 pytestmark = pytest.mark.usefixtures("small_sam")
