@@ -28,7 +28,7 @@ from students.blo_objective import AlignedSam
 from students.blo_settings import BloInstSettings, Part
 from teachers.aligned_detector import load_aligned_detector
 from teachers.catalog import ModelSpec
-from teachers.detector import Assignment, Raw, Targets
+from teachers.detector import Assignment, DetectorNetwork, Raw, Targets
 from teachers.detectors import DETECTORS
 from teachers.protocols import Sample
 from teachers.sam.load import load_sam
@@ -38,11 +38,11 @@ PROMPTS = {"prompt_encoder.point_embeddings.2.weight", "prompt_encoder.point_emb
 DENSE = "prompt_encoder.no_mask_embed.weight"
 
 
-class Colours(nn.Module):
-    """A `Detector` that finds what is red and what is blue, the one parameter aside by which its boxes are moved."""
+class Colours(DetectorNetwork):
+    """Finds what is red and what is blue; its one parameter is that by which its boxes are moved."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(nn.Identity())
         self.shift = nn.Parameter(torch.zeros(4))
 
     def predict(self, pixels: Tensor) -> Raw:
