@@ -23,7 +23,6 @@ from pipeline.engine.stage import TrainContext
 from students import catalog
 from students.blo_artifact import save
 from students.blo_inst import BloInst, open_artifact
-from students.blo_judge import Judged
 from students.blo_objective import AlignedSam
 from students.blo_settings import BloInstSettings, Part
 from teachers.aligned_detector import load_aligned_detector
@@ -189,7 +188,8 @@ def test_a_box_in_the_wrong_place_misses_all(records: Records, make_context: Mak
     assert fitted._pair is not None
     with torch.no_grad():
         fitted._pair.detector.shift += 100.0  # type: ignore[union-attr]
-    assert fitted.missed(records, make_context("b")) == Judged(pytest.approx(math.log(2)), 0.0)
+    judged = fitted.missed(records, make_context("b"))
+    assert (judged.missed, judged.found) == (pytest.approx(math.log(2)), 0.0)
 
 
 def test_nothing_is_missed_before_it_is_fitted(records: Records, make_context: MakeContext) -> None:
