@@ -4,18 +4,16 @@ The detector here knows the little pictures' colours, so that every object has a
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from colours import take_the_place_of_fcos
 from little_pictures import ONTOLOGY, MakeContext, draw
 from PIL import Image
 from safetensors.torch import load_file
 from small_models import build_small_sam
-from torch import Tensor, nn
 
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Record
@@ -27,8 +25,6 @@ from students.blo_objective import AlignedSam
 from students.blo_settings import BloInstSettings, Part
 from teachers.aligned_detector import load_aligned_detector
 from teachers.catalog import ModelSpec
-from teachers.detector import Assignment, DetectorNetwork, Raw, Targets
-from teachers.detectors import DETECTORS
 from teachers.protocols import Sample
 from teachers.sam.load import load_sam
 
@@ -37,39 +33,13 @@ PROMPTS = {"prompt_encoder.point_embeddings.2.weight", "prompt_encoder.point_emb
 DENSE = "prompt_encoder.no_mask_embed.weight"
 
 
-class Colours(DetectorNetwork):
-    """Finds what is red and what is blue; its one parameter is that by which its boxes are moved."""
-
-    def __init__(self) -> None:
-        super().__init__(nn.Identity())
-        self.shift = nn.Parameter(torch.zeros(4))
-
-    def predict(self, pixels: Tensor) -> Raw:
-        found = torch.stack([torch.stack([self._box(i, 0), self._box(i, 2)]) for i in pixels])
-        logits = torch.tensor([[4.0, -4.0], [-4.0, 4.0]]).expand(len(pixels), 2, 2)
-        return Raw(found + self.shift, logits, None, torch.zeros(2, 2), torch.ones(2), pixels.shape[-1])
-
-    def _box(self, image: Tensor, channel: int) -> Tensor:
-        rows, columns = ((image[channel] > 170) & (image[1] < 90)).nonzero().unbind(1)
-        return torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).float()
-
-    def assign(self, raw: Raw, targets: Sequence[Targets]) -> Assignment:  # noqa: ARG002
-        none = torch.zeros(0, dtype=torch.int64)
-        return Assignment(none, none, none, torch.zeros(raw.boxes.shape[:2], dtype=torch.bool))
-
-    def losses(self, raw: Raw, targets: Sequence[Targets], assignment: Assignment) -> dict[str, Tensor]:
-        del raw, targets, assignment
-        return dict.fromkeys(("box", "obj", "cls"), self.shift.sum() * 0)
-
-
 class Records(tuple[Record, ...]):
     """In memory."""
 
 
 @pytest.fixture(autouse=True)
 def colours(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = replace(DETECTORS["fcos_tiny"], build=lambda _classes, focal: Colours(), embedded=None)  # noqa: ARG005
-    monkeypatch.setitem(DETECTORS, "fcos_tiny", entry)  # type: ignore[arg-type]
+    take_the_place_of_fcos(monkeypatch)
 
 
 @pytest.fixture
