@@ -11,7 +11,6 @@ python -m students.pretrain --workdir W2 --evaluate  # one JSON line on unseen s
 python -m students.pretrain --workdir W2 --export    # fp16 weights and their facts, into teachers/tiny/weights
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -42,12 +41,12 @@ from teachers.tiny.command import (
     keep,
     parse,
     parser,
-    report,
-    restore,
+    run,
     training_worlds,
 )
 from teachers.tiny.recipe import Recipe, step_rng, train
 from teachers.tiny.scenes import Scenes
+from teachers.tiny.scores import score_weights
 from teachers.tiny.weights import load_weights
 
 SEEN = (WORLD, WORLD, "pretrain")  # a scene is of each of these equally often
@@ -195,10 +194,14 @@ def main() -> int:
     options = parse(given, Options)
     torch.manual_seed(options.seed)
     model = build("tiny", 1)
-    if options.evaluate is not None or options.export is not None:
-        restore(model, options)
+    if options.scores:
         scenes = options.evaluate or EVALUATION_SCENES
-        report(options, listing.STUDENT, lambda seed: evaluate(model, scenes=scenes, seed=seed))
+        score_weights(
+            model,
+            options,
+            name=listing.STUDENT,
+            evaluate=lambda seed: evaluate(model, scenes=scenes, seed=seed),
+        )
         return 0
     if options.start is None:
         begin(model)
@@ -222,4 +225,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

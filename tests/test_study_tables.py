@@ -116,7 +116,7 @@ def test_photographs_have_the_tables_of_their_cells() -> None:
     [
         ("class prompts help points, 1% masks", [6.0, 2.0], 1),
         ("proposals help points, 10% masks", [10.0, 10.0], 2),
-        ("both help more than either, 10% masks", [6.0, 2.0], 2),
+        ("both help more than the better of the two, 10% masks", [6.0, 2.0], 2),
         ("class prompts leave boxes as they are, 1% masks", [6.0, 2.0], 0),
         ("student: point+class above class, 0% masks", [5.0, 5.0], 2),
         ("student: box+class above point+class, 10% masks", [-5.0, -5.0], 0),

@@ -72,7 +72,7 @@ def _branches(rows: Sequence[Row]) -> Iterator[Claim]:
 
 
 def _teachers(rows: Sequence[Row]) -> Iterator[Claim]:
-    for masks, prompts, refined, both in (("1%", "3.5", "1.7", "6.0"), ("10%", "4.1", "1.2", "5.8")):
+    for masks, prompts, refined, both in (("1%", "3.5", "1.7", "2.5"), ("10%", "4.1", "1.2", "1.7")):
 
         def gain(better: Choice, worse: Choice, masks: str = masks) -> tuple[float, ...]:
             base = {**TEACHER, "masks": masks, "weak": POINT}
@@ -88,10 +88,10 @@ def _teachers(rows: Sequence[Row]) -> Iterator[Claim]:
             f"proposals help points, {masks} masks", f"+{refined}", gain(refine | off, bare | off), 1.2
         )
         yield Claim(
-            f"both help more than either, {masks} masks",
-            f"+{both} in all",
+            f"both help more than the better of the two, {masks} masks",
+            f"+{both}",
             tuple(map(min, gain(refine | on, refine | off), gain(refine | on, bare | on))),
-            0.0,
+            ABOVE,
         )
         yield Claim(
             f"class prompts leave boxes as they are, {masks} masks",
@@ -140,7 +140,7 @@ def _more_masks(rows: Sequence[Row]) -> Iterator[Claim]:
         base = {**STUDENT, "weak": weak}
         for word, given, paper in (("without", False, untuned), ("with", True, tuned)):
             more, none = ({**base, "tuned": given, "masks": masks} for masks in ("10%", "0%"))
-            bound = {"least": SMALL} if given else {"most": SMALL}
+            bound = {"least": SMALL} if given else {"least": -SMALL, "most": SMALL}
             yield Claim(
                 f"student: {weak}, 10% masks over none, {word} tuning the teacher",
                 paper,
