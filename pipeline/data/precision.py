@@ -45,7 +45,7 @@ def cuts(said: Floats, iou: Floats, image_ids: Ids, *, confidence: float = CONFI
     count = len(said)
     levels = [float(ranked[-(-count * k // TRIED) - 1]) for k in range(1, TRIED)] if count else []
     some = [level for level in dict.fromkeys(levels) if level > ranked[-1]]
-    found = [_cut(level, said, iou, image_ids, confidence) for level in (*some, 0.0)]
+    found = [_cut(level, said, iou=iou, image_ids=image_ids, confidence=confidence) for level in (*some, 0.0)]
     return [cut for cut in found if cut is not None]
 
 
@@ -69,7 +69,7 @@ def best_promise(tried: Sequence[Cut]) -> Cut | None:
     return max(promised, key=lambda cut: cut.sure, default=None)
 
 
-def _cut(level: float, said: Floats, iou: Floats, image_ids: Ids, confidence: float) -> Cut | None:
+def _cut(level: float, said: Floats, *, iou: Floats, image_ids: Ids, confidence: float) -> Cut | None:
     kept = said >= level
     count = int(kept.sum())
     if count < LEAST_KEPT:
