@@ -7,7 +7,8 @@ what they found; in a second stage the backbone does too. A student's class head
 python -m students.pretrain --workdir W1 --count 5000 --steps 12000 --batch 4 --lr 0.0015 --muon 3 --seed 0 --bf16
 python -m students.pretrain --workdir W2 --count 5000 --steps 12000 --batch 4 --lr 0.0007 --muon 3 --seed 1 --bf16 \
     --start W1/weights.safetensors
-python -m students.pretrain --workdir W2 --evaluate  # one JSON line on unseen scenes of the demo world
+python -m students.pretrain --workdir W2 --evaluate  # one JSON line, three seeds of unseen scenes
+python -m students.pretrain --evaluate               # the same of the embedded weights
 python -m students.pretrain --workdir W2 --export    # fp16 weights and their facts, into teachers/tiny/weights
 """
 

@@ -70,7 +70,7 @@ def surest(
 
 def certainty(instance: Instance) -> float:
     """How sure the teacher is of a mask: the product of what it says of it, each in [0, 1]."""
-    said = (instance.pred_iou, instance.stability, instance.agreement)
+    said = (instance.pred_iou, instance.stability)
     product = 1.0
     for value in said:
         product *= 1.0 if value is None else value

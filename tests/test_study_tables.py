@@ -94,9 +94,8 @@ def test_the_tables_say_what_the_ledger_has() -> None:
     assert "| proposals help points, 1% masks | +1.7 | +20.0 (0.0) | 2 of 2 |" in lines
     assert "| `point+class` | lora | 70.0 (0.0) | - |" in lines
     assert "| `point+class` | paper | 70.0 (0.0) | 70.0 (0.0) |" in lines
-    assert "| `class` | 10% | 0.100 (0.000) | - | - | - | - |" in lines
-    assert "| `class` | 10% | - | - | 0.500 (0.000) | - | - |" in lines
-    assert "| `box+class`, `second_opinion` off | 10% | 0.100 (0.000) | - | - | - | - |" in lines
+    assert "| `class` | 10% | 0.100 (0.000) | - | - | - |" in lines
+    assert "| `class` | 10% | - | - | 0.500 (0.000) | - |" in lines
     assert "| `box+class` | what the gate chose | 70.0 (0.0) | 70.0 (0.0) |" in lines
     assert text.count("| zero-shot |") == 4
 

@@ -98,7 +98,7 @@ class Calibrate(JobStage):
     """Labels the reserved images or, where there were too few to reserve any, those that a fold left out."""
 
     name = "calibrate"
-    version = 1
+    version = 2
     Config = CalibrateConfig
     roles = frozenset({Role.HUMAN_MASKED, Role.RESERVED})
     uses = ("dataset",)

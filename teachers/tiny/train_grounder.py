@@ -3,8 +3,9 @@
 The embedded text tower (train_text) is frozen and must have been exported before.
 
 python -m teachers.tiny.train_grounder --workdir W
-python -m teachers.tiny.train_grounder --workdir W --evaluate  # one JSON line on scenes of other seeds
-python -m teachers.tiny.train_grounder --workdir W --export    # fp16 weights and their facts into teachers/tiny/weights
+python -m teachers.tiny.train_grounder --workdir W --evaluate   # one JSON line, three seeds of unseen scenes
+python -m teachers.tiny.train_grounder --evaluate               # the same of the embedded weights
+python -m teachers.tiny.train_grounder --workdir W --export     # fp16 weights and their facts, into weights/
 """
 
 import hotcoco

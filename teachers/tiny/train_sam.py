@@ -7,8 +7,9 @@ python -m teachers.tiny.train_sam --workdir W4 --count 5000 --steps 7000 --lr 0.
 
 Those between, and how long all took: weights/weights.json. After any of them:
 
-python -m teachers.tiny.train_sam --workdir W4 --evaluate       # one JSON line on unseen scenes of the demo world
-python -m teachers.tiny.train_sam --workdir W4 --export         # fp16 weights and their facts, into weights/
+python -m teachers.tiny.train_sam --workdir W4 --evaluate   # one JSON line, three seeds of unseen scenes
+python -m teachers.tiny.train_sam --evaluate                # the same of the embedded weights
+python -m teachers.tiny.train_sam --workdir W4 --export     # fp16 weights and their facts, into weights/
 """
 
 import argparse

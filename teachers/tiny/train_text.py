@@ -1,8 +1,9 @@
 """Trains the tiny CLIP on crops and names of toyworld's demo classes, resumable (times: weights/weights.json).
 
 python -m teachers.tiny.train_text --workdir W
-python -m teachers.tiny.train_text --workdir W --evaluate    # one JSON line on scenes of other seeds
-python -m teachers.tiny.train_text --workdir W --export      # fp16 weights and their facts into teachers/tiny/weights
+python -m teachers.tiny.train_text --workdir W --evaluate   # one JSON line, three seeds of unseen scenes
+python -m teachers.tiny.train_text --evaluate               # the same of the embedded weights
+python -m teachers.tiny.train_text --workdir W --export     # fp16 weights and their facts, into weights/
 """
 
 import numpy as np

@@ -264,7 +264,7 @@ def test_with_few_masks_every_fold_has_its_own_second_round(
 def test_certainty_is_the_product_of_what_is_known() -> None:
     made = Instance(Source.TEACHER, 3, pred_iou=0.8, stability=0.5)
     assert certainty(made) == pytest.approx(0.4)
-    assert certainty(replace(made, agreement=0.5)) == pytest.approx(0.2)
+    assert certainty(replace(made, stability=None)) == pytest.approx(0.8)
     assert certainty(Instance(Source.TEACHER, 3)) == 1
 
 
