@@ -85,7 +85,7 @@ def test_the_tables_say_what_the_ledger_has() -> None:
     assert "| 100% |  | 40.0 (0.0) | 100 | 100 | 179.3 (0.0) |" in lines
     assert "| 0% | `box+class` | 25.0 (0.0) | 62 (0) | 50.0 (0.0) | 62 (0) |" in lines
     assert "| 100% |  | 40.0 (0.0) | 100 | 80.0 (0.0) | 100 |" in lines
-    assert "| `box+class` | weights | 26.0 (0.0) | 65 (0) |" in lines
+    assert "| `box+class` | weights | 26.0 (0.0) | 65 (0) | 26.0 (0.0) | 65 (0) |" in lines
     assert (
         "| `point+class` | tuned | 20.0 (0.0) | 20.0 (0.0) | 20.0 (0.0) | 2 of 2 | 0 of 2 | 40.0 / 41.8 / 42.2 |"
         in lines
@@ -124,6 +124,7 @@ def test_photographs_have_the_tables_of_their_cells() -> None:
         ("student: point+class, 10% masks over none, with tuning the teacher", [0.0, 0.0], 0),
         ("student with weights over the paper's: point+class, 1% masks", [3.0, 3.0], 2),
         ("student with weights over the paper's: box+class, 1% masks", [-1.0, -1.0], 0),
+        ("student with weights over the paper's: box+class, 10% masks", [-1.0, -1.0], 0),
         (
             "student with weights: point+class, 1% masks, % of the gap to full closed, where it is a point or more",
             [60.0, 60.0],

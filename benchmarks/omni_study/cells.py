@@ -178,7 +178,8 @@ def past_the_paper(world: str, seed: int, *, masks: str = "1%") -> Iterator[Cell
     """Students that doubt their labels, teachers that learn from fewer masks; each beside the paper's."""
     for weak in (POINT, BOX):
         for student in STUDENTS:
-            yield Cell(world, seed, weak, masks, student=student)
+            for share in (masks, "10%"):
+                yield Cell(world, seed, weak, share, student=student)
         for teacher in TEACHERS:
             yield Cell(world, seed, weak, masks, teacher=teacher, gated=False)
         yield Cell(world, seed, weak, "10%", gated=False)  # what they would reach

@@ -5,7 +5,7 @@ The paper's differences follow from Das et al. 2024, Tables 5, 2 and 4; what is 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 from benchmarks.omni_study.cells import BOX, KINDS, LONG, POINT, PRECISION, SHARES, STUDENTS, TEACHERS
 from benchmarks.omni_study.ledger import Row
@@ -152,20 +152,23 @@ def _more_masks(rows: Sequence[Row]) -> Iterator[Claim]:
 def _doubting(rows: Sequence[Row]) -> Iterator[Claim]:
     """Students that trust some masks less."""
     best = full(rows)
-    for weak in (POINT, BOX):
-        base = {**STUDENT, "weak": weak, "masks": "1%"}
+    for weak, masks in product((POINT, BOX), SHARES[1:]):
+        base = {**STUDENT, "weak": weak, "masks": masks}
         plain = by_seed(rows, ap, base)
         for student in list(STUDENTS)[1:]:
             found = by_seed(rows, ap, {**base, "student": student})
             over = _minus(rows, ap, {**base, "student": student}, base)
-            yield Claim(f"student with {student} over the paper's: {weak}, 1% masks", "above", over, ABOVE)
+            yield Claim(
+                f"student with {student} over the paper's: {weak}, {masks} masks", "above", over, ABOVE
+            )
             closed = [
                 100 * (found[seed] - plain[seed]) / (best[seed] - plain[seed])
                 for seed in sorted(found.keys() & plain.keys() & best.keys())
                 if best[seed] - plain[seed] >= SMALL  # else there is no gap to close
             ]
             yield Claim(
-                f"student with {student}: {weak}, 1% masks, % of the gap to full closed, where it is a point or more",
+                f"student with {student}: {weak}, {masks} masks, % of the gap to full closed, where it is a point "
+                "or more",
                 "aim 50",
                 tuple(closed),
                 50.0,

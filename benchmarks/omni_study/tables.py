@@ -218,11 +218,14 @@ def _students(rows: Sequence[Row]) -> str:
     lines = []
     for weak in (POINT, BOX):
         for student in STUDENTS:
-            choice = {**STUDENT, "weak": weak, "masks": "1%", "student": student}
-            found, share = by_seed(rows, ap, choice).values(), shares_of_full(rows, choice).values()
-            lines.append((f"`{weak}`", student, spread(found), spread(share, digits=0)))
-    header = ("weak labels", "student", "AP, 1% masks", "% of full")
-    return _markdown("Students that doubt their labels", header, lines, numbers=slice(2, 4))
+            found = []
+            for masks in SHARES[1:]:
+                choice = {**STUDENT, "weak": weak, "masks": masks, "student": student}
+                share = shares_of_full(rows, choice).values()
+                found += [spread(by_seed(rows, ap, choice).values()), spread(share, digits=0)]
+            lines.append((f"`{weak}`", student, *found))
+    header = ("weak labels", "student", "AP, 1% masks", "% of full", "AP, 10%", "% of full")
+    return _markdown("Students that doubt their labels", header, lines, numbers=slice(2, 6))
 
 
 def _teachers(rows: Sequence[Row]) -> str:
