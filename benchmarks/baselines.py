@@ -1,12 +1,14 @@
 """What trivial masks on the same prompts are worth: a finished run's pseudo-masks beside an ellipse, GrabCut or a disc.
 
     python -m benchmarks.baselines runs/penn-fudan-box+class
+    python -m benchmarks.baselines runs/penn-fudan-box+class --quick       (without GrabCut, a second or more a mask)
 
 Boxes: the ellipse that fills the box, and OpenCV's GrabCut started from it (5 rounds). Points: a disc of the mean area
 of the class's human masks around the point. Prints one JSON line: mIoU over true objects (misses count 0) of each, and
 the ratio of the run's own to the best baseline. Hidden truth is read for scoring only.
 """
 
+import argparse
 import json
 import sys
 from collections import defaultdict
@@ -154,15 +156,21 @@ def baselines(run: Run, *, slow: bool = True) -> dict[str, float]:
     return found
 
 
-def main(folder: Path) -> int:
+def main() -> int:
     """Print the line."""
-    run = Run.open(folder)
-    found = baselines(run)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("--quick", action="store_true", help="without GrabCut")
+    options = parser.parse_args()
+    run = Run.open(options.run)
+    found = baselines(run, slow=not options.quick)
     own = run.miou()
     ratio = own / max(found.values()) if found else None
-    print(json.dumps({"run": folder.name, "miou": own, **found, "ratio_to_best_baseline": ratio}))
+    print(json.dumps({"run": options.run.name, "miou": own, **found, "ratio_to_best_baseline": ratio}))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main())

@@ -65,7 +65,8 @@ def main() -> int:
         loss: Tensor = model(pixel_values=(pixels - MEAN[0]) / STD[0], **text, labels=labels).loss
         return loss
 
-    trained = train(model, loss_fn=loss_fn, recipe=recipe, workdir=options.workdir)
+    data = {"count": options.count}
+    trained = train(model, loss_fn=loss_fn, recipe=recipe, workdir=options.workdir, data=data)
     model.load_state_dict(trained.state)
     found = {
         "parameters": sum(p.numel() for p in model.parameters()),

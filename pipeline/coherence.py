@@ -9,7 +9,7 @@ from pipeline.data.errors import BadInput, show
 from pipeline.data.records import WeakKind
 from pipeline.engine.plan import PlannedStage
 from pipeline.stages.calibrate import CalibrateConfig
-from pipeline.stages.finetune_teacher import FinetuneTeacher, FinetuneTeacherConfig
+from pipeline.stages.finetune_teacher import FinetuneTeacherConfig
 from pipeline.stages.gate import GateConfig
 from pipeline.stages.propose import Propose, ProposeConfig
 from pipeline.stages.pseudo_label import PseudoLabel, PseudoLabelConfig
@@ -55,7 +55,6 @@ def incoherences(
         *_repeated(stages),
         *_deaf(sound),
         *_at_odds(sound),
-        *_unopposed(stages, sound, lent),
         *_unjudged(sound),
         *calibration_problems(weak, stages, sound, lent),
     ]
@@ -163,20 +162,6 @@ def _at_odds(stages: Sequence[PlannedStage]) -> list[str]:
         ):
             problems.append(f"{where}: expected {tuned.name!r}, the tuned one, found {config.model.name!r}")
     return problems
-
-
-def _unopposed(
-    stages: Sequence[PlannedStage], sound: Sequence[PlannedStage], lent: Collection[str]
-) -> list[str]:
-    """Second opinions on a teacher that was not tuned: plain SAM would agree with itself."""
-    if FinetuneTeacher.produces in lent or FinetuneTeacher.name in [planned.stage.name for planned in stages]:
-        return []
-    return [
-        f"models.{config.model.name}.second_opinion: expected a stage `finetune_teacher`, found none: plain SAM would "
-        "be asked twice"
-        for config in (planned.config for planned in sound)
-        if isinstance(config, PseudoLabelConfig) and config.model.settings.get("second_opinion")
-    ]
 
 
 def _unjudged(sound: Sequence[PlannedStage]) -> list[str]:

@@ -34,19 +34,21 @@ class Match:
 class Share:
     """A process's part of the images of a step: `images` of `counts`, the number of targets of each image of all.
 
-    Points are drawn for all images, and sums divided by what all processes have, over their number: so the mean of the
-    processes' losses is the loss of one process that has all images.
+    `weight`: of all their targets together. Points are drawn for all images, and sums divided by what all processes
+    have, over their number: so the mean of the processes' losses is the loss of one process that has all images.
     """
 
     counts: tuple[int, ...]
     images: slice
+    weight: float
     team: Team = ALONE
 
     @classmethod
     def of(cls, batch: Batch, team: Team) -> "Share":
         """That of a batch; all processes of the team ask at once."""
         counts = tuple(team.gather(batch.counts))
-        return cls(counts, team.share(len(counts)), team)
+        weight = float(team.total(batch.weights.sum()))
+        return cls(counts, team.share(len(counts)), weight, team)
 
     def pairs(self, queries: int) -> tuple[int, slice]:
         """How many pairs all images' assignments make, and which of them are ours."""
@@ -112,9 +114,9 @@ def match_layer(
 def mask_losses(
     mask_logits: Tensor, match: Match, *, batch: Batch, config: Mask2FormerConfig, share: Share | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy and dice of the matched masks at points drawn where they are least sure, over the target count.
+    """Cross-entropy and dice of the matched masks at points drawn where they are least sure: means over the targets.
 
-    A target's losses count as much as its weight says.
+    A target counts as much in them as its weight says.
     """
     logits = mask_logits[match.image, match.query][:, None]  # (M, 1, h, w)
     pairs = None if share is None else share.pairs(mask_logits.shape[1])
@@ -126,10 +128,10 @@ def mask_losses(
     bce = bce.sum(1) / weights.sum(1).clamp(min=1)
     inside = values.sigmoid() * weights
     dice = 1 - (2 * (inside * labels).sum(1) + 1) / (inside.sum(1) + (labels * weights).sum(1) + 1)
-    counts, world = (batch.counts, 1) if share is None else (share.counts, share.team.world)
-    targets = max(sum(counts), 1) / world
     trust = batch.weights[match.target]
-    return (bce * trust).sum() / targets, (dice * trust).sum() / targets
+    weight, world = (float(batch.weights.sum()), 1) if share is None else (share.weight, share.team.world)
+    whole = max(weight, 1.0) / world
+    return (bce * trust).sum() / whole, (dice * trust).sum() / whole
 
 
 def class_losses(

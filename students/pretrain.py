@@ -7,11 +7,11 @@ what they found; in a second stage the backbone does too. A student's class head
 python -m students.pretrain --workdir W1 --count 5000 --steps 12000 --batch 4 --lr 0.0015 --muon 3 --seed 0 --bf16
 python -m students.pretrain --workdir W2 --count 5000 --steps 12000 --batch 4 --lr 0.0007 --muon 3 --seed 1 --bf16 \
     --start W1/weights.safetensors
-python -m students.pretrain --workdir W2 --evaluate  # one JSON line on unseen scenes of the demo world
+python -m students.pretrain --workdir W2 --evaluate  # one JSON line, three seeds of unseen scenes
+python -m students.pretrain --evaluate               # the same of the embedded weights
 python -m students.pretrain --workdir W2 --export    # fp16 weights and their facts, into teachers/tiny/weights
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -41,10 +41,10 @@ from teachers.tiny.command import (
     keep,
     parse,
     parser,
-    report,
-    restore,
+    run,
 )
 from teachers.tiny.recipe import Recipe, step_rng, train
+from teachers.tiny.scores import score_weights
 from teachers.tiny.weights import load_weights
 from teachers.window import fitted_window
 
@@ -183,10 +183,14 @@ def main() -> int:
     options = parse(given, Options)
     torch.manual_seed(options.seed)
     model = build("tiny", 1)
-    if options.evaluate is not None or options.export is not None:
-        restore(model, options)
+    if options.scores:
         scenes = options.evaluate or EVALUATION_SCENES
-        report(options, listing.STUDENT, lambda seed: evaluate(model, scenes=scenes, seed=seed))
+        score_weights(
+            model,
+            options,
+            name=listing.STUDENT,
+            evaluate=lambda seed: evaluate(model, scenes=scenes, seed=seed),
+        )
         return 0
     if options.start is None:
         begin(model)
@@ -209,4 +213,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

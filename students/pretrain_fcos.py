@@ -4,11 +4,11 @@ It is where BLO-Inst's detector begins, as the paper's begins with what COCO nam
 student.
 
 python -m students.pretrain_fcos --workdir W --bf16
-python -m students.pretrain_fcos --workdir W --evaluate  # one JSON line on unseen scenes of the demo world
-python -m students.pretrain_fcos --workdir W --export    # fp16 weights and their facts, into teachers/tiny/weights
+python -m students.pretrain_fcos --workdir W --evaluate  # one JSON line, three seeds of unseen scenes
+python -m students.pretrain_fcos --evaluate              # the same of the embedded weights
+python -m students.pretrain_fcos --workdir W --export    # fp16 weights and their facts, into weights/
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,9 +22,10 @@ from students.pretrain_scenes import NAMES, WorldScenes, worlds_seen
 from teachers.detector import Targets, keep
 from teachers.fcos import FcosDetector, build_fcos_tiny
 from teachers.tiny import command, listing
-from teachers.tiny.command import EVALUATION_SEED, WORLD, Options, parse, parser, report, restore
+from teachers.tiny.command import EVALUATION_SEED, WORLD, Options, parse, parser, run
 from teachers.tiny.proposer import Detections
 from teachers.tiny.recipe import Recipe, step_rng, train
+from teachers.tiny.scores import score_weights
 from teachers.tiny.train_grounder import score_boxes, varied
 from teachers.tiny.weights import load_weights
 
@@ -103,10 +104,14 @@ def main() -> int:
     options = parse(parser(__doc__, steps=4000, batch=8, lr=1e-3, scenes=EVALUATION_SCENES), Options)
     torch.manual_seed(options.seed)
     detector = build_fcos_tiny(NAMES)
-    if options.evaluate is not None or options.export is not None:
-        restore(detector.model, options)
+    if options.scores:
         scenes = options.evaluate or EVALUATION_SCENES
-        report(options, listing.DETECTOR, lambda seed: evaluate(detector, scenes=scenes, seed=seed))
+        score_weights(
+            detector.model,
+            options,
+            name=listing.DETECTOR,
+            evaluate=lambda seed: evaluate(detector, scenes=scenes, seed=seed),
+        )
         return 0
     learner = Learner(begin(detector))
     steps = Steps(worlds_seen(options), options.seed, options.batch)
@@ -124,4 +129,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

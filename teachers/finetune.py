@@ -7,6 +7,7 @@ that has not seen the images it lists, for the gate.
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -69,15 +70,26 @@ def tune(
         return _zero_shot(training, context.out, identity)
     parts = _parts(training, context.seed, cross_fit=settings.cross_fit)
     progress = _Progress(context.progress)
-    _fit_parts(parts, training.images, answerer, settings, context, progress)
+    fit = partial(_fit_parts, answerer=answerer, settings=settings, progress=progress)
+    fit(parts, training.images, context=context)
     _write_teachers(parts, context.out, settings, identity)
     own = {}
     if settings.self_training and (weak := drawn(data)):
-        more = [_with_own_masks(part, weak, training, labeller, settings, context) for part in parts]
+        more = [
+            _with_own_masks(
+                part,
+                weak,
+                training=training,
+                labeller=labeller,
+                share=settings.self_training,
+                context=context,
+            )
+            for part in parts
+        ]
         images = (*training.images, *images_of(weak))
         folder = context.workdir / "again"
         folder.mkdir(exist_ok=True)
-        _fit_parts(more, images, answerer, settings, replace(context, workdir=folder), progress)
+        fit(more, images, context=replace(context, workdir=folder))
         own = {"own_masks": len(more[0].targets) - len(training.targets)}
     (context.out / "loss.json").write_text(json.dumps(progress.losses) + "\n")
     return {**_metrics(training, progress.losses["."], len(parts) - 1), **own}
@@ -96,6 +108,7 @@ def _parts(training: TrainingSet, seed: int, *, cross_fit: bool) -> list[_Part]:
 def _fit_parts(
     parts: list[_Part],
     images: tuple[TrainingImage, ...],
+    *,
     answerer: Answerer,
     settings: ClassAwareSettings,
     context: TrainContext,
@@ -129,12 +142,13 @@ def _fit_parts(
 def _with_own_masks(
     part: _Part,
     weak: list[Record],
+    *,
     training: TrainingSet,
     labeller: Callable[[Path], Label],
-    settings: ClassAwareSettings,
+    share: float,
     context: TrainContext,
 ) -> _Part:
-    """The part with its teacher's surest masks of weak images besides."""
+    """The part with its teacher's surest `share` of masks of weak images besides."""
     if not part.targets:
         return replace(part, again=True)
 
@@ -147,7 +161,7 @@ def _with_own_masks(
         weak,
         labeller(context.out / part.folder),
         root=context.images_root,
-        share=settings.self_training,
+        share=share,
         first=len(training.images),
         heed_stop=heed_stop,
     )

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.data.errors import BadInput
-from pipeline.data.masks import iou_matrix
 from pipeline.data.records import Instance, Match, Prompt, Source, WeakKind
 from pipeline.engine.context import Metrics, Records, TrainContext
 from teachers.answerer import Answerer, Question, View
@@ -113,13 +112,11 @@ class SamTeacher:
         """Pseudo-masks of each sample: human labels in their order, then proposals, best first.
 
         A mask without a pixel is an instance without `rle`, dropped as "empty mask". `score` is the proposal's
-        confidence, if one was used, times the clipped predicted IoU; `agreement` needs the setting `second_opinion`.
+        confidence, if one was used, times the clipped predicted IoU.
         """
         view = self.answerer.look(batch)
         jobs, masks = self._answered(batch, view)
-        return _instances(
-            len(batch), jobs, masks=masks, agreed=self._agreement(view, jobs, masks), model=self._model
-        )
+        return _instances(len(batch), jobs, masks=masks, model=self._model)
 
     def asked(self, kind: WeakKind) -> tuple[str, ...]:
         """Variants that answer when labels of a kind are labelled; none for `instruction`."""
@@ -135,7 +132,7 @@ class SamTeacher:
     def label_by(
         self, batch: Sequence[Sample], choices: Sequence[Mapping[str, Choice]]
     ) -> list[list[list[Instance]]]:
-        """What `label` says of a batch by each of these choices, without second opinions.
+        """What `label` says of a batch by each of these choices.
 
         The encoder sees a part of an image once for all.
         """
@@ -145,7 +142,7 @@ class SamTeacher:
             for chosen in choices:
                 self.answerer.select(chosen)
                 jobs, masks = self._answered(batch, view)
-                found.append(_instances(len(batch), jobs, masks=masks, agreed={}, model=self._model))
+                found.append(_instances(len(batch), jobs, masks=masks, model=self._model))
         finally:
             self.answerer.select(before)
         return found
@@ -160,20 +157,6 @@ class SamTeacher:
         if self.settings.refine:
             jobs = self._refine(batch, jobs, view)
         return jobs, self.answerer.answer(view, [job.question for job in jobs])
-
-    def _agreement(
-        self, view: View, jobs: Sequence[_Job], masks: Sequence[PredictedMask]
-    ) -> dict[int, float]:
-        """IoU of the tuned heads' masks with what plain SAM says to the same prompts, by the job's row."""
-        if not (isinstance(self.settings, ClassAwareSettings) and self.settings.second_opinion):
-            return {}
-        rows = [
-            row
-            for row, job in enumerate(jobs)
-            if self.answerer.is_tuned(job.variant) and masks[row].rle is not None
-        ]
-        others = self.answerer.answer(view, [jobs[row].question for row in rows], zero_shot=True)
-        return {row: _overlap(masks[row], other) for row, other in zip(rows, others, strict=True)}
 
     def _model(self, variant: str) -> str:
         """The digest of the weights that answer for a variant."""
@@ -209,25 +192,17 @@ class SamTeacher:
         return refined
 
 
-def _overlap(one: PredictedMask, other: PredictedMask) -> float:
-    if one.rle is None or other.rle is None:
-        return 0.0
-    return float(iou_matrix([one.rle], [other.rle])[0, 0])
-
-
 def _instances(
     images: int,
     jobs: Sequence[_Job],
     *,
     masks: Sequence[PredictedMask],
-    agreed: Mapping[int, float],
     model: Callable[[str], str],
 ) -> list[list[Instance]]:
-    """The answers by image, each with the digest that `model` tells of its variant and its row's agreement, if any."""
+    """The answers by image, each with the digest that `model` tells of its variant."""
     out: list[list[Instance]] = [[] for _ in range(images)]
-    for row, (job, mask) in enumerate(zip(jobs, masks, strict=True)):
-        instance = _instance(job, mask, model(job.variant))
-        out[job.image].append(replace(instance, agreement=agreed.get(row)))
+    for job, mask in zip(jobs, masks, strict=True):
+        out[job.image].append(_instance(job, mask, model(job.variant)))
     return out
 
 

@@ -6,6 +6,7 @@ masks join the human ones in a second round of tuning.
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from heapq import nsmallest
 from itertools import islice
 
 from pipeline.data.paths import Place
@@ -23,15 +24,17 @@ Label = Callable[[Sequence[Sample]], list[list[Instance]]]
 
 def drawn(data: Iterable[Record]) -> list[Record]:
     """Weak images with a point or box of a human, in image_id order; of many, IMAGES are drawn."""
-    usable = [
+    usable = (
         record
         for record in data
         if record.role is Role.WEAK
         and record.dropped is None
         and any(is_located(i) and i.rle is None for i in record.instances)
-    ]
-    ranked = sorted(usable, key=lambda r: hashlib.sha256(f"self-training:{r.image_id}".encode()).digest())
-    return sorted(ranked[:IMAGES], key=lambda record: record.image_id)
+    )
+    some = nsmallest(
+        IMAGES, usable, key=lambda r: hashlib.sha256(f"self-training:{r.image_id}".encode()).digest()
+    )
+    return sorted(some, key=lambda record: record.image_id)
 
 
 def images_of(records: Iterable[Record]) -> tuple[TrainingImage, ...]:
@@ -67,7 +70,7 @@ def surest(
 
 def certainty(instance: Instance) -> float:
     """How sure the teacher is of a mask: the product of what it says of it, each in [0, 1]."""
-    said = (instance.pred_iou, instance.stability, instance.agreement)
+    said = (instance.pred_iou, instance.stability)
     product = 1.0
     for value in said:
         product *= 1.0 if value is None else value

@@ -75,8 +75,6 @@ class ClassAwareSettings(SamSettings):
     They start from nothing and get nowhere in few steps of a small `lr`: 36874 steps of 1e-5 are 600 of 6e-4.
     `lora`: tune deltas of that rank in the decoder's attentions and its small output parts, not the whole decoder; ours
     (sam/lora.py).
-    `second_opinion`: plain SAM answers the prompts of tuned heads too, and a mask keeps how far both agree, which
-    `calibrate` learns from; ours, a second pass of the decoder.
     `box_jitter`: the boxes that heads are tuned with are moved, each side by a normal draw of that share of the box's
     width or height (Kirillov et al. 2023 have 0.1, of at most 20 pixels at 1024); 0 is the paper's.
     `cross_fit: false` leaves out the teachers that `gate` and `calibrate` need where masks are too few to reserve some.
@@ -95,7 +93,6 @@ class ClassAwareSettings(SamSettings):
     text_sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
     class_aware: Literal["no_box"] | bool = "no_box"
     lora: int | None = Field(None, ge=1)
-    second_opinion: bool = False
     cross_fit: bool = True
     box_jitter: float = Field(0.0, ge=0, le=0.2)
     self_training: float = Field(0.0, ge=0, le=1)

@@ -182,15 +182,6 @@ def test_limits_without_ground(
     assert found.startswith(expected)
 
 
-def test_a_second_opinion_needs_a_tuned_teacher(tmp_path: Path) -> None:
-    models = {**MODELS, "teacher": {**MODELS["teacher"], "second_opinion": True}}
-    with pytest.raises(BadPlan) as caught:
-        load(tmp_path, (PROPOSE, LABEL, CALIBRATE), models=models)
-    (found,) = caught.value.problems
-    assert found.startswith("models.teacher.second_opinion: expected a stage `finetune_teacher`, found none")
-    assert load(tmp_path, (TUNE, PROPOSE, LABEL, CALIBRATE), models=models).stages
-
-
 @pytest.mark.parametrize("stages", [(TUNE, GATE, PROPOSE, LABEL), (TUNE, PROPOSE, LABEL, CALIBRATE)])
 def test_what_tries_a_teacher_needs_folds(tmp_path: Path, stages: tuple[dict[str, object], ...]) -> None:
     models = {**MODELS, "teacher": {**MODELS["teacher"], "cross_fit": False}}

@@ -17,7 +17,6 @@ from benchmarks.omni_study.cells import (
     FULL,
     KINDS,
     LONG,
-    ONE_OPINION,
     ONE_RATE,
     POINT,
     SHARES,
@@ -49,15 +48,13 @@ def test_a_cell_is_a_plan(cell: Cell, tmp_path: Path) -> None:
     assert ("train_student" in names) == (cell.student is not None)
     assert ("finetune_teacher" in names) == cell.tuned
     assert ("gate" in names) == (cell.tuned and cell.gated)
-    judged = cell.student is not None or cell.teacher == ONE_OPINION
-    assert ("calibrate" in names) == (cell.masks != FULL and judged)
+    assert ("calibrate" in names) == (cell.masks != FULL and cell.student is not None)
     for name, steps in (("train_student", 400), ("finetune_teacher", 600)):
         if name in names:
             training = plan.stages[names.index(name)].config
             longer = cell.long and (name == "train_student" or cell.student is None)
             assert training.steps == steps * (LONG if longer else 1)  # type: ignore[attr-defined]
     settings = plan.resolved["models"]["teacher"]  # type: ignore[index,call-overload]
-    assert settings["second_opinion"] == (cell.tuned and cell.student is not None)  # type: ignore[index,call-overload]
     assert settings["class_aware"] == cell.class_aware  # type: ignore[index,call-overload]
     own = {
         "lora": 4 if "lora" in cell.teacher else None,

@@ -30,10 +30,6 @@ TEACHERS: Mapping[str, Settings] = MappingProxyType(
     }
 )
 ONE_RATE = "one rate"  # the branch at the decoder's learning rate, as in the paper but in far fewer steps
-ONE_OPINION = "one opinion"  # plain SAM is not asked about the prompts of tuned heads
-VARIANTS: Mapping[str, Settings] = MappingProxyType(
-    {**TEACHERS, ONE_RATE: {"branch_lr": None}, ONE_OPINION: {"second_opinion": False}}
-)
 STUDENTS: Mapping[str, Settings] = MappingProxyType(
     {
         PAPER: {},
@@ -102,20 +98,16 @@ def config_of(base: Settings, cell: Cell) -> Settings:
     models["teacher"] |= {
         "class_aware": cell.class_aware,
         "refine": cell.refine,
-        **VARIANTS[cell.teacher],
+        **({"branch_lr": None} if cell.teacher == ONE_RATE else TEACHERS[cell.teacher]),
     }
     left_out: set[str] = set()
     if not cell.tuned:
         left_out |= {"finetune_teacher", "gate"}
     left_out |= set() if cell.gated else {"gate"}
-    asked = cell.student is not None or cell.teacher == ONE_OPINION
-    if cell.masks == FULL or not asked:  # there is nothing to judge, or nobody asks
+    if cell.masks == FULL or cell.student is None:  # there is nothing to judge, or nobody asks
         left_out.add("calibrate")
     if not cell.gated:
         models["teacher"]["cross_fit"] = False  # nothing is tried on what folds left out
-    # Plain SAM would agree with itself, or nothing learns from the second opinion.
-    if not cell.tuned or "calibrate" in left_out:
-        models["teacher"].pop("second_opinion", None)
     if cell.student is None:
         models.pop("student")
         left_out.add("train_student")
@@ -186,9 +178,9 @@ def past_the_paper(world: str, seed: int, *, masks: str = "1%") -> Iterator[Cell
     """Students that doubt their labels, teachers that learn from fewer masks; each beside the paper's."""
     for weak in (POINT, BOX):
         for student in STUDENTS:
-            yield Cell(world, seed, weak, masks, student=student)
+            for share in (masks, "10%"):
+                yield Cell(world, seed, weak, share, student=student)
         for teacher in TEACHERS:
             yield Cell(world, seed, weak, masks, teacher=teacher, gated=False)
         yield Cell(world, seed, weak, "10%", gated=False)  # what they would reach
         yield Cell(world, seed, weak, "10%", student=PAPER, precision=PRECISION[weak])
-        yield Cell(world, seed, weak, "10%", teacher=ONE_OPINION)

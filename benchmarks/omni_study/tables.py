@@ -13,7 +13,6 @@ from benchmarks.omni_study.cells import (
     FULL,
     KINDS,
     LONG,
-    ONE_OPINION,
     ONE_RATE,
     POINT,
     PRECISION,
@@ -69,7 +68,7 @@ PAPER_AP: Mapping[tuple[str, bool], tuple[float, ...]] = MappingProxyType(
         },
     }
 )
-ESTIMATES = ("quality", "predicted IoU", "stability", "agreement", "score")
+ESTIMATES = ("quality", "predicted IoU", "stability", "score")
 PROMPTS = (("point", POINT, False), ("point + proposals", POINT, True), ("box", BOX, True))
 
 
@@ -219,11 +218,14 @@ def _students(rows: Sequence[Row]) -> str:
     lines = []
     for weak in (POINT, BOX):
         for student in STUDENTS:
-            choice = {**STUDENT, "weak": weak, "masks": "1%", "student": student}
-            found, share = by_seed(rows, ap, choice).values(), shares_of_full(rows, choice).values()
-            lines.append((f"`{weak}`", student, spread(found), spread(share, digits=0)))
-    header = ("weak labels", "student", "AP, 1% masks", "% of full")
-    return _markdown("Students that doubt their labels", header, lines, numbers=slice(2, 4))
+            found = []
+            for masks in SHARES[1:]:
+                choice = {**STUDENT, "weak": weak, "masks": masks, "student": student}
+                share = shares_of_full(rows, choice).values()
+                found += [spread(by_seed(rows, ap, choice).values()), spread(share, digits=0)]
+            lines.append((f"`{weak}`", student, *found))
+    header = ("weak labels", "student", "AP, 1% masks", "% of full", "AP, 10%", "% of full")
+    return _markdown("Students that doubt their labels", header, lines, numbers=slice(2, 6))
 
 
 def _teachers(rows: Sequence[Row]) -> str:
@@ -267,19 +269,15 @@ def _ranks(rows: Sequence[Row]) -> str:
 
 def _estimates(rows: Sequence[Row], title: str, told: Callable[[Row], Mapping[str, float | None]]) -> str:
     lines = []
-    choices = [(f"`{weak}`", {**STUDENT, "weak": weak}, masks) for weak in KINDS for masks in SHARES[1:]]
-    alone = {**STUDENT, "teacher": ONE_OPINION, "student": None}
-    choices += [(f"`{weak}`, `second_opinion` off", {**alone, "weak": weak}, "10%") for weak in (POINT, BOX)]
-    for label, choice, masks in choices:
-        found = [
-            spread(
-                by_seed(rows, lambda row, n=name: told(row).get(n), {**choice, "masks": masks}).values(),
-                digits=3,
-            )
-            for name in ESTIMATES
-        ]
-        lines.append((label, masks, *found))
-    return _markdown(title, ("weak labels", "masks", *ESTIMATES), lines, numbers=slice(2, 7))
+    for weak in KINDS:
+        for masks in SHARES[1:]:
+            choice = {**STUDENT, "weak": weak, "masks": masks}
+            found = [
+                spread(by_seed(rows, lambda row, n=name: told(row).get(n), choice).values(), digits=3)
+                for name in ESTIMATES
+            ]
+            lines.append((f"`{weak}`", masks, *found))
+    return _markdown(title, ("weak labels", "masks", *ESTIMATES), lines, numbers=slice(2, 6))
 
 
 def _markdown(title: str, header: Sequence[str], lines: Sequence[Sequence[str]], *, numbers: slice) -> str:

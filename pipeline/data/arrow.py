@@ -33,7 +33,7 @@ _INSTANCE = pa.struct(
         ("weak_kind", pa.string()),
         ("prompt", _PROMPT),
         ("match", _MATCH),
-        *((name, pa.float64()) for name in ("score", "pred_iou", "stability", "agreement", "quality")),
+        *((name, pa.float64()) for name in ("score", "pred_iou", "stability", "quality")),
         ("dropped", pa.string()),
         ("model", pa.string()),
     ]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from pipeline.data import boxes, masks
 from pipeline.data.records import Instance, Point
@@ -36,7 +36,6 @@ def features(instance: Instance) -> dict[str, float]:
     return {
         "pred_iou": _known(instance.pred_iou),
         "stability": _known(instance.stability),
-        "agreement": _known(instance.agreement),
         "proposal": _known(None if asked is None else asked.score),
         "match": _known(None if instance.match is None else instance.match.iou),
         "box": UNKNOWN if asked is None else _box_fit(instance, asked.box_xyxy),
@@ -45,7 +44,7 @@ def features(instance: Instance) -> dict[str, float]:
     }
 
 
-FEATURES = ("pred_iou", "stability", "agreement", "proposal", "match", "box", "points", "area")
+FEATURES = ("pred_iou", "stability", "proposal", "match", "box", "points", "area")
 
 
 def _known(value: float | None) -> float:
@@ -83,6 +82,13 @@ class Calibrator(BaseModel):
     weights: tuple[float, ...]
     absent: tuple[float, ...]
     bias: float
+
+    @field_validator("names")
+    @classmethod
+    def _known_here(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if names != FEATURES:
+            raise ValueError(f"expected the estimates {list(FEATURES)}, found {list(names)}; calibrate again")
+        return names
 
     def quality(self, instance: Instance) -> float:
         """Expected IoU in [0, 1] of a pseudo-mask."""

@@ -188,7 +188,6 @@ def _pseudo(instance: Instance, run: str | None) -> dict[str, Json]:
         "match": None if instance.match is None else _match(instance.match),
         "pred_iou": instance.pred_iou,
         "stability": instance.stability,
-        "agreement": instance.agreement,
         "quality": instance.quality,
         "run": run if made_here else None,
         "model": instance.model,

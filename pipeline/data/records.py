@@ -137,7 +137,7 @@ class Instance:
 
     `human_id` is the id of the human annotation it stems from. `score` is the confidence of a machine label, None for
     human ones; `model` is the digest of the weights that made its mask. `pred_iou` and `stability` are SAM's own
-    estimates, `agreement` the IoU with a second model's mask for the same prompt; `quality` is the calibrated estimate.
+    estimates, `quality` is the calibrated one.
     `dropped` says why a later stage took it out; it stays in the record.
     """
 
@@ -155,7 +155,6 @@ class Instance:
     score: float | None = None
     pred_iou: float | None = None
     stability: float | None = None
-    agreement: float | None = None
     quality: float | None = None
     dropped: str | None = None
     model: str | None = None
@@ -164,7 +163,7 @@ class Instance:
         _check_meaning(self.class_id, self.phrase)
         if self.box_xyxy is not None:
             _check_box("instance box", self.box_xyxy)
-        for name in ("score", "pred_iou", "stability", "agreement", "quality"):
+        for name in ("score", "pred_iou", "stability", "quality"):
             _check_unit_interval(name, getattr(self, name))
 
 

@@ -65,7 +65,6 @@ class InstanceRow(TypedDict):
     score: float | None
     pred_iou: float | None
     stability: float | None
-    agreement: float | None
     quality: float | None
     dropped: str | None
     model: str | None
@@ -153,7 +152,6 @@ def _instance_row(instance: Instance) -> InstanceRow:
         "score": _float(instance.score),
         "pred_iou": _float(instance.pred_iou),
         "stability": _float(instance.stability),
-        "agreement": _float(instance.agreement),
         "quality": _float(instance.quality),
         "dropped": instance.dropped,
         "model": instance.model,
@@ -177,7 +175,6 @@ def _instance(row: InstanceRow) -> Instance:
         score=row["score"],
         pred_iou=row["pred_iou"],
         stability=row["stability"],
-        agreement=row["agreement"],
         quality=row["quality"],
         dropped=row["dropped"],
         model=row["model"],

@@ -98,7 +98,7 @@ class Calibrate(JobStage):
     """Labels the reserved images or, where there were too few to reserve any, those that a fold left out."""
 
     name = "calibrate"
-    version = 1
+    version = 2
     Config = CalibrateConfig
     roles = frozenset({Role.HUMAN_MASKED, Role.RESERVED})
     uses = ("dataset",)
@@ -121,7 +121,7 @@ class Calibrate(JobStage):
         why, rounds = self._rounds(data, context)
         for teacher, images in rounds:
             unseen = (record for record in data if record.image_id in images)
-            self._label(teacher, proposer, unseen, kind, tally, context)
+            self._label(teacher, unseen, proposer=proposer, kind=kind, tally=tally, context=context)
         file = tally.file(kind, why)
         file.write(context.out / CALIBRATION)
         error = None if file.reliability is None else file.reliability.error
@@ -170,8 +170,9 @@ class Calibrate(JobStage):
     def _label(
         self,
         teacher: Teacher,
-        proposer: Proposer | None,
         records: Iterable[Record],
+        *,
+        proposer: Proposer | None,
         kind: WeakKind,
         tally: Tally,
         context: TrainContext,

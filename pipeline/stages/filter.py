@@ -53,7 +53,7 @@ class Filter(MapStage[Record]):
     """Sets `dropped` and, after `calibrate`, `quality` on teacher instances; touches nothing else."""
 
     name = "filter"
-    version = 2
+    version = 3
     Config = FilterConfig
     needs = frozenset({"instances"})
     adds = frozenset({"instances"})

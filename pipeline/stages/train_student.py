@@ -20,7 +20,7 @@ class TrainStudent(JobStage):
     """Fits the student named in the config; its artifact stands alone (weights, settings, classes)."""
 
     name = "train_student"
-    version = 2
+    version = 3
     Config = TrainStudentConfig
     roles = frozenset(Role) - {Role.VAL}
 

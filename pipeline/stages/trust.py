@@ -14,7 +14,7 @@ from pipeline.report.documents import IOU_BINS, Reliability, ReliabilityBin
 
 UNKNOWN = float("nan")
 QUALITY = "quality"
-ESTIMATES = (QUALITY, "predicted IoU", "stability", "agreement")
+ESTIMATES = (QUALITY, "predicted IoU", "stability")
 SCORE = "score"  # what trainers see; no estimate of quality alone, as a proposal's confidence may be in it
 BINS = 10
 
@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 def estimates(instance: Instance) -> dict[str, float]:
     """What is known of a pseudo-mask's quality, each 0..1, by its name for readers."""
-    values = (instance.quality, instance.pred_iou, instance.stability, instance.agreement)
+    values = (instance.quality, instance.pred_iou, instance.stability)
     return {name: value for name, value in zip(ESTIMATES, values, strict=True) if value is not None}
 
 

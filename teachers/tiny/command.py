@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -22,18 +21,17 @@ from teachers.identity import file_sha256
 from teachers.tiny.listing import FOLDER
 from teachers.tiny.recipe import Json, Trained
 from teachers.tiny.scenes import SceneCache
-from teachers.tiny.weights import WeightFacts, save_weights
+from teachers.tiny.weights import WeightFacts, load_weights, save_weights
 
 WORLD = "demo"
 TRAIN_SEED = 1_000_000  # scenes of these seeds are never those of a demo, a study or a report
 EVALUATION_SEED = 2_000_000  # of what is reported; the seeds between are for training too
-EVALUATIONS, SEED_STEP = 3, 100_000  # how many seeds are scored on, and how far each is from the next
 STRANGERS = tuple(
     name for c in classes("pretrain") for name in (c.name, *c.synonyms)
 )  # never in a demo scene
 ORIGIN = "origin"  # of a weights file's metadata: seed, steps, minutes and command
 _ELSEWHERE = {"workdir", "scenes", "threads", "workers", "device"}
-_UNRECORDED = {*_ELSEWHERE, "evaluate", "evaluation_seed", "export", "start"}
+_UNRECORDED = {*_ELSEWHERE, "embedded", "evaluate", "evaluation_seed", "export", "start"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,7 @@ class Start:
 class Options:
     """The command line: one of train (the default), `evaluate` on so many scenes, or `export` into a folder.
 
+    `embedded`: what is evaluated is the embedded weights, as there is no working folder.
     `evaluation_seed`: the first of those whose scenes `evaluate` scores on, `evaluate` scenes of each; settings are
     chosen on others than are reported.
 
@@ -77,6 +76,12 @@ class Options:
     export: Path | None
     start: Start | None = None
     evaluation_seed: int = EVALUATION_SEED
+    embedded: bool = False
+
+    @property
+    def scores(self) -> bool:
+        """Whether weights that are there are asked for, not a training."""
+        return self.evaluate is not None or self.export is not None
 
     @property
     def data(self) -> dict[str, Json]:
@@ -147,7 +152,11 @@ def parser(
     it there is no such option.
     """
     found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--workdir", type=Path, required=True, help="checkpoints and log; resumed if there")
+    found.add_argument(
+        "--workdir",
+        type=Path,
+        help="checkpoints and log; resumed if there. Without it --evaluate is of the embedded weights",
+    )
     found.add_argument("--scenes", type=Path, help="rendered scenes (default: WORKDIR/scenes)")
     found.add_argument("--count", type=positive, default=4000, help="scenes of a world to train on")
     found.add_argument("--steps", type=positive, default=steps)
@@ -178,9 +187,17 @@ def parse(given: argparse.ArgumentParser, kind: type[Chosen]) -> Chosen:
             "argument --evaluation-seed: expected with --evaluate and without --export, "
             f"whose score is of seed {EVALUATION_SEED} and those after it"
         )
+    embedded = found["workdir"] is None
+    if embedded and (found["evaluate"] is None or found["export"] is not None):
+        given.error(
+            "argument --workdir: expected, as only --evaluate without --export is of the embedded weights"
+        )
     if found.get("start") is not None:
         found["start"] = Start.read(found["start"])
-    return kind(**{**found, "scenes": found["scenes"] or found["workdir"] / "scenes"})
+    workdir = found["workdir"] or FOLDER
+    return kind(
+        **{**found, "workdir": workdir, "embedded": embedded, "scenes": found["scenes"] or workdir / "scenes"}
+    )
 
 
 def training_scenes(options: Options, world: str = WORLD) -> SceneCache:
@@ -221,9 +238,13 @@ def keep(options: Options, trained: Trained, needs: Mapping[str, str]) -> None:
     say(own)
 
 
-def restore(model: nn.Module, options: Options) -> None:
-    """Give a model what was trained, as it will be after export. BadInput if there is nothing or another model's."""
-    _give(model, _kept(options), f"{_weights(options)}: expected weights of this command's model")
+def restore(model: nn.Module, options: Options, name: str) -> None:
+    """Give a model what was trained, as it will be after export, or the embedded weights of that `name`.
+
+    BadInput if there is nothing or another model's.
+    """
+    state = load_weights(name) if options.embedded else _kept(options)
+    _give(model, state, f"{_weights(options)}: expected weights of this command's model")
 
 
 def _kept(options: Options) -> dict[str, Tensor]:
@@ -234,33 +255,19 @@ def _kept(options: Options) -> dict[str, Tensor]:
     return {name: t.half().float() if t.is_floating_point() else t for name, t in tensors.items()}
 
 
-def report(options: Options, name: str, evaluate: Callable[[int], dict[str, float]]) -> None:
-    """Say what `evaluate(seed)` gives over the evaluation seeds, and keep it with the weights if they are exported."""
-    seeds = range(options.evaluation_seed, options.evaluation_seed + EVALUATIONS * SEED_STEP, SEED_STEP)
-    score = over_seeds([evaluate(seed) for seed in seeds])
-    say(score)
-    if options.export is not None:
-        export(options, name, score)
-
-
-def over_seeds(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Counts (whole numbers) are summed; of all else the mean, and as NAME_spread the standard deviation."""
-    found: dict[str, float] = {}
-    for name, first in runs[0].items():
-        values = [run[name] for run in runs]
-        if isinstance(first, int):
-            found[name] = sum(values)
-        else:
-            found[name] = round(statistics.fmean(values), 4)
-            found[f"{name}_spread"] = round(statistics.stdev(values), 4)
-    return found
-
-
 def export(options: Options, name: str, score: Mapping[str, float]) -> None:
     """Write the trained weights and their facts into the export folder."""
     origin = _origin(_weights(options), "train first")
     path = save_weights(name, _kept(options), WeightFacts(score=score, **origin), options.export or FOLDER)
     say({"file": path.name, "bytes": path.stat().st_size})
+
+
+def run(main: Callable[[], int]) -> None:
+    """Run a command as the program; what it refuses is said in a line."""
+    try:
+        sys.exit(main())
+    except BadInput as error:
+        sys.exit(str(error))
 
 
 def say(facts: Mapping[str, float | int | str]) -> None:

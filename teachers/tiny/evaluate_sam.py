@@ -111,7 +111,7 @@ def answers(sam: Sam, scene: Scene, rng: np.random.Generator) -> Answers | None:
     labelling = _Labelling(sam, scene.image)
 
     def clicked(first: Tensor) -> Clicked:
-        return _clicked(sam, embedding, labelling, first, truth)
+        return _clicked(first, truth, sam=sam, embedding=embedding, labelling=labelling)
 
     return Answers(
         box=_ious(boxed[:, :1], truth)[:, 0],
@@ -122,7 +122,9 @@ def answers(sam: Sam, scene: Scene, rng: np.random.Generator) -> Answers | None:
     )
 
 
-def _clicked(sam: Sam, embedding: Tensor, labelling: "_Labelling", first: Tensor, truth: Tensor) -> Clicked:
+def _clicked(
+    first: Tensor, truth: Tensor, *, sam: Sam, embedding: Tensor, labelling: "_Labelling"
+) -> Clicked:
     """What comes of first clicks (N, 1, 2) and the corrections of an annotator who clicks where an error is deepest."""
     asked = _asked(first, torch.ones(len(first), 1, dtype=torch.int64), None)
     logits, predicted = answer(sam, embedding, asked)

@@ -3,11 +3,10 @@
 The embedded text tower (train_text) is frozen and must have been exported before.
 
 python -m teachers.tiny.train_grounder --workdir W
-python -m teachers.tiny.train_grounder --workdir W --evaluate  # one JSON line on scenes of other seeds
-python -m teachers.tiny.train_grounder --workdir W --export    # fp16 weights and their facts into teachers/tiny/weights
+python -m teachers.tiny.train_grounder --workdir W --evaluate   # one JSON line, three seeds of unseen scenes
+python -m teachers.tiny.train_grounder --evaluate               # the same of the embedded weights
+python -m teachers.tiny.train_grounder --workdir W --export     # fp16 weights and their facts, into weights/
 """
-
-import sys
 
 import hotcoco
 import numpy as np
@@ -28,8 +27,7 @@ from teachers.tiny.command import (
     keep,
     parse,
     parser,
-    report,
-    restore,
+    run,
     training_scenes,
 )
 from teachers.tiny.grounder import TinyGrounder
@@ -38,6 +36,7 @@ from teachers.tiny.proposer import PADDING, Detections, detect
 from teachers.tiny.pyramid import normalise_pixels
 from teachers.tiny.recipe import Recipe, step_rng, train
 from teachers.tiny.scenes import CachedScene, SceneCache
+from teachers.tiny.scores import score_weights
 
 CLASSES = classes(WORLD)
 NAMES = tuple((c.name, *c.synonyms) for c in CLASSES)
@@ -161,10 +160,14 @@ def main() -> int:
     torch.manual_seed(options.seed)
     model = TinyGrounder()
     encoder = load_text("tiny")
-    if options.evaluate is not None or options.export is not None:
-        restore(model, options)
+    if options.scores:
         scenes = options.evaluate or EVALUATION_SCENES
-        report(options, listing.GROUNDER, lambda seed: evaluate(model, encoder, scenes=scenes, seed=seed))
+        score_weights(
+            model,
+            options,
+            name=listing.GROUNDER,
+            evaluate=lambda seed: evaluate(model, encoder, scenes=scenes, seed=seed),
+        )
         return 0
     batches = Batches(training_scenes(options), encoder)
     recipe = Recipe(
@@ -188,4 +191,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

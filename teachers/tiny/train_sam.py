@@ -7,12 +7,12 @@ python -m teachers.tiny.train_sam --workdir W4 --count 5000 --steps 7000 --lr 0.
 
 Those between, and how long all took: weights/weights.json. After any of them:
 
-python -m teachers.tiny.train_sam --workdir W4 --evaluate       # one JSON line on unseen scenes of the demo world
-python -m teachers.tiny.train_sam --workdir W4 --export         # fp16 weights and their facts, into weights/
+python -m teachers.tiny.train_sam --workdir W4 --evaluate   # one JSON line, three seeds of unseen scenes
+python -m teachers.tiny.train_sam --evaluate                # the same of the embedded weights
+python -m teachers.tiny.train_sam --workdir W4 --export     # fp16 weights and their facts, into weights/
 """
 
 import argparse
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from textwrap import shorten
@@ -33,8 +33,7 @@ from teachers.tiny.command import (
     parse,
     parser,
     positive,
-    report,
-    restore,
+    run,
     share,
     training_worlds,
     whole,
@@ -45,6 +44,7 @@ from teachers.tiny.sam import PROMPT_WIDTH, build_tiny_sam
 from teachers.tiny.sam_batches import CORRECTED_SHARE, POINT_SHARE, SCENES_PER_STEP, StepBatch, Steps
 from teachers.tiny.sam_objective import LOSS_SIZE, step_loss
 from teachers.tiny.scenes import CachedScene
+from teachers.tiny.scores import score_weights
 
 EVALUATION_SCENES = 100  # of each seed
 
@@ -70,13 +70,14 @@ class SamOptions(Options):
 
 def main() -> int:
     options = parse(_parser(), SamOptions)
-    if options.evaluate is None and options.export is None:
+    if not options.scores:
         keep(options, _train(options), needs={})
         return 0
     sam = build_tiny_sam()
-    restore(sam, options)
     scenes = options.evaluate or EVALUATION_SCENES
-    report(options, listing.SAM, lambda seed: evaluate(sam, scenes=scenes, seed=seed))
+    score_weights(
+        sam, options, name=listing.SAM, evaluate=lambda seed: evaluate(sam, scenes=scenes, seed=seed)
+    )
     return 0
 
 
@@ -176,4 +177,4 @@ def device(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -1,11 +1,10 @@
 """Trains the tiny CLIP on crops and names of toyworld's demo classes, resumable (times: weights/weights.json).
 
 python -m teachers.tiny.train_text --workdir W
-python -m teachers.tiny.train_text --workdir W --evaluate    # one JSON line on scenes of other seeds
-python -m teachers.tiny.train_text --workdir W --export      # fp16 weights and their facts into teachers/tiny/weights
+python -m teachers.tiny.train_text --workdir W --evaluate   # one JSON line, three seeds of unseen scenes
+python -m teachers.tiny.train_text --evaluate               # the same of the embedded weights
+python -m teachers.tiny.train_text --workdir W --export     # fp16 weights and their facts, into weights/
 """
-
-import sys
 
 import numpy as np
 import torch
@@ -25,12 +24,12 @@ from teachers.tiny.command import (
     keep,
     parse,
     parser,
-    report,
-    restore,
+    run,
     training_scenes,
 )
 from teachers.tiny.recipe import Recipe, step_rng, train
 from teachers.tiny.scenes import SceneCache
+from teachers.tiny.scores import score_weights
 from teachers.tiny.text import CROP_SIZE, build_tiny_clip, normalise_crops, tokenize
 
 NAMES = tuple((c.name, *c.synonyms) for c in classes(WORLD))
@@ -139,10 +138,14 @@ def main() -> int:
     options = parse(given, Options)
     torch.manual_seed(options.seed)
     model = build_tiny_clip()
-    if options.evaluate is not None or options.export is not None:
-        restore(model, options)
+    if options.scores:
         scenes = options.evaluate or EVALUATION_SCENES
-        report(options, listing.TEXT, lambda seed: evaluate(model, scenes=scenes, seed=seed))
+        score_weights(
+            model,
+            options,
+            name=listing.TEXT,
+            evaluate=lambda seed: evaluate(model, scenes=scenes, seed=seed),
+        )
         return 0
     crops = Crops(training_scenes(options))
     recipe = Recipe(
@@ -168,4 +171,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

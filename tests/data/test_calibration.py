@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from pipeline.data import masks
-from pipeline.data.calibration import FEATURES, cross_fitted, features, fit
+from pipeline.data.calibration import FEATURES, Calibrator, cross_fitted, features, fit
 from pipeline.data.records import Instance, Match, Origin, Point, Prompt, Source
 
 
@@ -26,14 +27,13 @@ def test_the_features_of_a_mask() -> None:
     square = mask(0, 0, 10, 10)
     points = (Point(1, 1), Point(15, 1), Point(30, 20, 0), Point(2, 2, 0))
     full = asked(
-        square, box_xyxy=(0, 0, 20, 10), points=points, score=0.4, pred_iou=0.9, stability=0.8, agreement=0.7,
+        square, box_xyxy=(0, 0, 20, 10), points=points, score=0.4, pred_iou=0.9, stability=0.8,
         match=Match(0, -1.0, 0.6),
     )  # fmt: skip
     assert features(full) == pytest.approx(
         {
             "pred_iou": 0.9,
             "stability": 0.8,
-            "agreement": 0.7,
             "proposal": 0.4,
             "match": 0.6,
             "box": 0.5,
@@ -110,3 +110,12 @@ def test_what_only_a_few_masks_showed_counts_little() -> None:
     near = far.copy()
     near[0, FEATURES.index("area")] = known[:, FEATURES.index("area")].mean() - 4
     assert fitted.predict(far) == pytest.approx(fitted.predict(near))
+
+
+def test_a_calibration_of_other_estimates_is_refused() -> None:
+    known, iou, _ = drawn(40)
+    fitted = fit(known, iou).model_dump()
+    with pytest.raises(
+        ValidationError, match=r"expected the estimates \['pred_iou', .*'match'\]; calibrate again"
+    ):
+        Calibrator(**{**fitted, "names": ("match",)})

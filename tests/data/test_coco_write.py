@@ -52,7 +52,6 @@ MACHINE = Instance(
     score=0.45,
     pred_iou=0.9,
     stability=0.8,
-    agreement=0.7,
     model="m",
 )
 PHRASE = replace(MACHINE, class_id=None, phrase="a dog on the left", prompt=None, match=None)
@@ -125,7 +124,6 @@ def test_what_goes_under_pseudo(tmp_path: Path) -> None:
         "match": {"proposal": 4, "cost": -1.5, "iou": 0.75},
         "pred_iou": 0.9,
         "stability": 0.8,
-        "agreement": 0.7,
         "run": "r",
         "model": "m",
     }

@@ -148,11 +148,31 @@ def test_a_target_counts_as_much_as_its_weight(config, trust):
         masks = mask_losses(outputs.mask_logits[-1], match, batch=batch, config=config)
         logits = outputs.class_logits[-1].detach().clone().requires_grad_()
         class_losses(logits, outputs.mask_logits[-1], match=match, batch=batch, config=config).backward()
-        found[name] = [float(value) for value in masks], logits.grad[0, 3].norm() / logits.grad[0, 1].norm()
+        sums = [float(value) * sum(weights) for value in masks]
+        found[name] = sums, logits.grad[0, 3].norm() / logits.grad[0, 1].norm()
     for whole, first, none in zip(*(found[name][0] for name in ("whole", "first", "none")), strict=True):
         assert first == pytest.approx(none + trust * (whole - none))
         assert whole > none
     assert found["first"][1] == pytest.approx(trust * found["whole"][1])
+
+
+def test_masks_that_are_all_doubted_alike_weigh_as_much_beside_the_classes(config):
+    outputs = make_outputs()
+    match = Match(torch.tensor([0, 0]), torch.tensor([3, 1]), torch.tensor([0, 1]))
+    found = []
+    for trust in (1.0, 0.5):
+        torch.manual_seed(1)
+        batch = make_batch(weights=[trust] * 3)
+        found.append(
+            [float(v) for v in mask_losses(outputs.mask_logits[-1], match, batch=batch, config=config)]
+        )
+    assert found[0] == pytest.approx(found[1])
+    torch.manual_seed(1)
+    batch = make_batch(weights=[0.1, 0.1, 0.0])
+    alone = [float(v) for v in mask_losses(outputs.mask_logits[-1], match, batch=batch, config=config)]
+    assert all(
+        a < 0.5 * f for a, f in zip(alone, found[0], strict=True)
+    )  # a batch of doubts does not count as one of masks
 
 
 def test_points_are_drawn_outside_ignore_regions_as_long_as_there_are_others(config):

@@ -1,271 +1,31 @@
-"""Tuning: it learns, it goes on after a kill with the same bits, it writes only what it trained, it folds few masks."""
+"""Tuning: it learns, it goes on after a kill with the same bits, it writes only what it trained."""
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from pydantic import ValidationError
-from safetensors.torch import load_file
 from segment_anything.modeling import Sam
+from tuning_cases import (
+    SETTINGS,
+    Run,
+    Tuned,
+    equal,
+    reserved_after,
+    weakly,
+)
 
 from pipeline.data.errors import BadInput
 from pipeline.data.masks import decode, encode
 from pipeline.data.records import (
-    Category,
-    Instance,
-    Ontology,
-    Origin,
-    Prompt,
     Record,
-    Role,
-    Source,
-    WeakKind,
 )
-from pipeline.data.weak import simulate
-from pipeline.engine.context import Metrics, Stopped, TrainContext
-from teachers.answerer import Answerer
-from teachers.class_texts import ClassTexts
-from teachers.embedding_cache import EmbeddingCache
-from teachers.fit_head import Bench, HeadTask, HeadTrainer, batch_loss, batch_targets
+from pipeline.engine.context import Stopped
 from teachers.heads import load_head, read_teacher
-from teachers.identity import ModelIdentity
-from teachers.protocols import Sample
-from teachers.sam.predictor import Ask, Embeddings, Head, SamPredictor
-from teachers.sam.zoom import Part, Zoom
-from teachers.sam_teacher import SamTeacher
-from teachers.self_training import certainty, surest
 from teachers.settings import ClassAwareSettings
-from teachers.training_set import collect
-
-ONTOLOGY = Ontology((Category(3, "disc"), Category(8, "bar")))
-SETTINGS = ClassAwareSettings(steps=8, lr=1e-3, batch_size=3, points=64, checkpoint_every=3)
-
-NO_ZOOM = Zoom(0.0, 64)
-IDENTITY = ModelIdentity(sam="tiny", sam_sha256="0" * 64, class_aware=True, zoom=0.0)
-
-
-class TwoNames:
-    """A text tower of four numbers a name."""
-
-    def encode(self, names: list[str]) -> np.ndarray:
-        return np.array([[len(name), name.count("a"), 1.0, -1.0] for name in names], np.float32) / 4
-
-
-@dataclass(frozen=True)
-class Listed:
-    """Records as a job sees them."""
-
-    records: tuple[Record, ...]
-
-    def __iter__(self) -> Iterator[Record]:
-        return iter(self.records)
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-
-def scene(image_id: int, root: Path, *, role: Role = Role.HUMAN_MASKED) -> Record:
-    """A bright disc and a dark bar on grey, 48 x 64."""
-    rng = np.random.default_rng(image_id)
-    y, x = np.mgrid[:48, :64]
-    cx, cy = rng.integers(15, 50), rng.integers(15, 30)
-    disc = (x - cx) ** 2 + (y - cy) ** 2 < 80
-    bar = (abs(y - 40) < 4) & (abs(x - cx) < 12)
-    pixels = np.full((48, 64, 3), 120, np.uint8)
-    pixels[disc], pixels[bar] = 220, 30
-    photo = root / f"{image_id}.png"
-    Image.fromarray(pixels).save(photo)
-    digest = hashlib.sha256(photo.read_bytes()).hexdigest()
-    things = [(3, disc), (8, bar)]
-    instances = [
-        Instance(Source.HUMAN, class_id, rle=encode(mask), human_id=i)
-        for i, (class_id, mask) in enumerate(things)
-    ]
-    return Record(image_id, photo.name, digest, 64, 48, "train", role, instances=tuple(instances))
-
-
-@dataclass
-class Run:
-    """One attempt of a job: its folders, and when it is told to stop."""
-
-    folder: Path
-    stop_after: int | None = None
-    asked: int = 0
-
-    def should_stop(self) -> bool:
-        self.asked += 1
-        return self.stop_after is not None and self.asked > self.stop_after
-
-    def context(self, out: str, *, seed: int = 0, root: Path | None = None) -> TrainContext:
-        (self.folder / out).mkdir(parents=True)
-        (self.folder / "work").mkdir(exist_ok=True)
-        return TrainContext(
-            device="cpu",
-            ontology=ONTOLOGY,
-            images_root=root or self.folder,
-            artifacts={},
-            seed=seed,
-            workdir=self.folder / "work",
-            out=self.folder / out,
-            progress=lambda done, total, note: (
-                None if 0 <= done <= total and note else pytest.fail("progress")
-            ),
-            should_stop=self.should_stop,
-        )
-
-
-Tuned = tuple[Metrics, dict[str, dict[str, torch.Tensor]]]
-
-
-@pytest.fixture
-def run_tune(make_sam: Callable[[int], Sam]) -> Callable[..., Tuned]:
-    def run(records: list[Record], context: TrainContext, settings: ClassAwareSettings = SETTINGS) -> Tuned:
-        predictor, texts = (
-            SamPredictor(make_sam(0)),
-            ClassTexts(TwoNames(), ONTOLOGY) if settings.class_aware else None,
-        )
-        answerer = Answerer(predictor, {}, texts, zoom=Zoom(settings.zoom, 64))
-        metrics = SamTeacher(answerer, settings, IDENTITY).fit(Listed(tuple(records)), context)
-        return metrics, {path.stem: load_file(path) for path in context.out.glob("*.safetensors")}
-
-    return run
-
-
-def equal(a: Mapping[str, Mapping[str, torch.Tensor]], b: Mapping[str, Mapping[str, torch.Tensor]]) -> bool:
-    same_keys = a.keys() == b.keys() and all(a[v].keys() == b[v].keys() for v in a)
-    return same_keys and all(torch.equal(a[v][name], b[v][name]) for v in a for name in a[v])
-
-
-def reserved_after(count: int, root: Path) -> list[Record]:
-    """`count` training images and one reserved image, so that no fold is made."""
-    return [scene(i, root) for i in range(count)] + [scene(count, root, role=Role.RESERVED)]
-
-
-def weakly(image_id: int, root: Path, kind: WeakKind = WeakKind.BOX) -> Record:
-    """A scene of which no more is known than the kind says."""
-    return simulate(scene(image_id, root), kind, 0)
-
-
-def test_the_surest_masks_of_weak_images_are_learned_from_too(
-    run_tune: Callable[..., Tuned], tmp_path: Path
-) -> None:
-    records = reserved_after(3, tmp_path)
-    weak = [
-        weakly(i, tmp_path, kind)
-        for i, kind in ((10, WeakKind.BOX), (11, WeakKind.POINT), (12, WeakKind.CLASS))
-    ]
-    dropped = replace(weakly(13, tmp_path), dropped="why")
-    plain, first = run_tune(records, Run(tmp_path / "a").context("out", root=tmp_path))
-    settings = SETTINGS.model_copy(update={"self_training": 0.5})
-    run = Run(tmp_path / "b").context("out", root=tmp_path)
-    metrics, second = run_tune([*records, *weak, dropped], run, settings)
-    assert metrics["own_masks"] == 2  # half of four; nothing says where the third image's things are
-    assert not equal(first, second)
-    curves = json.loads((tmp_path / "b/out/loss.json").read_text())["."]
-    assert {len(curve) for curve in curves.values()} == {2 * SETTINGS.steps}
-    assert (
-        curves["box"][: SETTINGS.steps] == json.loads((tmp_path / "a/out/loss.json").read_text())["."]["box"]
-    )
-    nothing, same = run_tune([*records, weak[2]], Run(tmp_path / "c").context("out", root=tmp_path), settings)
-    assert "own_masks" not in nothing
-    assert equal(first, same)
-    assert plain["images"] == metrics["images"] == 3
-
-
-@pytest.mark.parametrize("zoom", [0.0, 0.4])
-def test_moved_boxes_teach_something_else(
-    run_tune: Callable[..., Tuned], tmp_path: Path, zoom: float
-) -> None:
-    records = reserved_after(3, tmp_path)
-    heads = []
-    for jitter in (0.0, 0.2):
-        settings = SETTINGS.model_copy(update={"box_jitter": jitter, "zoom": zoom})
-        heads.append(
-            run_tune(records, Run(tmp_path / str(jitter)).context("out", root=tmp_path), settings)[1]
-        )
-    assert not any(
-        torch.equal(heads[0][variant][name], heads[1][variant][name])
-        for variant in ("box", "point_box")
-        for name in heads[0][variant]
-        if name.endswith("output_upscaling.0.weight")
-    )
-    assert equal({"point": heads[0]["point"]}, {"point": heads[1]["point"]})  # a point has no box to move
-
-
-@pytest.mark.parametrize(
-    "settings", [{"box_jitter": 0.1, "zoom": 0.6}, {"box_jitter": 0.2, "zoom": 0.45}, {"box_jitter": 0.3}]
-)
-def test_boxes_are_not_moved_out_of_sight(settings: dict[str, float]) -> None:
-    with pytest.raises(ValidationError, match=r"zoom of at most 0\.(57|40),|less than or equal to 0\.2"):
-        ClassAwareSettings.model_validate(settings)
-
-
-def test_the_second_round_goes_on_from_the_first(
-    run_tune: Callable[..., Tuned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    records = [*reserved_after(3, tmp_path), weakly(10, tmp_path)]
-    _, first = run_tune(records, Run(tmp_path / "a").context("out", root=tmp_path))
-    run = HeadTrainer.run
-
-    def idle(self: HeadTrainer, *rest: object) -> None:
-        if not self._task.name.endswith("/again"):
-            run(self, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(HeadTrainer, "run", idle)
-    settings = SETTINGS.model_copy(update={"self_training": 1.0})
-    _, second = run_tune(records, Run(tmp_path / "b").context("out", root=tmp_path), settings)
-    assert equal(first, second)
-
-
-@pytest.mark.parametrize(("share", "kept"), [(0.25, [2]), (0.5, [0, 2]), (1.0, [0, 1, 2, 3])])
-def test_the_surest_are_those_with_the_highest_certainty(
-    tmp_path: Path, share: float, kept: list[int]
-) -> None:
-    records = [weakly(i, tmp_path) for i in (10, 11)]
-    sure = iter([0.7, 0.2, 0.9, 0.6])
-
-    def label(batch: Sequence[Sample]) -> list[list[Instance]]:
-        truths = [scene(sample.record.image_id, tmp_path).instances for sample in batch]
-        return [[replace(i, source=Source.TEACHER, pred_iou=next(sure)) for i in truth] for truth in truths]
-
-    found = surest(records, label, root=tmp_path, share=share, first=5, heed_stop=lambda: None)
-    every = [
-        (5 + image, i.rle) for image, record in enumerate((10, 11)) for i in scene(record, tmp_path).instances
-    ]
-    assert [(target.image, target.rle) for target in found] == [every[row] for row in kept]
-
-
-def test_with_few_masks_every_fold_has_its_own_second_round(
-    run_tune: Callable[..., Tuned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And labels with its own first one: the whole teacher has seen what the fold is to be judged on."""
-    asked: list[str] = []
-    labeller = SamTeacher._labeller
-
-    def noted(self: SamTeacher, folder: Path) -> object:
-        asked.append(folder.relative_to(tmp_path / "out").as_posix())
-        return labeller(self, folder)
-
-    monkeypatch.setattr(SamTeacher, "_labeller", noted)
-    records = [scene(i, tmp_path) for i in range(3)] + [weakly(10, tmp_path)]
-    run_tune(records, Run(tmp_path).context("out"), SETTINGS.model_copy(update={"self_training": 1.0}))
-    curves = json.loads((tmp_path / "out/loss.json").read_text())
-    assert {len(curve) for part in curves.values() for curve in part.values()} == {2 * SETTINGS.steps}
-    assert len(curves) == 4
-    assert sorted(asked) == [".", "folds/0", "folds/1", "folds/2"]
-
-
-def test_certainty_is_the_product_of_what_is_known() -> None:
-    made = Instance(Source.TEACHER, 3, pred_iou=0.8, stability=0.5)
-    assert certainty(made) == pytest.approx(0.4)
-    assert certainty(replace(made, agreement=0.5)) == pytest.approx(0.2)
-    assert certainty(Instance(Source.TEACHER, 3)) == 1
 
 
 def test_it_learns_and_says_so(run_tune: Callable[..., Tuned], tmp_path: Path) -> None:
@@ -389,34 +149,6 @@ def test_variants(
     assert {v for v in heads if any(name.startswith("branch.") for name in heads[v])} == with_branch
 
 
-@pytest.mark.parametrize("count", [2, 3, 7])
-def test_few_masks_are_folded(run_tune: Callable[..., Tuned], tmp_path: Path, count: int) -> None:
-    settings = SETTINGS.model_copy(update={"steps": 1})
-    records = [scene(i, tmp_path) for i in range(count)]
-    metrics, _ = run_tune(records, Run(tmp_path).context("out"), settings)
-    teacher = read_teacher(tmp_path / "out")
-    assert metrics["folds"] == len(teacher.folds) == min(5, count)
-    held_out = [image_id for fold in teacher.folds for image_id in fold.held_out]
-    assert sorted(held_out) == list(range(count))
-    for fold in teacher.folds:
-        own = read_teacher(tmp_path / "out" / fold.path)
-        assert (own.images, own.instances) == (count - len(fold.held_out), 2 * (count - len(fold.held_out)))
-        assert {p.stem for p in (tmp_path / "out" / fold.path).glob("*.safetensors")} == set(
-            settings.variants
-        )
-
-
-def test_no_folds_where_nobody_asks_for_them(run_tune: Callable[..., Tuned], tmp_path: Path) -> None:
-    records = [scene(i, tmp_path) for i in range(3)]
-    both = [
-        run_tune(records, Run(tmp_path / str(on)).context("out", root=tmp_path), settings)
-        for on, settings in ((on, SETTINGS.model_copy(update={"cross_fit": on})) for on in (True, False))
-    ]
-    assert [metrics["folds"] for metrics, _ in both] == [3, 0]
-    assert read_teacher(tmp_path / "False/out").folds == ()
-    assert equal(both[0][1], both[1][1])
-
-
 def test_the_branch_can_learn_at_a_rate_of_its_own(run_tune: Callable[..., Tuned], tmp_path: Path) -> None:
     heads = {}
     for rate in (None, SETTINGS.lr, 0.1):
@@ -430,42 +162,6 @@ def test_the_branch_can_learn_at_a_rate_of_its_own(run_tune: Callable[..., Tuned
     assert near["branch.zero.weight"] < 0.002
     moved = (heads[0.1]["decoder.iou_token.weight"] - heads[None]["decoder.iou_token.weight"]).abs().max()
     assert moved < 0.003  # the decoder goes at its own rate, to another place
-
-
-def test_a_fold_does_not_see_what_it_holds_out(run_tune: Callable[..., Tuned], tmp_path: Path) -> None:
-    settings = SETTINGS.model_copy(update={"steps": 3})
-    records = [scene(i, tmp_path) for i in range(3)]
-    run_tune(records, Run(tmp_path).context("out"), settings)
-    fold = read_teacher(tmp_path / "out").folds[0]
-    changed = [replace(r, instances=r.instances[:1]) if r.image_id in fold.held_out else r for r in records]
-    (tmp_path / "b").mkdir()
-    run_tune(changed, replace(Run(tmp_path / "b").context("out"), images_root=tmp_path), settings)
-    for name, same in ((fold.path, True), (".", False)):
-        one, other = (
-            load_file(root / "out" / name / "box.safetensors") for root in (tmp_path, tmp_path / "b")
-        )
-        assert all(torch.equal(one[key], other[key]) for key in one) is same
-
-
-@pytest.mark.parametrize(("images", "masks"), [(0, 0), (1, 2), (3, 0)])
-def test_too_few_masks_mean_zero_shot(
-    run_tune: Callable[..., Tuned], tmp_path: Path, images: int, masks: int
-) -> None:
-    records = [scene(i, tmp_path) for i in range(images)]
-    records = records if masks else [replace(record, instances=()) for record in records]
-    metrics, heads = run_tune(records, Run(tmp_path).context("out"))
-    teacher = read_teacher(tmp_path / "out")
-    assert heads == {}
-    assert teacher.zero_shot
-    assert teacher.reason == metrics["zero_shot"]
-    assert f"found {images} with {masks} masks" in str(teacher.reason)
-
-
-def test_reserved_masks_are_never_learnt_from(run_tune: Callable[..., Tuned], tmp_path: Path) -> None:
-    records = reserved_after(2, tmp_path)
-    (tmp_path / "2.png").unlink()  # the reserved image: reading it would fail
-    metrics, _ = run_tune(records, Run(tmp_path).context("out"), SETTINGS.model_copy(update={"steps": 1}))
-    assert (metrics["images"], metrics["instances"]) == (2, 4)
 
 
 def widened(record: Record) -> Record:
@@ -529,120 +225,3 @@ def test_damaged_heads_are_refused(
     spoil(tmp_path / "out/box.safetensors")
     with pytest.raises(BadInput, match=message):
         load_head(make_sam(0), tmp_path / "out", "box", settings=SETTINGS, text_width=4)
-
-
-def test_the_learning_rate_drops_once(
-    run_tune: Callable[..., Tuned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rates: list[float] = []
-    step = torch.optim.AdamW.step
-
-    def spy(self: torch.optim.AdamW, *args: None) -> object:
-        rates.append(self.param_groups[0]["lr"])
-        assert self.param_groups[0]["weight_decay"] == 0.05
-        return step(self, *args)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
-    run_tune(reserved_after(2, tmp_path), Run(tmp_path).context("out"))
-    assert rates == pytest.approx(([1e-3] * 6 + [1e-4] * 2) * 4)
-
-
-def test_boxes_are_learnt_on_their_windows_and_points_on_the_whole_image(
-    run_tune: Callable[..., Tuned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: dict[bool, set[Part]] = {True: set(), False: set()}
-    forward = SamPredictor.forward
-
-    def spy(self: SamPredictor, head: Head, embeddings: Embeddings, asks: list[Ask]) -> object:
-        for ask in asks:
-            seen = embeddings.frames[ask.image].window
-            asked[ask.prompt.box_xyxy is not None].add((0, seen))
-            if ask.prompt.box_xyxy is not None:
-                assert seen == Zoom(0.6, 64).window(ask.prompt, 48, 64)
-        return forward(self, head, embeddings, asks)
-
-    monkeypatch.setattr(SamPredictor, "forward", spy)
-    settings = ClassAwareSettings(**{**SETTINGS.model_dump(), "zoom": 0.6})
-    run_tune(reserved_after(3, tmp_path), Run(tmp_path).context("out"), settings)
-    assert asked[False] == {(0, None)}
-    assert len(asked[True]) > 3
-    assert (0, None) not in asked[True]
-
-
-def test_the_cache_has_what_it_was_made_for(make_sam: Callable[[int], Sam]) -> None:
-    cache = EmbeddingCache(SamPredictor(make_sam(0)), (), (), dtype="float32", limit_bytes=0)
-    with pytest.raises(KeyError):
-        cache.gather([(0, None)])
-
-
-def photo_record(pixels: np.ndarray, mask: np.ndarray, root: Path) -> Record:
-    path = root / f"{len(list(root.glob('*.png')))}.png"
-    Image.fromarray(pixels).save(path)
-    height, width = mask.shape
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    made = Instance(Source.HUMAN, 3, rle=encode(mask))
-    return Record(1, path.name, digest, width, height, "train", Role.HUMAN_MASKED, instances=(made,))
-
-
-@pytest.mark.parametrize("corner", [(30, 12), (3, 30)])
-def test_the_loss_of_a_part_is_that_of_the_part_as_an_image_of_its_own(
-    make_sam: Callable[[int], Sam], tmp_path: Path, corner: tuple[int, int]
-) -> None:
-    rng = np.random.default_rng(0)
-    pixels, mask = rng.integers(0, 256, (48, 64, 3), np.uint8), np.zeros((48, 64), bool)
-    x, y = corner
-    mask[y : y + 6, x : x + 8] = rng.random((6, 8)) < 0.7
-    mask[y, x] = mask[y + 5, x + 7] = True
-    zoom, predictor = Zoom(0.5, 64), SamPredictor(make_sam(0))
-    window = zoom.window(Prompt(Origin.HUMAN, (x, y, x + 8, y + 6)), 48, 64)
-    assert window is not None
-    losses = []
-    for record, own_zoom in (
-        (photo_record(pixels, mask, tmp_path), zoom),
-        (photo_record(np.ascontiguousarray(window.of(pixels)), window.of(mask), tmp_path), NO_ZOOM),
-    ):
-        training = collect([record])
-        parts = [target.part("box", own_zoom) for target in training.targets]
-        cache = EmbeddingCache(predictor, training.images, parts, dtype="float32", limit_bytes=0)
-        cache.build(
-            replace(Run(tmp_path / record.uri[0]).context("out"), images_root=tmp_path), lambda *_: None
-        )
-        bench = Bench(predictor, cache, None, SETTINGS, 0, own_zoom)
-        task = HeadTask("box", "box", predictor.plain_head(), training.targets, bench)
-        losses.append(float(batch_loss(task, 0).detach()))
-    assert losses[0] == losses[1] > 0
-
-
-def test_every_pass_shows_every_target_once(make_sam: Callable[[int], Sam], tmp_path: Path) -> None:
-    training = collect([scene(i, tmp_path) for i in range(4)])
-    predictor = SamPredictor(make_sam(0))
-    bench = Bench(
-        predictor,
-        EmbeddingCache(predictor, (), (), dtype="float32", limit_bytes=0),
-        None,
-        SETTINGS,
-        0,
-        NO_ZOOM,
-    )
-    task = HeadTask("box", "box", predictor.plain_head(), training.targets, bench)
-    shown = [target for step in range(8) for target in batch_targets(task, step)]  # 24: three passes over 8
-    for start in (0, 8, 16):
-        assert set(shown[start : start + 8]) == set(training.targets)
-    assert shown[:8] != shown[8:16]
-
-
-def test_the_clicked_pixel_is_anywhere_on_the_mask_and_drawn_anew(tmp_path: Path) -> None:
-    target = collect([scene(0, tmp_path)]).targets[0]
-    mask = decode(target.rle)
-    rng = np.random.default_rng(0)
-    clicks = [target.prompt("point_box", rng) for _ in range(600)]
-    assert {click.box_xyxy for click in clicks} == {target.box}
-    seen = np.zeros_like(mask)
-    for click in clicks:
-        [point] = click.points
-        assert (point.x % 1, point.y % 1, point.label) == (0.5, 0.5, 1)
-        seen[int(point.y), int(point.x)] = True
-    assert not (seen & ~mask).any()
-    assert seen.sum() > 0.8 * mask.sum()
-    assert target.prompt("box", rng).points == ()
-    assert target.prompt("point", rng).box_xyxy is None

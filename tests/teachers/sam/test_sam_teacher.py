@@ -277,30 +277,9 @@ def test_labelling_by_choices_is_labelling_after_each_was_selected(
     assert teacher.label_by(batch, choices) == expected
     assert sum(embedded) == 2  # each image once
     assert teacher.answerer.choices == {"box": "zero_shot"}
-    sure = make_teacher("point", "box", second_opinion=True, **settings)
-    assert sure.label_by(batch, choices) == expected  # nobody asks for second opinions of a choice
     with pytest.raises(BadInput, match="'plain_box' has no tuned head"):
         teacher.label_by(batch, [{"point": "zero_shot"}, {"plain_box": "tuned"}])
     assert teacher.answerer.choices == {"box": "zero_shot"}
-
-
-def test_a_second_opinion_is_plain_sams(make_teacher: Made) -> None:
-    batch = [sample(1, BOXED, CLICKED), sample(2, BOXED)]
-    teacher = make_teacher("box", class_aware=True, second_opinion=True)
-    made, plain = teacher.label(batch), make_teacher(class_aware=True).label(batch)
-    assert [[i.agreement is not None for i in one] for one in made] == [[True, False], [True]]
-    for mine, other in zip((i for one in made for i in one), (i for one in plain for i in one), strict=True):
-        assert mine.rle is not None
-        assert other.rle is not None
-        a, b = decode(mine.rle), decode(other.rle)
-        expected = (a & b).sum() / (a | b).sum()
-        assert mine.agreement is None or mine.agreement == pytest.approx(expected)
-    assert made == [
-        [replace(i, agreement=j.agreement) for i, j in zip(one, two, strict=True)]
-        for one, two in zip(make_teacher("box", class_aware=True).label(batch), made, strict=True)
-    ]
-    teacher.select({"box": "zero_shot"})
-    assert all(i.agreement is None for one in teacher.label(batch) for i in one)
 
 
 def test_score_is_the_iou_of_the_answer(make_teacher: Made) -> None:

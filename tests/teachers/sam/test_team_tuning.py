@@ -10,7 +10,7 @@ import torch
 from ranks import Pair, team_context
 from safetensors.torch import load_file
 from small_models import build_small_sam
-from test_finetune import IDENTITY, NO_ZOOM, ONTOLOGY, Listed, TwoNames, reserved_after
+from tuning_cases import IDENTITY, NO_ZOOM, ONTOLOGY, Listed, TwoNames, reserved_after
 
 from pipeline.data.records import Record
 from pipeline.engine.context import SCRATCH, Stopped, TrainContext

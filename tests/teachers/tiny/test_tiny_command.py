@@ -19,7 +19,7 @@ from pipeline.toyworld.scene import Scene, render
 from students import pretrain, pretrain_fcos, pretrain_scenes
 from students.architecture import build
 from teachers.fcos import build_fcos_tiny
-from teachers.tiny import command, evaluate_sam, train_grounder, train_sam, train_text
+from teachers.tiny import command, evaluate_sam, listing, train_grounder, train_sam, train_text
 from teachers.tiny.command import ORIGIN, Options, parse
 from teachers.tiny.grounder import TinyGrounder
 from teachers.tiny.recipe import Trained
@@ -28,6 +28,7 @@ from teachers.tiny.sam_batches import Steps
 from teachers.tiny.scenes import CachedScene, cached
 from teachers.tiny.text import build_tiny_clip
 from teachers.tiny.train_sam import SamOptions
+from teachers.tiny.weights import load_weights
 
 FACTS = {"command": "python -m x --workdir W1", "seed": 0, "steps": 1, "minutes": 1.0, "needs": {}}
 Argue = Callable[..., None]
@@ -40,14 +41,20 @@ class Command:
     module: ModuleType
     build: Callable[[], nn.Module]
     renders: ModuleType
+    embedded: str
 
 
 COMMANDS = {
-    "sam": Command(train_sam, build_tiny_sam, evaluate_sam),
-    "text": Command(train_text, build_tiny_clip, train_text),
-    "grounder": Command(train_grounder, TinyGrounder, train_grounder),
-    "student": Command(pretrain, lambda: build("tiny", 1), pretrain),
-    "detector": Command(pretrain_fcos, lambda: build_fcos_tiny(pretrain_scenes.NAMES).model, pretrain_fcos),
+    "sam": Command(train_sam, build_tiny_sam, evaluate_sam, listing.SAM),
+    "text": Command(train_text, build_tiny_clip, train_text, listing.TEXT),
+    "grounder": Command(train_grounder, TinyGrounder, train_grounder, listing.GROUNDER),
+    "student": Command(pretrain, lambda: build("tiny", 1), pretrain, listing.STUDENT),
+    "detector": Command(
+        pretrain_fcos,
+        lambda: build_fcos_tiny(pretrain_scenes.NAMES).model,
+        pretrain_fcos,
+        listing.DETECTOR,
+    ),
 }
 
 
@@ -169,6 +176,49 @@ def test_another_models_weights_are_not_scored(argue: Argue, tmp_path: Path, nam
         BadInput, match=f"{weights}: expected weights of this command's model: .* Missing key"
     ):
         COMMANDS[name].module.main()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_without_a_working_folder_the_embedded_weights_are_scored(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    scored: list[dict[str, torch.Tensor]] = []
+
+    def score(model: nn.Module, *_: object, **__: object) -> dict[str, float]:
+        scored.append(model.state_dict())
+        return {"score": 0.5}
+
+    found = COMMANDS[name]
+    monkeypatch.setattr(found.module, "evaluate", score)
+    monkeypatch.setattr("sys.argv", ["train", "--evaluate", "1"])
+    assert found.module.main() == 0
+    embedded = load_weights(found.embedded)
+    assert len(scored) == 3
+    assert scored[0].keys() == embedded.keys()
+    assert all(torch.equal(scored[0][key], value) for key, value in embedded.items())
+    assert json.loads(capsys.readouterr().out) == {"score": 0.5, "score_spread": 0.0}
+
+
+@pytest.mark.parametrize("words", [(), ("--export",), ("--evaluate", "--export")], ids=" ".join)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_nothing_else_goes_without_a_working_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train", *words])
+    with pytest.raises(SystemExit):
+        COMMANDS[name].module.main()
+    assert "argument --workdir: expected, as only --evaluate without --export" in capsys.readouterr().err
+
+
+def test_what_is_refused_is_said_in_a_line() -> None:
+    def refused() -> int:
+        raise BadInput("a.json: expected something else")
+
+    with pytest.raises(SystemExit, match=r"^a\.json: expected something else$"):
+        command.run(refused)
+    with pytest.raises(SystemExit) as left_with:
+        command.run(lambda: 0)
+    assert left_with.value.code == 0
 
 
 def test_a_start_that_is_gone_in_the_end_loses_no_training(
