@@ -14,11 +14,11 @@ from pipeline.engine.team import Team
 from students import blo_settings as numbers
 from students.blo_data import Halves, Side
 from students.blo_objective import Choice, Images, Keeping, Weights, choose, losses, mask_loss, total
+from students.blo_pair import Pair
 from students.blo_settings import BloInstSettings
-from students.blo_trainer import Pair
-from students.pool import Loader
 from teachers.bilevel import Level
 from teachers.embedding_cache import EmbeddingCache
+from teachers.pool import Loader
 
 _MAX_THREADS = 16
 

@@ -13,10 +13,10 @@ from torchvision.ops import masks_to_boxes
 
 from pipeline.data.errors import BadInput
 from students.blo_objective import Images, low_res_masks
-from students.pool import Loader, Part, Pool
-from students.targets import Batch, collate, labels_of
 from teachers.detector import Targets
 from teachers.embedding_cache import EmbeddingCache
+from teachers.pool import Loader, Part, Pool
+from teachers.targets import Batch, collate, labels_of
 from teachers.training_set import TrainingImage
 
 _SPLIT, _UPPER = 2, 3  # streams of random numbers, beside the loader's two

@@ -24,18 +24,19 @@ from students.blo_data import Halves, first_pixels, halves, training_images
 from students.blo_detectors import new_detector
 from students.blo_judge import Judged, implicit_share, judge
 from students.blo_objective import AlignedSam
+from students.blo_pair import Pair
 from students.blo_phases import phases
 from students.blo_settings import BLO_INST, BloInstSettings, sam_digest
-from students.blo_trainer import Pair, run_phases
 from students.card import Card, read_card, write_card
-from students.checkpoint import Progress
 from students.inference import full_masks
-from students.pool import Loader, Pool, RecordPool, write_pool
+from teachers.checkpoint import Progress
 from teachers.detector import keep
 from teachers.detector_weights import DetectorNetwork
 from teachers.detectors import FOUND_CONFIDENCE, FOUND_MOST, FOUND_OVERLAP, find
 from teachers.embedding_cache import EmbeddingCache
 from teachers.fitted_detector import FACTS, PREFIX, WEIGHTS, DetectorFacts, read_facts
+from teachers.phases import run_phases
+from teachers.pool import Loader, Pool, RecordPool, write_pool
 from teachers.protocols import Sample
 from teachers.sam.load import load_sam
 from teachers.sam.predictor import SamPredictor

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from students.blo_bench import Bench
 from students.blo_objective import UNKNOWN, missed
-from students.targets import labels_of
 from teachers.bilevel import hypergradient
+from teachers.targets import labels_of
 
 MOST_JUDGED = 100  # images with objects
 

@@ -23,9 +23,9 @@ from students.blo_bench import Bench, threads
 from students.blo_data import detector_targets, square_pixels
 from students.blo_judge import judge
 from students.blo_objective import Images
-from students.blo_trainer import Phase
 from teachers.bilevel import Level, bilevel_step, joint_step
 from teachers.detector import Targets
+from teachers.phases import Phase
 
 WARMUP = 50  # steps of the detector's own training
 

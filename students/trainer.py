@@ -19,12 +19,12 @@ from torch import nn
 from transformers import Mask2FormerForUniversalSegmentation
 
 from pipeline.engine.stage import Metrics, Stopped, TrainContext
-from students.checkpoint import Progress, load_checkpoint, save_checkpoint
 from students.criterion import mask2former_loss
 from students.layers import freeze_batch_norm, predictions
-from students.pool import Loader
 from students.settings import LR_DROPS, Recipe
-from students.targets import Batch
+from teachers.checkpoint import Progress, load_checkpoint, save_checkpoint
+from teachers.pool import Loader
+from teachers.targets import Batch
 
 _NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 _UNDECAYED = ("relative_position_bias_table", "position_embeddings")

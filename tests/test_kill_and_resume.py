@@ -19,9 +19,9 @@ import yaml
 from safetensors.torch import save_file
 
 from pipeline.engine.status import find_results
-from students.checkpoint import CHECKPOINT
 from students.mask2former import WEIGHTS
 from students.pretrain_fcos import begin
+from teachers.checkpoint import CHECKPOINT
 from teachers.fcos import build_fcos_tiny
 
 CONFIG = {

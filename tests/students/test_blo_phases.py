@@ -17,10 +17,11 @@ from students.blo_data import Halves
 from students.blo_detectors import new_detector
 from students.blo_judge import Judged, implicit_share, judge
 from students.blo_objective import UNKNOWN, AlignedSam, Images, choose, missed
+from students.blo_pair import Pair
 from students.blo_phases import phases
 from students.blo_settings import LAST_RATE, BloInstSettings
-from students.blo_trainer import Pair, Phase
-from students.targets import labels_of
+from teachers.phases import Phase
+from teachers.targets import labels_of
 
 MakeBench = Callable[..., Bench]
 States = tuple[dict[str, Tensor], dict[str, Tensor]]  # of SAM's part and of the detector

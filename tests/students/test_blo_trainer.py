@@ -14,8 +14,9 @@ from pipeline.engine.stage import Stopped, TrainContext
 from pipeline.engine.states import states
 from students.blo_detectors import DetectorNetwork
 from students.blo_objective import AlignedSam
-from students.blo_trainer import Pair, Phase, run_phases
-from students.checkpoint import CHECKPOINT, Progress
+from students.blo_pair import Pair
+from teachers.checkpoint import CHECKPOINT, Progress
+from teachers.phases import Phase, run_phases
 
 
 def new_pair() -> Pair:
@@ -152,7 +153,7 @@ def test_states_are_saved_as_often_as_asked(
     make_context: MakeContext, every: int, saved: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[int] = []
-    save = "students.blo_trainer.save_checkpoint"
+    save = "teachers.phases.save_checkpoint"
     monkeypatch.setattr(save, lambda *_, progress, **__: steps.append(progress.step))
     context = make_context("run")
     run_phases(Lesson().phases()[:1], new_pair(), context, recipe="r", every=every)
@@ -189,7 +190,7 @@ def test_a_training_that_is_over_is_not_saved_again(
 ) -> None:
     Lesson().run(make_context("run"))
     saved: list[int] = []
-    save = "students.blo_trainer.save_checkpoint"
+    save = "teachers.phases.save_checkpoint"
     monkeypatch.setattr(save, lambda *_, progress, **__: saved.append(progress.step))
     Lesson().run(make_context("run"))
     assert saved == []

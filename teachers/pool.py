@@ -18,7 +18,7 @@ from pipeline.data.paths import Place
 from pipeline.data.records import Record
 from pipeline.engine.stage import Records
 from pipeline.engine.team import ALONE, Team
-from students.targets import Batch, Example, collate, labels_of, load_example
+from teachers.targets import Batch, Example, collate, labels_of, load_example
 from teachers.window import random_window, sam_window
 
 _ROWS = 64  # records held in memory while the table is written

@@ -16,7 +16,7 @@ from pipeline.data.masks import decode
 from pipeline.data.paths import Place
 from pipeline.data.photos import read_unchanged
 from pipeline.data.records import RLE, Box, Instance, Record
-from students.trust import trust_of
+from teachers.trust import trust_of
 from teachers.window import Window, canvas_image, canvas_masks
 
 BoolMask = npt.NDArray[np.bool_]
@@ -24,7 +24,7 @@ BoolMask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Target:
-    """A mask, the index of its class in the ontology, and how far it is trusted (`students.trust`)."""
+    """A mask, the index of its class in the ontology, and how far it is trusted (`teachers.trust`)."""
 
     rle: RLE
     class_index: int

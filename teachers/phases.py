@@ -1,4 +1,4 @@
-"""The training loop of BLO-Inst's phases, and what a phase is.
+"""The training loop of networks that learn in phases, what a phase is, and how the best epoch is kept.
 
 Each phase keeps its states in a folder of its own and begins with the weights that the phase before ended with, so that
 a training goes on in the phase where it was killed. Everything random in a step follows from (seed, step).
@@ -14,39 +14,42 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.engine.stage import Stopped, TrainContext
-from students.blo_objective import AlignedSam
-from students.checkpoint import Progress, load_checkpoint, save_checkpoint
-from teachers.detector_weights import DetectorNetwork
+from pipeline.engine.context import Stopped, TrainContext
+from teachers.checkpoint import Progress, load_checkpoint, save_checkpoint
 
 
-class Pair(nn.Module):
-    """A detector and SAM's part, and what they were at the best epoch so far."""
+class BestKept(nn.Module):
+    """Networks by name, and as `best_<name>` what they were at the best epoch so far."""
 
     best_loss: Tensor
     best_epoch: Tensor
 
-    def __init__(self, detector: DetectorNetwork, sam: AlignedSam) -> None:
+    def __init__(self, **networks: nn.Module) -> None:
         super().__init__()
-        self.detector, self.sam = detector, sam
-        self.best_detector = deepcopy(detector).requires_grad_(False)
-        self.best_sam = deepcopy(sam).requires_grad_(False)
+        self._networks = tuple(networks)
+        for name, network in networks.items():
+            self.add_module(name, network)
+            self.add_module(f"best_{name}", deepcopy(network).requires_grad_(False))
         self.register_buffer("best_loss", torch.tensor(math.inf, dtype=torch.float64))
         self.register_buffer("best_epoch", torch.tensor(-1))
 
     def note(self, loss: float, epoch: int) -> None:
         """Keep the weights as they are now if no epoch before had as low a loss."""
         if loss < float(self.best_loss):
-            self.best_detector.load_state_dict(self.detector.state_dict())
-            self.best_sam.load_state_dict(self.sam.state_dict())
+            for name in self._networks:
+                _copy(self.get_submodule(name), self.get_submodule(f"best_{name}"))
             self.best_loss.fill_(loss)
             self.best_epoch.fill_(epoch)
 
     def take_best(self) -> None:
         """Go back to the best epoch, if any was judged."""
         if int(self.best_epoch) >= 0:
-            self.detector.load_state_dict(self.best_detector.state_dict())
-            self.sam.load_state_dict(self.best_sam.state_dict())
+            for name in self._networks:
+                _copy(self.get_submodule(f"best_{name}"), self.get_submodule(name))
+
+
+def _copy(source: nn.Module, target: nn.Module) -> None:
+    target.load_state_dict(source.state_dict())
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Phase:
 
 
 def run_phases(
-    phases: Sequence[Phase], pair: Pair, context: TrainContext, *, recipe: str, every: int
+    phases: Sequence[Phase], network: nn.Module, context: TrainContext, *, recipe: str, every: int
 ) -> list[Progress]:
     """Run one after the other, each from its last state to its end, saving one `every` so many steps.
 
@@ -81,14 +84,14 @@ def run_phases(
         def show(progress: Progress, before: int = before) -> None:
             context.progress(before + progress.step, whole, f"loss {progress.losses[-1]:.3f}")
 
-        found.append(_run(phase, pair, context, show, recipe=recipe, every=every))
+        found.append(_run(phase, network, context, show, recipe=recipe, every=every))
         before += phase.steps
     return found
 
 
 def _run(
     phase: Phase,
-    pair: Pair,
+    network: nn.Module,
     context: TrainContext,
     show: Callable[[Progress], None],
     *,
@@ -98,14 +101,14 @@ def _run(
     folder, team = context.workdir / phase.name, context.team
     folder.mkdir(exist_ok=True)
     rates = [group["lr"] for group in _groups(phase.optimizers)]
-    progress = load_checkpoint(folder, pair, phase.optimizers, recipe=recipe)
+    progress = load_checkpoint(folder, network, phase.optimizers, recipe=recipe)
     team.agree(progress.step, "step of the saved state")
     before, began, loaded = progress.seconds, time.monotonic(), progress.step
 
     def save() -> None:
         progress.seconds = before + time.monotonic() - began
         if team.leads:
-            save_checkpoint(folder, pair, phase.optimizers, progress=progress, recipe=recipe)
+            save_checkpoint(folder, network, phase.optimizers, progress=progress, recipe=recipe)
 
     for batch in phase.draw(progress.step, phase.steps):
         epoch, place = divmod(progress.step, phase.epoch)
