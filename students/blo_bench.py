@@ -3,7 +3,6 @@
 Legend: theta SAM's trained part, phi the detector, D1 and D2 the halves.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,9 +17,7 @@ from students.blo_pair import Pair
 from students.blo_settings import BloInstSettings
 from teachers.bilevel import Level
 from teachers.embedding_cache import EmbeddingCache
-from teachers.pool import Loader
-
-_MAX_THREADS = 16
+from teachers.pool import Loader, threads
 
 
 @dataclass(frozen=True)
@@ -92,11 +89,6 @@ class Bench:
         """A batch of each half for the steps [first, last)."""
         sides = self.side(self.halves.lower), self.side(self.halves.upper, upper=True)
         return zip(*(side.batches(first, last, threads=threads()) for side in sides), strict=True)
-
-
-def threads() -> int:
-    """That read images."""
-    return min(os.cpu_count() or 1, _MAX_THREADS)
 
 
 def _sgd(parameters: Sequence[nn.Parameter], lr: float, *, decay: float) -> torch.optim.SGD:

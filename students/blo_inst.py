@@ -18,9 +18,8 @@ from pipeline.data.errors import BadInput
 from pipeline.data.masks import tight_box
 from pipeline.data.records import Instance, Ontology, Source
 from pipeline.engine.stage import Metrics, Records, TrainContext
-from students import blo_settings as numbers
 from students.blo_bench import Bench
-from students.blo_data import Halves, first_pixels, halves, training_images
+from students.blo_data import Halves, halves
 from students.blo_detectors import new_detector
 from students.blo_judge import Judged, implicit_share, judge
 from students.blo_objective import AlignedSam
@@ -34,12 +33,14 @@ from teachers.detector import keep
 from teachers.detector_weights import DetectorNetwork
 from teachers.detectors import FOUND_CONFIDENCE, FOUND_MOST, FOUND_OVERLAP, find
 from teachers.embedding_cache import EmbeddingCache
+from teachers.fit_detector import first_pixels
 from teachers.fitted_detector import FACTS, PREFIX, WEIGHTS, DetectorFacts, read_facts
 from teachers.phases import run_phases
-from teachers.pool import Loader, Pool, RecordPool, write_pool
+from teachers.pool import Loader, Pool, RecordPool, training_images, write_pool
 from teachers.protocols import Sample
 from teachers.sam.load import load_sam
 from teachers.sam.predictor import SamPredictor
+from teachers.settings import DETECTOR_MET, DETECTOR_SCALE
 from teachers.window import canvas_image, sam_window
 from teachers.yolo import YoloDetector
 
@@ -86,7 +87,7 @@ class BloInst:
         pair = self._new_pair(context.seed)
         bench = self._bench(pair, split, pool, cache, context)
         if isinstance(pair.detector, YoloDetector):
-            pair.detector.meet(first_pixels(bench.whole, numbers.MET).to(self.device))
+            pair.detector.meet(first_pixels(bench.whole, DETECTOR_MET).to(self.device))
         done = run_phases(
             phases(bench),
             pair,
@@ -200,9 +201,7 @@ class BloInst:
                 team=context.team,
             )
 
-        return Bench(
-            pair, self.settings, split, loader(numbers.PRETRAIN_SCALE), loader(None), cache, self.device
-        )
+        return Bench(pair, self.settings, split, loader(DETECTOR_SCALE), loader(None), cache, self.device)
 
     def _recipe(self, seed: int) -> str:
         """The settings and the seed that the bits of a training follow from.

@@ -220,13 +220,3 @@ def missed(sam: AlignedSam, images: Images, choice: Choice) -> tuple[float, int,
 def total(parts: dict[str, Tensor]) -> Tensor:
     """L of eq. 1."""
     return torch.stack(list(parts.values())).sum()
-
-
-def low_res_masks(masks: Tensor, size: int) -> Tensor:
-    """Masks (G, S, S) bool as the decoder sees them: (G, size, size), the share of each pixel that is covered.
-
-    (ours) Rounded, an object of less than half a pixel's width would teach SAM to answer nothing.
-    """
-    if not len(masks):
-        return torch.zeros(0, size, size, device=masks.device)
-    return nn.functional.interpolate(masks[:, None].float(), size, mode="area")[:, 0]

@@ -11,7 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pipeline.data.errors import BadInput
 from teachers.detectors import DETECTORS, find
 from teachers.identity import identity_of
-from teachers.settings import SamSettings
+from teachers.settings import (
+    DETECTOR_BOX,
+    DETECTOR_CLIP,
+    DETECTOR_CLS,
+    DETECTOR_EPOCHS,
+    DETECTOR_LR,
+    DETECTOR_OBJ,
+    SamSettings,
+)
 
 BLO_INST = "blo_inst"  # its name in the catalog
 Order = Literal["joint", "separate", "first", "second"]
@@ -24,14 +32,8 @@ LR = 1e-3
 MOMENTUM = 0.937
 WEIGHT_DECAY = 5e-4  # of the detector alone
 LAST_RATE = 0.1  # of the learning rate, in the last epoch
-CLIP = 10.0
+CLIP = DETECTOR_CLIP
 PROMPT_CONFIDENCE, PROMPT_OVERLAP, PROMPT_MOST = 0.25, 0.25, 300
-PRETRAIN_EPOCHS = (
-    100  # (ours) near convergence; the paper has 100 iterations from a detector that was trained before
-)
-PRETRAIN_LR, PRETRAIN_DECAY = 1e-3, 0.05  # (ours) of AdamW
-PRETRAIN_SCALE = (0.5, 1.5)  # (ours) of the large-scale jitter
-MET = 8  # (ours) images that a new YOLO's batch norms have their statistics of
 
 
 def _focal(given: dict[str, object]) -> bool:
@@ -79,17 +81,17 @@ class BloInstSettings(BaseModel):
     rank: int = Field(RANK, ge=1)
     part: Part = "decoder"
     match: Match = "instance"
-    pretrain_epochs: int = Field(PRETRAIN_EPOCHS, ge=0)
+    pretrain_epochs: int = Field(DETECTOR_EPOCHS, ge=0)
     epochs: int = Field(EPOCHS, ge=0)
     steps: int | None = Field(None, ge=1)
     patience: int = Field(0, ge=0)
     batch_size: int = Field(8, ge=1)
     lr_detector: float = Field(LR, gt=0)
     lr_sam: float = Field(LR, gt=0)
-    pretrain_lr: float = Field(PRETRAIN_LR, gt=0)
-    box: float = Field(0.3, ge=0)
-    obj: float = Field(0.7, ge=0)
-    cls: float = Field(0.3, ge=0)
+    pretrain_lr: float = Field(DETECTOR_LR, gt=0)
+    box: float = Field(DETECTOR_BOX, ge=0)
+    obj: float = Field(DETECTOR_OBJ, ge=0)
+    cls: float = Field(DETECTOR_CLS, ge=0)
     seg: float = Field(0.7, ge=0)
     confidence: float = Field(PROMPT_CONFIDENCE, ge=0, le=1)
     overlap: float = Field(PROMPT_OVERLAP, ge=0, le=1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.data.errors import BadInput
 from pipeline.data.masks import decode
@@ -144,6 +144,16 @@ def collate(examples: Sequence[Example]) -> Batch:
         ignore=torch.from_numpy(np.stack([example.ignore for example in examples])),
         weights=torch.from_numpy(np.concatenate([example.weights for example in examples])),
     )
+
+
+def low_res_masks(masks: Tensor, size: int) -> Tensor:
+    """Masks (G, S, S) bool as the decoder sees them: (G, size, size), the share of each pixel that is covered.
+
+    (ours) Rounded, an object of less than half a pixel's width would teach SAM to answer nothing.
+    """
+    if not len(masks):
+        return torch.zeros(0, size, size, device=masks.device)
+    return nn.functional.interpolate(masks[:, None].float(), size, mode="area")[:, 0]
 
 
 def _region(instance: Instance) -> list[RLE | Box]:

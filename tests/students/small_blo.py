@@ -10,11 +10,11 @@ from torch import Tensor
 
 from pipeline.data.images import read_upright
 from pipeline.data.records import Record
-from students.blo_data import detector_targets, square_pixels
 from students.blo_inst import BloInst
 from students.blo_settings import BloInstSettings
 from students.pretrain_fcos import begin
 from teachers.fcos import build_fcos_tiny
+from teachers.fit_detector import detector_targets, square_pixels
 from teachers.pool import Loader
 from teachers.protocols import Sample
 from teachers.sam.predictor import Embeddings

@@ -21,7 +21,6 @@ from students.blo_objective import (
     Weights,
     choose,
     losses,
-    low_res_masks,
     mask_loss,
     missed,
     total,
@@ -29,6 +28,7 @@ from students.blo_objective import (
 from students.blo_settings import Match
 from teachers.detector import Assignment, Kept, Raw, Targets
 from teachers.sam.lora import TRAINED_WHOLE, LoRALinear
+from teachers.targets import low_res_masks
 
 SIDE, LOW = 64, 32
 KEEPING = Keeping(0.5, 0.9, 10)
