@@ -25,7 +25,7 @@ from students.blo_judge import Judged, implicit_share, judge
 from students.blo_objective import AlignedSam
 from students.blo_pair import Pair
 from students.blo_phases import phases
-from students.blo_settings import BLO_INST, BloInstSettings, sam_digest
+from students.blo_settings import BLO_INST, BloInstSettings
 from students.card import Card, read_card, write_card
 from students.inference import full_masks
 from teachers.checkpoint import Progress
@@ -35,6 +35,7 @@ from teachers.detectors import FOUND_CONFIDENCE, FOUND_MOST, FOUND_OVERLAP, find
 from teachers.embedding_cache import EmbeddingCache
 from teachers.fit_detector import first_pixels
 from teachers.fitted_detector import FACTS, PREFIX, WEIGHTS, DetectorFacts, read_facts
+from teachers.identity import sam_digest
 from teachers.phases import run_phases
 from teachers.pool import Loader, Pool, RecordPool, training_images, write_pool
 from teachers.protocols import Sample

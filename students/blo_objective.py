@@ -28,7 +28,6 @@ from teachers.sam.decode import decode_masks
 MATCHED = 0.5  # IoU from which a kept box is of an object
 NOBODY = -1
 UNKNOWN = math.log(2)  # the loss of a mask that knows nothing
-CORNERS = (2, 3)  # of SAM's point embeddings: a box's upper left and lower right
 AT_ONCE = 32  # boxes that SAM's decoder is asked together: what bounds the memory
 
 
@@ -93,7 +92,7 @@ class AlignedSam(nn.Module):
         self.prompt_encoder = deepcopy(sam.prompt_encoder).requires_grad_(False)
         self.prompt_encoder.no_mask_embed.requires_grad_(True)
         if part != "decoder":
-            for corner in CORNERS:
+            for corner in lora.CORNERS:
                 self.prompt_encoder.point_embeddings[corner].requires_grad_(True)
         self.decoder = deepcopy(sam.mask_decoder).requires_grad_(False)
         if part != "prompt_encoder":
@@ -111,7 +110,7 @@ class AlignedSam(nn.Module):
         encoder = self.prompt_encoder
         # Not encoder(boxes=...): that casts to float32, and takes pixel indices, to which it adds half a pixel.
         corners = encoder.pe_layer._pe_encoding(boxes.clamp(0, self.side).reshape(-1, 2, 2) / self.side)
-        kinds = torch.cat([encoder.point_embeddings[corner].weight for corner in CORNERS])
+        kinds = torch.cat([encoder.point_embeddings[corner].weight for corner in lora.CORNERS])
         dense = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         return decode_masks(self.decoder, features, self.position, sparse=corners + kinds, dense=dense)
 

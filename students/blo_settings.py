@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from pipeline.data.errors import BadInput
 from teachers.detectors import DETECTORS, find
-from teachers.identity import identity_of
 from teachers.settings import (
     DETECTOR_BOX,
     DETECTOR_CLIP,
@@ -18,7 +17,6 @@ from teachers.settings import (
     DETECTOR_EPOCHS,
     DETECTOR_LR,
     DETECTOR_OBJ,
-    SamSettings,
 )
 
 BLO_INST = "blo_inst"  # its name in the catalog
@@ -124,9 +122,3 @@ class BloInstSettings(BaseModel):
         if self.detector_sha256 is not None and self.detector_weights is None:
             raise ValueError("detector_sha256 is that of detector_weights, found none")
         return self
-
-
-def sam_digest(settings: BloInstSettings) -> str:
-    """sha256 of the SAM's weights that settings name; BadInput for a file that is not as it should be."""
-    own = {"sam": settings.sam, "checkpoint": settings.checkpoint, "sha256": settings.sha256}
-    return identity_of(SamSettings.model_validate(own)).sam_sha256

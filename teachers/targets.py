@@ -122,16 +122,33 @@ def load_example(
         raise BadInput(
             f"{path}: image is {image.shape[1]}x{image.shape[0]}, its record says {record.width}x{record.height}"
         )
+    labels = canvas_labels(record, class_index, size=size, window=window)
+    weights = labels.trust if trust_weights else np.ones_like(labels.trust)
+    return Example(canvas_image(image, window, size), labels.masks, labels.classes, labels.ignore, weights)
+
+
+@dataclass(frozen=True)
+class CanvasLabels:
+    """What an `Example` has besides its pixels; `trust` (T,) float32 of each target."""
+
+    masks: BoolMask
+    classes: npt.NDArray[np.int64]
+    ignore: BoolMask
+    trust: npt.NDArray[np.float32]
+
+
+def canvas_labels(
+    record: Record, class_index: Mapping[int, int], *, size: int, window: Window
+) -> CanvasLabels:
+    """A record's targets and ignore region on a canvas; the photo is not read. Errors as of `labels_of`."""
     labels = labels_of(record, class_index)
     full = [decode(target.rle) for target in labels.found]
     ignore = _ignore_region(labels.ignored, full, shape=(record.height, record.width))
     masks = canvas_masks([*full, ignore], window, size)
     seen = masks[:-1].any(axis=(1, 2))
     classes = np.asarray([target.class_index for target in labels.found], np.int64)
-    weights = np.asarray([target.trust if trust_weights else 1.0 for target in labels.found], np.float32)
-    return Example(
-        canvas_image(image, window, size), masks[:-1][seen], classes[seen], masks[-1], weights[seen]
-    )
+    trust = np.asarray([target.trust for target in labels.found], np.float32)
+    return CanvasLabels(masks[:-1][seen], classes[seen], masks[-1], trust[seen])
 
 
 def collate(examples: Sequence[Example]) -> Batch:
