@@ -140,13 +140,14 @@ def assembled(
     """As `build_am_sam`, on a SAM that is there."""
     sam_sha256 = sam_digest(settings)
     taught, weights, tuned = ontology.ids, "", False
-    network = new_network(predictor, settings, len(ontology.ids)).requires_grad_(False)
+    network = new_network(predictor, settings, len(ontology.ids))
     if artifact is not None:
         found = read_am_sam(artifact)
         check(found, artifact, settings, ontology=ontology, sam_sha256=sam_sha256)
         if tuned := not found.zero_shot:
             load_weights(artifact, network)
             taught, weights = found.taught, file_sha256(artifact / WEIGHTS)
+    network.requires_grad_(False)
     stands_for = f"{AM_SAM} {settings.sam} {sam_sha256} {weights}"
     return AmSam(
         settings,

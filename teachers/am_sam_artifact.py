@@ -96,7 +96,7 @@ def save_weights(
 
 
 def load_weights(folder: Path, network: AmSamNetwork) -> AmSamNetwork:
-    """A new network with an artifact's weights, frozen, its deltas merged; BadInput naming the file otherwise."""
+    """A new network with an artifact's weights, its deltas merged; BadInput naming the file otherwise."""
     path = folder / WEIGHTS
     try:
         given = load_file(path)
@@ -105,4 +105,4 @@ def load_weights(folder: Path, network: AmSamNetwork) -> AmSamNetwork:
     except (OSError, SafetensorError, ValueError) as error:
         raise BadInput(f"teacher {path}: not weights of this model: {error}") from error
     lora.merge(network.decoder)
-    return network.requires_grad_(False)
+    return network
