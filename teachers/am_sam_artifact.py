@@ -4,6 +4,7 @@ SAM itself is not in it: `teacher.json` names the digest of the weights it belon
 `fitted_detector.py` reads it, so that the entry `aligned_detector` can be asked for its boxes too.
 """
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -55,6 +56,15 @@ class AmSamFile(BaseModel):
 def told(settings: AmSamSettings) -> dict[str, JsonValue]:
     """Settings as an artifact has them: all but paths of files, their digests, and what changes time alone."""
     return settings.model_dump(mode="json", exclude=set(settings.not_in_key))
+
+
+def is_am_sam(folder: Path) -> bool:
+    """Whether an artifact's card says that it is one of these; one that cannot be read says nothing."""
+    try:
+        card = json.loads((folder / TEACHER_JSON).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(card, dict) and card.get("use") == AM_SAM
 
 
 def read_am_sam(folder: Path) -> AmSamFile:

@@ -102,8 +102,8 @@ class AmSamSettings(BaseModel):
     checkpoint_every: int = Field(50, ge=1)
 
     @property
-    def proposes(self) -> bool:
-        """Whether it finds its boxes by itself, so that no stage `propose` is wanted."""
+    def finds(self) -> bool:
+        """Whether it finds its boxes by itself, or needs none, so that no stage `propose` is wanted."""
         return self.boxes != "proposals"
 
     @field_validator("detector")

@@ -14,7 +14,7 @@ from segment_anything.modeling import Sam
 
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Category, Instance, Ontology, Record, Role, Source
-from pipeline.standalone import find_teacher
+from pipeline.found import find_teacher
 from teachers import catalog, sam_models
 from teachers.catalog import ModelSpec
 from teachers.heads import TeacherFile, new_head, save_head
