@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.data.masks import area
 from pipeline.data.records import Record, Role
 from pipeline.engine.context import Records
 from teachers.pool import Pool
@@ -70,9 +71,9 @@ def _is_spare(place: int, half: Sequence[int], classes: Sequence[frozenset[int]]
 
 
 def classes_of(pool: Pool, class_index: Mapping[int, int]) -> list[frozenset[int]]:
-    """The indices of the classes with a mask on each image; BadInput for a class that the ontology lacks."""
+    """The indices of the classes with a pixel on each image; BadInput for a class that the ontology lacks."""
     return [
-        frozenset(target.class_index for target in labels_of(pool[place], class_index).found)
+        frozenset(t.class_index for t in labels_of(pool[place], class_index).found if area(t.rle))
         for place in range(len(pool))
     ]
 

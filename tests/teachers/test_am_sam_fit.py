@@ -14,18 +14,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.data.errors import BadInput
-from pipeline.data.masks import encode
+from pipeline.data.masks import encode, iou_matrix
 from pipeline.data.records import Ontology, Origin, Prompt, Record, Role
 from pipeline.engine.context import Metrics, Stopped
 from teachers import am_sam_phases
 from teachers.am_sam import assembled
 from teachers.am_sam_artifact import read_am_sam
-from teachers.am_sam_phases import Bench
+from teachers.am_sam_phases import Bench, Learner
 from teachers.am_sam_settings import AmSamSettings
 from teachers.fcos import build_fcos_tiny
 from teachers.fitted_detector import WEIGHTS, open_detector
 from teachers.sam.load import load_sam
 from teachers.sam.predictor import SamPredictor
+
+LEVELS = ("lower", "upper")
 
 
 def few(root: Path, count: int = 4, **more: object) -> list[Record]:
@@ -42,10 +44,6 @@ def fit(
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def moved(a: dict[str, Tensor], b: dict[str, Tensor]) -> set[str]:
-    return {name for name in a if not torch.equal(a[name], b[name])}
 
 
 @pytest.fixture
@@ -82,10 +80,8 @@ def test_each_level_learns_from_its_own_half_and_every_image_is_used(
     records = few(tmp_path, 5)
     fit(records, tmp_path / "a", tmp_path, order=order)
     card = read_am_sam(tmp_path / "a" / "out")
-    ids = {
-        level: Counter(records[p].image_id for own, places in seen if own == level for p in places)
-        for level in ("lower", "upper")
-    }
+    asked = {level: [p for own, places in seen if own == level for p in places] for level in LEVELS}
+    ids = {level: Counter(records[p].image_id for p in asked[level]) for level in LEVELS}
     assert set(ids["lower"]) == set(card.lower)
     assert set(ids["upper"]) == set(card.upper)
     assert not set(card.lower) & set(card.upper)
@@ -94,30 +90,29 @@ def test_each_level_learns_from_its_own_half_and_every_image_is_used(
     assert set(ids["upper"].values()) == {4, 5}
 
 
-def test_single_level_moves_both_by_all_images(tmp_path: Path) -> None:
-    records = few(tmp_path)
-    first = new_teacher().network.trained()
-    assert first
-    _, weights = fit(records, tmp_path / "a", tmp_path, mode="single_level")
-    assert any("no_mask_embed" in name for name in weights)
+@pytest.fixture
+def last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights of the last epoch are kept, whatever D2 says."""
+    monkeypatch.setattr(Learner, "take_best", lambda _: None)
 
 
-@pytest.mark.parametrize(("lr", "lr_prompt", "what"), [(5e-3, 1e-30, "theta"), (1e-30, 1e-3, "phi")])
+@pytest.mark.usefixtures("last")
+@pytest.mark.parametrize("mode", ["blo_sam", "single_level"])
+@pytest.mark.parametrize(
+    ("lr", "lr_prompt", "reached"),
+    [(5e-3, 1e-30, {False}), (1e-30, 1e-3, {True}), (5e-3, 1e-3, {False, True})],
+    ids=["theta", "phi", "both"],
+)
 def test_gradients_reach_only_what_each_level_owns(
-    tmp_path: Path, lr: float, lr_prompt: float, what: str
+    tmp_path: Path, mode: str, lr: float, lr_prompt: float, reached: set[bool]
 ) -> None:
     """With the other level standing still."""
     records = few(tmp_path)
-    still: dict[str, object] = {"lr": 1e-30, "lr_prompt": 1e-30, "weight_decay": 0}
+    still: dict[str, object] = {"lr": 1e-30, "lr_prompt": 1e-30, "weight_decay": 0, "mode": mode}
     _, before = fit(records, tmp_path / "a", tmp_path, **still)
-    _, after = fit(
-        records, tmp_path / "b", tmp_path, **{**still, "lr": lr, "lr_prompt": lr_prompt, "epochs": 1}
-    )
-    names = {name for name in moved(before, after) if (before[name] - after[name]).abs().max() > 1e-8}
-    assert names or json.loads((tmp_path / "b/out/dice.json").read_text())[0] >= max(
-        json.loads((tmp_path / "b/out/dice.json").read_text())
-    )
-    assert all(("prompt_encoder" in name) == (what == "phi") for name in names)
+    _, after = fit(records, tmp_path / "b", tmp_path, **{**still, "lr": lr, "lr_prompt": lr_prompt})
+    names = {name for name in before if (before[name] - after[name]).abs().max() > 1e-6}
+    assert {"prompt_encoder" in name for name in names} == reached
 
 
 @pytest.mark.parametrize(
@@ -146,14 +141,15 @@ def test_a_broken_fit_ends_in_the_same_bits(
         assert (tmp_path / "b/out" / name).read_bytes() == (tmp_path / "a/out" / name).read_bytes()
 
 
-def test_other_seeds_orders_and_modes_are_other_fits(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("last")
+def test_a_fit_follows_from_its_seed_and_settings(tmp_path: Path) -> None:
     records = few(tmp_path)
     _, one = fit(records, tmp_path / "a", tmp_path)
     _, again = fit(records, tmp_path / "b", tmp_path)
-    _, second = fit(records, tmp_path / "c", tmp_path, order="second")
     assert same(one, again)
-    curves = [json.loads((tmp_path / name / "out/loss.json").read_text()) for name in "ac"]
-    assert curves[0] != curves[1] or not same(one, second)
+    for name, other in {"c": {"order": "second"}, "d": {"mode": "single_level"}, "e": {"rank": 3}}.items():
+        _, found = fit(records, tmp_path / name, tmp_path, **other)
+        assert not same(one, found), other
 
 
 def test_the_best_epoch_on_d2_is_kept(tmp_path: Path) -> None:
@@ -169,7 +165,7 @@ def test_the_best_epoch_on_d2_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("records", "found"),
     [
-        (lambda root: [], 0),
+        (lambda _: [], 0),
         (lambda root: few(root, 1), 1),
         (lambda root: [*few(root, 1), shot(2, root, classes=())], 1),
         (lambda root: [*few(root, 1), shot(2, root, role=Role.RESERVED)], 1),
@@ -284,8 +280,6 @@ def test_four_masks_are_learned(tmp_path: Path) -> None:
     assert isinstance(metrics["dice"], float)
     assert metrics["dice"] > 0.95
     tuned = assembled(own, SamPredictor(load_sam("tiny")), ontology=DISC, artifact=context.out)
-    from pipeline.data.masks import iou_matrix
-
     for record in records:
         (found,) = tuned.label([sample_of(record, tmp_path)])[0]
         assert found.rle is not None
