@@ -19,7 +19,7 @@ from teachers.aligned_detector import AlignedDetector
 from teachers.am_sam_artifact import check, load_weights, read_am_sam
 from teachers.am_sam_boxes import BoxFile, Find, Question, asked, nothing, proposed, question, surest
 from teachers.am_sam_fit import Fitting, new_network
-from teachers.am_sam_network import AmSamNetwork
+from teachers.am_sam_network import AmSamNetwork, PlainSam
 from teachers.am_sam_settings import AM_SAM, AmSamSettings
 from teachers.fitted_detector import WEIGHTS, open_detector
 from teachers.identity import file_sha256, sam_digest
@@ -43,7 +43,7 @@ class AmSam:
         self,
         settings: AmSamSettings,
         predictor: SamPredictor,
-        network: AmSamNetwork,
+        network: AmSamNetwork | PlainSam,
         *,
         ontology: Ontology,
         find: Find | None,
@@ -140,12 +140,12 @@ def assembled(
     """As `build_am_sam`, on a SAM that is there."""
     sam_sha256 = sam_digest(settings)
     taught, weights, tuned = ontology.ids, "", False
-    network = new_network(predictor, settings, len(ontology.ids))
+    network: AmSamNetwork | PlainSam = PlainSam(predictor.sam, classes=len(ontology.ids))
     if artifact is not None:
         found = read_am_sam(artifact)
         check(found, artifact, settings, ontology=ontology, sam_sha256=sam_sha256)
         if tuned := not found.zero_shot:
-            load_weights(artifact, network)
+            network = load_weights(artifact, new_network(predictor, settings, len(ontology.ids)))
             taught, weights = found.taught, file_sha256(artifact / WEIGHTS)
     network.requires_grad_(False)
     stands_for = f"{AM_SAM} {settings.sam} {sam_sha256} {weights}"

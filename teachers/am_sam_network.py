@@ -11,12 +11,12 @@ from copy import deepcopy
 from typing import Literal
 
 import torch
-from segment_anything.modeling import MaskDecoder, Sam
+from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam
 from torch import Tensor, nn
 
 from teachers.mask_calibration import ALPHA, MaskCalibration, Scope
 from teachers.sam import lora
-from teachers.sam.decode import decode_factors
+from teachers.sam.decode import decode_factors, decode_masks
 
 Tokens = Literal["sam", "new"]
 _LAST = -1
@@ -25,9 +25,9 @@ _LAST = -1
 class AmSamNetwork(nn.Module):
     """Logits of classes from an image's features and its box prompts, if any.
 
-    `tokens: sam` begins as plain SAM: every class has SAM's single-mask output, the background the opposite of it, so
-    that one class and a box give SAM's own mask. `new` begins at random, as the published code does. The predicted IoU
-    is not learned by any loss, and is left out.
+    `tokens: sam` begins near plain SAM: every class has SAM's single-mask output, the background the opposite of it.
+    Not quite: SAM's tokens see each other, and there its other three are. `new` begins at random, as the published code
+    does. The predicted IoU is not learned by any loss, and is left out.
     """
 
     position: Tensor
@@ -79,23 +79,46 @@ class AmSamNetwork(nn.Module):
         the mean over all prompts.
         """
         images, prompts = len(features), 1 if boxes is None else boxes.shape[1]
-        encoder = self.prompt_encoder
-        sparse = features.new_zeros(images, 0, encoder.embed_dim)
-        if boxes is not None:
-            sparse, _ = encoder(points=None, boxes=boxes.flatten(0, 1), masks=None)
-        found = decode_factors(
-            self.decoder,
-            features.repeat_interleave(prompts, 0),
-            self.position,
-            sparse=sparse,
-            dense=encoder.no_mask_embed.weight.reshape(1, -1, 1, 1),
-        )
+        rows, sparse, dense = _prompted(self.prompt_encoder, features, boxes)
+        found = decode_factors(self.decoder, rows, self.position, sparse=sparse, dense=dense)
         shape = (images, prompts)
         logits = self.calibration(found.weights.unflatten(0, shape), found.upscaled.unflatten(0, shape))
         if prompts == 1:
             return logits[:, 0]
         own = [logits[:, row, row + 1] for row in range(prompts)]
         return torch.stack([logits[:, :, 0].mean(1), *own], dim=1)
+
+
+class PlainSam(nn.Module):
+    """SAM's own single masks in place of a network that was tuned: a class is where its logit is above 0."""
+
+    position: Tensor
+
+    def __init__(self, sam: Sam, *, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.prompt_encoder, self.decoder = sam.prompt_encoder, sam.mask_decoder
+        with torch.no_grad():
+            self.register_buffer("position", sam.prompt_encoder.get_dense_pe(), persistent=False)
+
+    def forward(self, features: Tensor, boxes: Tensor | None) -> Tensor:
+        """As `AmSamNetwork.forward`; all classes that are asked together have the same logits."""
+        images, prompts = len(features), 1 if boxes is None else boxes.shape[1]
+        rows, sparse, dense = _prompted(self.prompt_encoder, features, boxes)
+        masks, _ = decode_masks(self.decoder, rows, self.position, sparse=sparse, dense=dense)
+        own = masks.unflatten(0, (images, prompts)).expand(images, self.classes, *masks.shape[1:])
+        return torch.cat([torch.zeros_like(own[:, :1]), own], dim=1)
+
+
+def _prompted(
+    encoder: PromptEncoder, features: Tensor, boxes: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A row for each prompt: features (B P, C, g, g), sparse embeddings (B P, T, C), the dense one (1, C, 1, 1)."""
+    dense = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+    if boxes is None:
+        return features, features.new_zeros(len(features), 0, encoder.embed_dim), dense
+    sparse, _ = encoder(points=None, boxes=boxes.flatten(0, 1), masks=None)
+    return features.repeat_interleave(boxes.shape[1], 0), sparse, dense
 
 
 def _give_outputs(decoder: MaskDecoder, count: int, tokens: Tokens) -> None:

@@ -199,7 +199,7 @@ def test_an_artifact_of_other_classes_or_a_damaged_one_is_refused(artifact: Path
         ({"mode": "blo_sam", "learn_corners": True}, "learn_corners wants boxes"),
         ({"mode": "single_level", "order": "second"}, "order second is of two levels"),
         ({"min_area": 5}, "min_area is of split: components"),
-        ({"detector": "fcos"}, "no detector 'fcos'; nearest: fcos_tiny"),
+        ({"detector": "fcos"}, "no detector 'fcos'; nearest: fcos_"),
         ({"detector_sha256": "0" * 64}, "detector_sha256 is that of detector_weights"),
         ({"stepps": 3}, "Extra inputs"),
     ],

@@ -1,12 +1,15 @@
 """AM-SAM's network: what it begins as, which level owns what, where gradients reach, and how classes are prompted."""
 
+import numpy as np
 import pytest
 import torch
 from small_models import WIDTH, build_small_sam
 from torch import Tensor
 
-from teachers.am_sam_network import AmSamNetwork
+from teachers.am_sam_network import AmSamNetwork, PlainSam
 from teachers.sam.decode import decode_masks
+from teachers.sam.load import load_sam
+from teachers.sam.predictor import SamPredictor
 
 GRID = 8
 
@@ -37,14 +40,30 @@ def sams_own(given: Tensor, box: Tensor) -> Tensor:
     return decode_masks(sam.mask_decoder, given, position, sparse=sparse, dense=dense)[0]
 
 
-def test_one_class_begins_as_sams_own_mask() -> None:
-    given, box = features(), boxes(BOX)
-    found = network(scope="off")(given, box)
-    own = sams_own(given, box)
-    assert found.shape == (1, 2, 32, 32)
-    assert torch.allclose(found[:, 1], own, atol=1e-5)
-    assert torch.allclose(found[:, 0], -own, atol=1e-5)
-    assert torch.equal(found.argmax(1) == 1, own > 0)
+def test_plain_sam_says_its_own_masks() -> None:
+    given, pair = features(), boxes(BOX, OTHER)
+    found = PlainSam(build_small_sam(), classes=2)(given, pair)
+    assert found.shape == (1, 3, 32, 32)
+    assert not found[:, 0].any()
+    for row, box in enumerate((BOX, OTHER)):
+        assert torch.allclose(found[:, row + 1], sams_own(given, boxes(box)), atol=1e-5)
+    together = PlainSam(build_small_sam(), classes=2)(given, boxes(BOX))
+    assert torch.equal(together[:, 1], together[:, 2])
+    assert PlainSam(build_small_sam(), classes=2)(features(2), None).shape == (2, 3, 32, 32)
+
+
+def test_one_class_begins_near_sams_own_mask() -> None:
+    """Of the embedded SAM: its other tokens are missing, which a random one would miss more."""
+    sam = load_sam("tiny")
+    net = AmSamNetwork(sam, classes=1, rank=2, scope="off")
+    image = np.full((256, 256, 3), 110, np.uint8)
+    image[60:180, 80:200] = (220, 40, 40)
+    given = SamPredictor(sam).embed([image]).features
+    box = boxes((79.5, 59.5, 199.5, 179.5))
+    found, own = net(given, box), PlainSam(sam, classes=1)(given, box)[:, 1]
+    assert torch.allclose(found[:, 0], -found[:, 1], atol=1e-4)
+    drawn, there = found.argmax(1) == 1, own > 0
+    assert (drawn & there).sum() > 0.9 * (drawn | there).sum()
 
 
 def test_new_tokens_begin_at_random() -> None:
@@ -56,10 +75,11 @@ def test_new_tokens_begin_at_random() -> None:
 def test_each_class_is_asked_with_its_own_box() -> None:
     net, given = network(2, scope="off"), features()
     both = net(given, boxes(BOX, OTHER))
-    first, second = sams_own(given, boxes(BOX)), sams_own(given, boxes(OTHER))
-    assert torch.allclose(both[:, 1], first, atol=1e-5)
-    assert torch.allclose(both[:, 2], second, atol=1e-5)
-    assert torch.allclose(both[:, 0], -(first + second) / 2, atol=1e-5)
+    first, second = net(given, boxes(BOX, BOX)), net(given, boxes(OTHER, OTHER))
+    assert torch.allclose(both[:, 1], first[:, 1], atol=1e-5)
+    assert torch.allclose(both[:, 2], second[:, 2], atol=1e-5)
+    assert torch.allclose(both[:, 0], (first[:, 0] + second[:, 0]) / 2, atol=1e-5)
+    assert not torch.allclose(first[:, 1], second[:, 1], atol=1e-2)
 
 
 def test_all_classes_may_be_asked_together_or_without_a_box() -> None:
