@@ -81,8 +81,10 @@ class AmSamNetwork(nn.Module):
         images, prompts = len(features), 1 if boxes is None else boxes.shape[1]
         rows, sparse, dense = _prompted(self.prompt_encoder, features, boxes)
         found = decode_factors(self.decoder, rows, self.position, sparse=sparse, dense=dense)
-        shape = (images, prompts)
-        logits = self.calibration(found.weights.unflatten(0, shape), found.upscaled.unflatten(0, shape))
+        weights, upscaled = (
+            value.view(images, prompts, *value.shape[1:]) for value in (found.weights, found.upscaled)
+        )
+        logits: Tensor = self.calibration(weights, upscaled)
         if prompts == 1:
             return logits[:, 0]
         own = [logits[:, row, row + 1] for row in range(prompts)]
@@ -106,7 +108,8 @@ class PlainSam(nn.Module):
         images, prompts = len(features), 1 if boxes is None else boxes.shape[1]
         rows, sparse, dense = _prompted(self.prompt_encoder, features, boxes)
         masks, _ = decode_masks(self.decoder, rows, self.position, sparse=sparse, dense=dense)
-        own = masks.unflatten(0, (images, prompts)).expand(images, self.classes, *masks.shape[1:])
+        each = masks.view(images, prompts, *masks.shape[1:])
+        own = each.expand(images, self.classes, *masks.shape[1:])
         return torch.cat([torch.zeros_like(own[:, :1]), own], dim=1)
 
 

@@ -3,7 +3,6 @@
 Numbers of the AM-SAM paper are the defaults; what it leaves open is from the code of BLO-SAM, or marked (ours).
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
@@ -28,7 +27,7 @@ DICE = 0.8
 SCORE = 0.25  # (ours) what YOLO keeps unless told otherwise; the paper has the surest box, however unsure
 
 
-def _boxes(given: Mapping[str, object]) -> str:
+def _boxes(given: dict[str, object]) -> BoxSource:
     return "detector" if given.get("mode", AM_SAM) == AM_SAM else "none"
 
 
@@ -74,7 +73,7 @@ class AmSamSettings(BaseModel):
     sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
     mode: Mode = "am_sam"
     order: Order = "first"
-    boxes: BoxSource = Field(default_factory=_boxes)  # type: ignore[assignment]
+    boxes: BoxSource = Field(default_factory=_boxes)
     box_file: Path | None = None
     prompt: Literal["class", "image"] = "class"
     score: float = Field(SCORE, ge=0, le=1)

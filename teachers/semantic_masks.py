@@ -53,7 +53,7 @@ def labelled(logits: Sequence[FloatArray], upsampler: Upsampler) -> Labelled:
     """Of n low-res maps; one map of the image's own size is held at a time, besides three numbers a pixel."""
     best = upsampler.whole(logits[0]).logits.copy()
     classes = np.zeros(best.shape, np.int64)
-    total = np.ones_like(best)  # of exp(logit - best)
+    total: FloatArray = np.ones_like(best)  # of exp(logit - best)
     for index, low in enumerate(logits[1:], start=1):
         values = upsampler.whole(low).logits
         higher = values > best
@@ -61,4 +61,4 @@ def labelled(logits: Sequence[FloatArray], upsampler: Upsampler) -> Labelled:
         total = total * np.exp(best - top) + np.exp(values - top)
         classes[higher] = index
         best = top
-    return Labelled(classes, 1 / total)
+    return Labelled(classes, np.reciprocal(total))

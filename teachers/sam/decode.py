@@ -62,4 +62,4 @@ def decode_factors(
 
 def multiplied(weights: Tensor, upscaled: Tensor) -> Tensor:
     """Logits (N, M, h, w) of weights (N, M, c) and features (N, c, h, w)."""
-    return (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[2:])
+    return (weights @ upscaled.flatten(2)).view(*weights.shape[:2], *upscaled.shape[2:])

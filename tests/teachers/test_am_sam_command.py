@@ -126,7 +126,7 @@ def test_in_a_run_with_a_proposer_and_a_student(tmp_path: Path) -> None:
             "'class_aware_sam' is tuned without boxes of others",
         ),
         (["am_sam", "--val-json=x.json"], "--val-json: is of students"),
-        (["am_san"], "no student or tunable teacher, nearest: am_sam"),
+        (["am_san"], "no student or tunable teacher, did you mean 'am_sam'"),
         (["am_sam", "--shots=9"], "asked for 9 of 3 train images with human masks, but only 3 have masks"),
         (["am_sam", "--set=models.teacher.boxes=proposals"], "proposer: expected a proposer, or a stage"),
         (["am_sam", "--set=models.teacher.boxes=file"], "expected a box_file with boxes: file, found none"),
