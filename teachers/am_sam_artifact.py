@@ -36,7 +36,7 @@ class AmSamFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    use: Literal["am_sam"] = AM_SAM
+    use: Literal["am_sam"] = "am_sam"
     settings: dict[str, JsonValue]
     categories: tuple[Category, ...]
     sam_sha256: str

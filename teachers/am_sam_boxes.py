@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -43,11 +44,12 @@ def surest(prompts: Iterable[Prompt], class_ids: Sequence[int], *, score: float)
     """By class, of those asked: the box of the highest score, of equal ones the first, if it reaches `score`."""
     found: dict[int, Prompt] = {}
     for prompt in prompts:
-        if prompt.class_id not in class_ids or prompt.box_xyxy is None or (prompt.score or 0.0) < score:
+        class_id, own = prompt.class_id, prompt.score or 0.0
+        if class_id is None or class_id not in class_ids or prompt.box_xyxy is None or own < score:
             continue
-        best = found.get(prompt.class_id)
-        if best is None or (prompt.score or 0.0) > (best.score or 0.0):
-            found[prompt.class_id] = prompt
+        best = found.get(class_id)
+        if best is None or own > (best.score or 0.0):
+            found[class_id] = prompt
     return found
 
 
@@ -151,7 +153,7 @@ def _box(box: object, where: str) -> Box:
     return (x, y, x + width, y + height)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return math.isfinite(value) and abs(value) < 2**31

@@ -76,10 +76,12 @@ class Bench:
     def logits(self, places: Sequence[int]) -> Tensor:
         """(len(places), n, 4g, 4g) with gradients."""
         found = self.cache.gather([(place, None) for place in places])
-        if self.question is None:
-            return self.network(found.features, None)
-        boxes = [self.question(p).tensor(frame) for p, frame in zip(places, found.frames, strict=True)]
-        return self.network(found.features, torch.stack(boxes).to(self.device))
+        boxes = None
+        if self.question is not None:
+            each = [self.question(p).tensor(frame) for p, frame in zip(places, found.frames, strict=True)]
+            boxes = torch.stack(each).to(self.device)
+        logits: Tensor = self.network(found.features, boxes)
+        return logits
 
     def loss(self, places: Sequence[int]) -> Tensor:
         """L on some images."""
