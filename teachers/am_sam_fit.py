@@ -141,7 +141,7 @@ class _Fit:
         ids = self._fitting.ontology.ids
         of = self._bench.halves
         facts = {
-            "taught": tuple(ids[index] for index in sorted(frozenset[int]().union(*self._classes))),
+            "taught": tuple(ids[index] for index in sorted(self._shown())),
             "lower": tuple(self._pool[place].image_id for place in of.lower),
             "upper": tuple(self._pool[place].image_id for place in of.upper),
             "best_epoch": int(self._learner.best_epoch),
@@ -151,19 +151,23 @@ class _Fit:
 
     def _counts(self, done: Iterable[Progress]) -> Metrics:
         network, of = self._learner.network, self._bench.halves
-        d2 = frozenset[int]().union(*(self._classes[place] for place in of.upper))
+        unseen = self._shown() - self._shown(of.upper)
         return {
             "images": len(self._pool),
             "images_of_d1": len(of.lower),
             "images_of_d2": len(of.upper),
-            "classes_unseen_by_d2": len(frozenset[int]().union(*self._classes) - d2),
-            "classes_without_masks": len(self._fitting.ontology.ids)
-            - len(frozenset[int]().union(*self._classes)),
+            "classes_unseen_by_d2": len(unseen),
+            "classes_without_masks": len(self._fitting.ontology.ids) - len(self._shown()),
             "parameters_of_theta": sum(p.numel() for p in network.theta()),
             "parameters_of_phi": sum(p.numel() for p in network.phi()),
             "steps": self._bench.steps,
             "seconds": round(sum(own.seconds for own in done), 1),
         }
+
+    def _shown(self, places: Iterable[int] | None = None) -> frozenset[int]:
+        """Indices of the classes with a mask on some of the images, or on any."""
+        some = self._classes if places is None else [self._classes[place] for place in places]
+        return frozenset[int]().union(*some)
 
     def _asked(self) -> Metrics:
         """How many prompts were no box but the whole image; `boxes.json` tells of which."""
