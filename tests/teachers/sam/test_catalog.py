@@ -31,7 +31,7 @@ def spec(use: str, **settings: JsonValue) -> ModelSpec:
 
 
 def test_the_table_names_what_there_is() -> None:
-    assert catalog.names("teacher") == ("class_aware_sam", "sam", "fake_teacher")
+    assert catalog.names("teacher") == ("class_aware_sam", "am_sam", "sam", "fake_teacher")
     assert catalog.names("proposer") == (
         "grounding_dino",
         "tiny_grounder",
