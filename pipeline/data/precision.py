@@ -4,8 +4,8 @@ A mask is right from IoU 0.5. The masks of one image are often right or wrong to
 taken between images (ratio estimator, Cochran 1977); a few images show little of it, so it is drawn to that of masks
 which are all right or all wrong together. Cuts are tried from the one that keeps fewest masks until one cannot promise
 the share, so that all of them together have the risk of one (fixed sequence testing; Maurer et al. 1995, Angelopoulos
-et al. 2021). Where the masks of an image are all right or all wrong, and there are fewer than 20 images, the risk was
-found to be up to 1.8 times as high as asked. Legend: n masks.
+et al. 2021). Where the masks of an image are all right or all wrong and there are few images, the risk is up to twice
+as high as asked (the tests simulate it). Legend: n masks.
 """
 
 from collections.abc import Sequence

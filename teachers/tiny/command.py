@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pipeline.data.errors import BadInput
 from pipeline.toyworld.world import classes
 from teachers.identity import file_sha256
-from teachers.tiny.listing import FOLDER
+from teachers.tiny.listing import FOLDER, path_of
 from teachers.tiny.recipe import Json, Trained
 from teachers.tiny.scenes import SceneCache
 from teachers.tiny.weights import WeightFacts, load_weights, save_weights
@@ -187,14 +187,13 @@ def parse(given: argparse.ArgumentParser, kind: type[Chosen]) -> Chosen:
             "argument --evaluation-seed: expected with --evaluate and without --export, "
             f"whose score is of seed {EVALUATION_SEED} and those after it"
         )
-    embedded = found["workdir"] is None
+    embedded, workdir = found["workdir"] is None, found["workdir"] or FOLDER
     if embedded and (found["evaluate"] is None or found["export"] is not None):
         given.error(
             "argument --workdir: expected, as only --evaluate without --export is of the embedded weights"
         )
     if found.get("start") is not None:
         found["start"] = Start.read(found["start"])
-    workdir = found["workdir"] or FOLDER
     return kind(
         **{**found, "workdir": workdir, "embedded": embedded, "scenes": found["scenes"] or workdir / "scenes"}
     )
@@ -243,8 +242,9 @@ def restore(model: nn.Module, options: Options, name: str) -> None:
 
     BadInput if there is nothing or another model's.
     """
+    path = path_of(name) if options.embedded else _weights(options)
     state = load_weights(name) if options.embedded else _kept(options)
-    _give(model, state, f"{_weights(options)}: expected weights of this command's model")
+    _give(model, state, f"{path}: expected weights of this command's model")
 
 
 def _kept(options: Options) -> dict[str, Tensor]:

@@ -106,6 +106,19 @@ def test_a_wrong_mask_promises_no_more_than_none(images: int) -> None:
     assert cut_for(0.9, cuts(said, spoilt, ids)) is None
 
 
+@pytest.mark.parametrize(("images", "asked"), [(6, 0.7), (12, 0.7), (12, 0.85), (20, 0.9)])
+def test_where_images_are_all_right_or_all_wrong_twice_the_risk_is_not_passed(
+    images: int, asked: float
+) -> None:
+    rng = np.random.default_rng(images)
+    ids, broken = np.repeat(np.arange(images), 8), 0
+    for _ in range(200):
+        right = np.repeat(rng.random(images) < asked - 0.005, 8)
+        found = cuts(rng.random(len(ids)), np.where(right, 0.8, 0.2), ids)
+        broken += cut_for(asked, found) is not None
+    assert 0 < broken <= 0.2 * 200
+
+
 @pytest.mark.parametrize(
     ("images", "together", "middle"),
     [
