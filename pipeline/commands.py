@@ -35,7 +35,9 @@ ValImages = Annotated[
 Teacher = Annotated[
     str, typer.Option("--teacher", help="A catalog entry, a tuned teacher's folder or a run folder.")
 ]
-Student = Annotated[str, typer.Option("--student", help="A trained student's folder or a run folder.")]
+Student = Annotated[
+    str, typer.Option("--student", help="A trained student's folder, a run folder, or RUN/NAME of several.")
+]
 MAX_BAD = 0.05
 steps = typer.Typer()
 
@@ -175,7 +177,7 @@ def evaluate(
             "--images", help="The folder of its images: for --student, and where EXIF turns photos."
         ),
     ] = None,
-    student: Annotated[str | None, typer.Option("--student", help="A student's or a run's folder.")] = None,
+    student: Annotated[str | None, typer.Option("--student", help="As of `predict`.")] = None,
     results: Annotated[
         Path | None, typer.Option("--results", help="COCO results, or a COCO file of pseudo-masks.")
     ] = None,

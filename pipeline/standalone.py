@@ -203,21 +203,31 @@ def find_teacher(text: str) -> Found:
 
 
 def find_student(text: str) -> Path:
-    """A trained student's artifact folder, given as such or as the folder of the run that trained it."""
+    """A trained student's artifact folder: given as such, as the run that trained it, or, of several, as RUN/NAME."""
     folder = Path(text)
     if (folder / CARD).is_file():
         return folder
     if (folder / LOG).is_file():
-        found = find_results(folder, "train_student")
-        if len(found) == 1:
-            return next(iter(found.values()))
-        listed = "".join(f"\n  {label}: {path}" for label, path in found.items())
-        raise BadInput(f"student {folder}: expected a run with one student, found {len(found)}{listed}")
+        return _student_of(folder)
+    if (folder.parent / LOG).is_file() and not folder.exists():
+        return _student_of(folder.parent, folder.name)
     if text in students.names():
         raise BadInput(
             f"student {text!r}: a catalog entry knows nothing yet; `pipeline train {text}` makes an artifact"
         )
     raise BadInput(f"student {text!r}: expected a folder with {CARD} or a run folder, found neither")
+
+
+def _student_of(run: Path, name: str | None = None) -> Path:
+    found = find_results(run, "train_student")
+    named = {label.partition(":")[2]: path for label, path in found.items()}
+    if name is None and len(found) == 1:
+        return next(iter(found.values()))
+    if name in named:
+        return named[name]
+    wanted = "a run with one student" if name is None else f"a student named {name}"
+    listed = ", ".join(f"{run / own}" for own in sorted(named))
+    raise BadInput(f"student {run}: expected {wanted}, found {listed or 'none'}")
 
 
 def _found_in_run(run: Path, lent: dict[str, Path]) -> Found:

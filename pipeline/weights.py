@@ -152,6 +152,12 @@ WEIGHTS: dict[str, Weights] = {
     ),
     listing.GROUNDER: Weights("the embedded proposer", "tiny_grounder", part="tiny_grounder"),
     listing.STUDENT: Weights("the embedded student's start", "mask2former", settings={"variant": "tiny"}),
+    listing.DETECTOR: Weights(
+        "the embedded detector, where BLO-Inst's begins",
+        "blo_inst",
+        settings={"detector": "fcos_tiny"},
+        part="detector",
+    ),
     "sam_vit_b": _sam("vit_b", "sam_vit_b_01ec64.pth", 375),
     "sam_vit_l": _sam("vit_l", "sam_vit_l_0b3195.pth", 1250),
     "sam_vit_h": _sam("vit_h", "sam_vit_h_4b8939.pth", 2565),

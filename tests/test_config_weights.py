@@ -17,9 +17,11 @@ SAM = {"use": "sam", "sam": "tiny"}
 AWARE = {"use": "class_aware_sam", "sam": "tiny", "text": "tiny"}
 GROUNDER = {"use": "tiny_grounder"}
 STUDENT = {"use": "mask2former", "variant": "tiny"}
+ALIGNED = {"use": "blo_inst", "sam": "tiny", "detector": "fcos_tiny"}
 STAGE = {"sam": "pseudo_label", "class_aware_sam": "pseudo_label"} | {
     "tiny_grounder": "propose",
     "mask2former": "train_student",
+    "blo_inst": "train_student",
 }
 
 
@@ -40,7 +42,7 @@ def write(folder: Path, model: dict[str, object]) -> Path:
         "name": "c",
         "data": {"source": "toyworld", "train": 8, "val": 2},
         "masks": "10%",
-        "models": {"mine": model, "a": AWARE, "b": GROUNDER, "c": STUDENT},
+        "models": {"mine": model, "a": AWARE, "b": GROUNDER, "c": STUDENT, "d": ALIGNED},
         "stages": [{STAGE[str(model["use"])]: {"model": "mine"}}],
     }
     file = folder / "stages.yaml"
@@ -58,6 +60,8 @@ def write(folder: Path, model: dict[str, object]) -> Path:
         (GROUNDER, listing.GROUNDER, "use"),
         (GROUNDER, listing.TEXT, "use"),
         (STUDENT, listing.STUDENT, "variant"),
+        (ALIGNED, listing.SAM, "sam"),
+        (ALIGNED, listing.DETECTOR, "detector"),
     ],
 )
 def test_a_file_that_is_not_as_listed(tmp_path, folder, damage, model, name, key) -> None:
@@ -80,7 +84,8 @@ def test_a_file_that_is_not_as_listed(tmp_path, folder, damage, model, name, key
         (AWARE, (listing.GROUNDER, listing.STUDENT)),
         (AWARE | {"class_aware": False}, (listing.TEXT, listing.GROUNDER, listing.STUDENT)),
         (GROUNDER, (listing.SAM, listing.STUDENT)),
-        (STUDENT, (listing.SAM, listing.TEXT, listing.GROUNDER)),
+        (STUDENT, (listing.SAM, listing.TEXT, listing.GROUNDER, listing.DETECTOR)),
+        (ALIGNED, (listing.TEXT, listing.GROUNDER, listing.STUDENT)),
         (STUDENT | {"from_scratch": True}, (listing.SAM, listing.TEXT, listing.GROUNDER, listing.STUDENT)),
     ],
 )

@@ -21,7 +21,8 @@ def test_the_mean_of_the_points_decides(
         assert (config, settings) == ("stages.yaml", ("torch_threads=1",))
         out.mkdir(parents=True)
         score = {"AP": 0.05, "AP50": ap50[seed] if weak == "point+class" else 0.0}
-        metrics = {"pseudo": {"miou": 0.5}, "students": {"student": score}}
+        aligned = {"AP": 0.2, "AP50": 0.6}
+        metrics = {"pseudo": {"miou": 0.5}, "students": {"student": score, "aligned": aligned}}
         (out / "metrics.json").write_text(json.dumps(metrics))
         return Run(out, out, out)
 
@@ -32,5 +33,6 @@ def test_the_mean_of_the_points_decides(
     said = capsys.readouterr().out
     assert (tmp_path / "metrics.json").read_text() == said
     found = json.loads(said)
-    assert found["point+class"]["AP50"]["values"] == ap50
+    assert found["point+class"]["student AP50"]["values"] == ap50
+    assert found["point+class"]["aligned AP"]["values"] == [0.2, 0.2]
     assert found["box+class"]["mIoU"] == {"mean": 0.5, "spread": 0.0, "values": [0.5, 0.5]}

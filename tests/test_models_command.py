@@ -135,7 +135,9 @@ def test_the_embedded_ones_are_those_of_the_listing(cli: Cli, embedded: Path) ->
     assert (told["tiny_sam"], told["tiny_text"]) == (("3.1", "embedded"), ("-", "absent"))
 
 
-@pytest.mark.parametrize("name", [listing.SAM, listing.TEXT, listing.GROUNDER, listing.STUDENT])
+@pytest.mark.parametrize(
+    "name", [listing.SAM, listing.TEXT, listing.GROUNDER, listing.STUDENT, listing.DETECTOR]
+)
 @pytest.mark.parametrize("there", [True, False], ids=["truncated", "absent"])
 def test_a_damaged_embedded_file_is_told_for_itself(cli: Cli, embedded: Path, name: str, there: bool) -> None:
     path = embedded / f"{name}.safetensors"

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fitted import fitted_detector
-from safetensors.torch import save_file
 
 from pipeline.data import masks
 from pipeline.data.errors import BadInput
@@ -27,9 +26,7 @@ from pipeline.engine.context import TrainContext
 from pipeline.toyworld.scene import render
 from pipeline.toyworld.world import classes
 from students import catalog as students
-from students.pretrain_fcos import begin
 from teachers import catalog as teachers
-from teachers.fcos import build_fcos_tiny
 from teachers.protocols import Sample
 
 ONTOLOGY = Ontology(tuple(Category(c.id, c.name) for c in classes("demo")))
@@ -138,15 +135,6 @@ def test_proposer(spec: teachers.ModelSpec, tmp_path: Path) -> None:
     assert proposer.propose(batch, [[], []]) == [[], []]
 
 
-def complete(spec: teachers.ModelSpec, folder: Path) -> teachers.ModelSpec:
-    """With a new detector's weights where none are embedded."""
-    if spec.use != "blo_inst":
-        return spec
-    path = folder / "detector.safetensors"
-    save_file(begin(build_fcos_tiny(len(ONTOLOGY.ids))).model.state_dict(), path)
-    return spec.model_copy(update={"settings": {**spec.settings, "detector_weights": str(path)}})
-
-
 class Stream(tuple[Record, ...]):
     """Records in memory."""
 
@@ -180,7 +168,7 @@ def lesson(folder: Path) -> tuple[Stream, TrainContext]:
 
 @pytest.mark.parametrize("spec", STUDENTS, ids=lambda spec: spec.use)
 def test_student(spec: teachers.ModelSpec, tmp_path: Path) -> None:
-    few = complete(spec.model_copy(update={"settings": {**spec.settings, "steps": 2}}), tmp_path)
+    few = spec.model_copy(update={"settings": {**spec.settings, "steps": 2}})
     data, context = lesson(tmp_path)
     metrics = students.load(few, ontology=ONTOLOGY, device="cpu").fit(data, context)
     assert metrics

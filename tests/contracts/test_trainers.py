@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from ranks import Pair
-from test_models import ONTOLOGY, STUDENTS, TEACHERS, Stream, complete, lesson
+from test_models import ONTOLOGY, STUDENTS, TEACHERS, Stream, lesson
 
 from pipeline.engine.context import TrainContext
 from pipeline.engine.plan import PlannedStage, prove
@@ -71,7 +71,6 @@ def test_two_processes_end_with_the_same(
 ) -> None:
     data, _ = lesson(tmp_path)
     (tmp_path / "out").rmdir()
-    config = config.model_copy(update={"model": complete(config.model, tmp_path)})  # type: ignore[attr-defined]
     first, second = pair.run(train, stage, config, data, tmp_path)
     assert first == second
     assert any(name.endswith(".safetensors") for name in first)

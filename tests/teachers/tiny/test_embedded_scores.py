@@ -5,8 +5,10 @@ from collections.abc import Callable
 import pytest
 from torch import nn
 
-from students import pretrain
+from students import pretrain, pretrain_fcos
 from students.architecture import build
+from students.pretrain_scenes import NAMES
+from teachers.fcos import FcosDetector, build_fcos_tiny
 from teachers.text import load_text
 from teachers.tiny import evaluate_sam, listing, train_grounder, train_text
 from teachers.tiny.grounder import TinyGrounder
@@ -38,6 +40,12 @@ def loaded(model: nn.Module, name: str) -> nn.Module:
     return model
 
 
+def _detector() -> FcosDetector:
+    detector = build_fcos_tiny(NAMES)
+    loaded(detector.model, listing.DETECTOR)
+    return detector
+
+
 @pytest.mark.parametrize("name", FLOORS)
 def test_the_listed_scores_are_above_the_floors(name: str) -> None:
     scores = listed(name)
@@ -63,6 +71,10 @@ SCORED: dict[str, tuple[Callable[[], dict[str, float]], dict[str, float]]] = {
     ),
     listing.STUDENT: (
         lambda: pretrain.evaluate(loaded(build("tiny", 1), listing.STUDENT), scenes=20),  # type: ignore[arg-type]
+        {"AP50": 0.06, "AP": 0.06},
+    ),
+    listing.DETECTOR: (
+        lambda: pretrain_fcos.evaluate(_detector(), scenes=20),
         {"AP50": 0.06, "AP": 0.06},
     ),
 }
