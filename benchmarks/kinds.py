@@ -7,7 +7,8 @@ teacher on the same points into runs/kinds/zero-shot-<seed>, and trivial baselin
 box; disc of the class's mean area at the point). Writes runs/kinds/metrics.json with mean and spread (standard
 deviation over seeds) of the pseudo-mask mIoU, prints it as one JSON line, and exits 1 unless
 
-    none <= class <= point+class <= box+class, points and boxes beat their baselines, tuning beats zero-shot on points.
+    none <= class <= point+class <= box+class, points and boxes beat their baselines,
+    on points what the gate chose of the tuned teacher is at most SLACK below the zero-shot one.
 
 Finished runs are kept: a second call repeats only what changed.
 """
@@ -29,6 +30,7 @@ SEEDS = range(5)
 OUT = Path("runs/kinds")
 BASELINE_OF = {"point+class": "disc", "box+class": "ellipse"}
 ZERO_SHOT = "zero-shot"
+SLACK = 0.01  # mIoU: the gate may err by the noise of its few reserved masks
 AT_A_TIME = 2  # seeds; a run has one thread
 
 
@@ -62,7 +64,7 @@ def checks(means: Mapping[str, float]) -> dict[str, bool]:
     return {
         "none <= class <= point+class <= box+class": ordered,
         **beaten,
-        "tuned above zero-shot on points": means["point+class"] > means[ZERO_SHOT],
+        f"gated at most {SLACK} below zero-shot": means["point+class"] >= means[ZERO_SHOT] - SLACK,
     }
 
 
