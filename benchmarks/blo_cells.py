@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from benchmarks.studies import Settings
 
@@ -18,6 +19,23 @@ WORLDS = tuple(STEPS)
 
 
 @dataclass(frozen=True)
+class Start:
+    """The detector that all students of a world and seed begin with: it was trained alone, on all images.
+
+    That part of a training knows of no order, split or part: a student that trains its detector itself has the same
+    bits.
+    """
+
+    world: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """A folder's name; no cell and no other start has it."""
+        return f"{self.world}-{self.seed}-start"
+
+
+@dataclass(frozen=True)
 class Cell:
     """One student. `split`: share of the images that SAM's part learns from; `part`: what of SAM that is.
 
@@ -29,6 +47,11 @@ class Cell:
     order: str
     split: float = EVEN
     part: str = PARTS[0]
+
+    @property
+    def start(self) -> Start:
+        """What it begins with."""
+        return Start(self.world, self.seed)
 
     @property
     def plain(self) -> bool:
@@ -76,21 +99,39 @@ def cells_of(world: str, seed: int) -> Iterator[Cell]:
 
 
 def config_of(cell: Cell, *, effort: float = 1.0) -> Settings:
-    """What `pipeline run` is given; `effort`: share of the steps, for a quick try."""
-
-    def share(count: int) -> int:
-        return max(1, round(count * effort))
-
+    """What `pipeline run` would be given for the whole of a cell; `effort`: share of the steps, for a quick try."""
     student: Settings = {
         "use": "blo_inst",
         "order": cell.order,
         "split": cell.split,
         "part": cell.part,
-        "pretrain_epochs": share(PRETRAIN_EPOCHS[cell.world]),
-        "steps": share(STEPS[cell.world]),
+        "pretrain_epochs": _share(PRETRAIN_EPOCHS[cell.world], effort),
+        "steps": _share(STEPS[cell.world], effort),
     }
     if cell.order == "none":
         student |= {"order": "separate", "seg": 0}
+    return _config(cell, student) | {"stages": [{"train_student": {"model": "aligned"}}, {"evaluate": {}}]}
+
+
+def start_config(start: Start, *, effort: float = 1.0) -> Settings:
+    """What `pipeline run` is given for a start."""
+    epochs = _share(PRETRAIN_EPOCHS[start.world], effort)
+    student: Settings = {"use": "blo_inst", "pretrain_epochs": epochs, "epochs": 0}
+    return _config(start, student) | {"stages": [{"train_student": {"model": "aligned"}}]}
+
+
+def from_start(cell: Cell, weights: Path, *, effort: float = 1.0) -> Settings:
+    """What `pipeline run` is given for the rest of a cell; `weights`: the file of its start."""
+    config = config_of(cell, effort=effort)
+    config["models"]["aligned"] |= {"pretrain_epochs": 0, "detector_weights": str(weights)}
+    return config
+
+
+def _share(count: int, effort: float) -> int:
+    return max(1, round(count * effort))
+
+
+def _config(cell: Cell | Start, student: Settings) -> Settings:
     return {
         "name": cell.name,
         "seed": cell.seed,
@@ -99,11 +140,10 @@ def config_of(cell: Cell, *, effort: float = 1.0) -> Settings:
         "masks": "100%",
         "torch_threads": 1,
         "models": {"aligned": student},
-        "stages": [{"train_student": {"model": "aligned"}}, {"evaluate": {}}],
     }
 
 
-def _data(cell: Cell) -> Settings:
+def _data(cell: Cell | Start) -> Settings:
     if cell.world == "toyworld":
         return {**TOYWORLD, "seed": cell.seed}
     return {

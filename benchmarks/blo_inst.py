@@ -10,7 +10,8 @@ on photographs it varies the training and which images are in which half, not th
 
 Beside each AP stands what the pair misses of the images that it learned from and of those that it is scored on
 (`BloInst.missed`), of either half apart: the difference is the gap. Each is a `pipeline run`; what is in the ledger,
-made by the same settings and weights of the same files, is not run again. `--write` takes nothing else, and names on
+made by the same settings and weights of the same files, is not run again. What the students of a world and seed have in
+common, their detector's training alone, is run once (`blo_cells.Start`). `--write` takes nothing else, and names on
 standard error what cells it lacks; without `--data` it asks no more than that a world's rows are of the same files.
 """
 
@@ -23,29 +24,47 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from benchmarks import studies
-from benchmarks.blo_cells import WORLDS, Cell, Row, cells_of, config_of
+from benchmarks.blo_cells import WORLDS, Cell, Row, Start, cells_of, config_of, from_start, start_config
 from benchmarks.blo_gap import judged_in_test
 from benchmarks.blo_tables import tables
 from benchmarks.studies import Settings
+from pipeline.engine.status import find_results
+from teachers.fitted_detector import open_detector
 
 NAME = "blo-inst"  # of its marks in a document
 
 
-def row_of(cell: Cell, made_by: str, run: Path) -> Row:
-    """What a finished run's files say."""
+COSTS = ("steps", "seconds", "core_seconds")
+
+
+def row_of(cell: Cell, made_by: str, run: Path, start: Path) -> Row:
+    """What a finished run's files say, and those of its start of what both took."""
     score = _read(run / "metrics.json")["students"]["aligned"]
-    (trained,) = (stage for stage in _read(run / "run.json")["stages"] if stage["label"] == "train_student")
+    training, before = (_training(folder) for folder in (run, start))
     missed, found = judged_in_test(run)
     return Row(
         cell,
         made_by,
         **{name: score[name] for name in ("AP", "AP50", "AP75")},
-        training=trained["metrics"],
+        training=training | {name: round(training[name] + before[name], 1) for name in COSTS},
         missed_in_test=missed,
         found_in_test=found,
     )
+
+
+def detector_of(start: Path) -> Path:
+    """The file of a start's detector, beside its run."""
+    return start.with_suffix(".safetensors")
+
+
+def write_detector(start: Path) -> None:
+    """Write that file, as a student's `detector_weights` has it."""
+    (artifact,) = find_results(start, "train_student").values()
+    detector, _ = open_detector(artifact)
+    save_file(detector.model.state_dict(), detector_of(start))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,12 +81,24 @@ def main(arguments: list[str] | None = None) -> int:
     every = [cell for seed in options.seeds for world in options.worlds for cell in cells_of(world, seed)]
     made = {cell: studies.made_by(config_of(cell, effort=options.effort)) for cell in every}
     todo = [cell for cell in every if (cell, made[cell], data[cell.world]) not in done]
+    started: dict[Start, Path] = {}
+
+    def start(one: Start) -> bool:
+        folder = runs.run(one.name, start_config(one, effort=options.effort))
+        if folder is not None:
+            write_detector(folder)
+            started[one] = folder
+        return folder is not None
 
     def run(cell: Cell) -> bool:
-        config = config_of(cell, effort=options.effort)
-        return runs.one(cell.name, config, _line(cell, made[cell], data[cell.world]))
+        before = started[cell.start]
+        config = from_start(cell, detector_of(before).absolute(), effort=options.effort)
+        return runs.one(cell.name, config, _line(cell, made[cell], data[cell.world], before))
 
-    return studies.run_all(todo, run, at_a_time=options.at_a_time)
+    at_a_time = options.at_a_time
+    failed = studies.run_all(dict.fromkeys(cell.start for cell in todo), start, at_a_time=at_a_time)
+    todo = [cell for cell in todo if cell.start in started]
+    return studies.run_all(todo, run, at_a_time=at_a_time) or failed
 
 
 def _write(options: argparse.Namespace, rows: list[Row]) -> None:
@@ -92,8 +123,14 @@ def _digests(worlds: Iterable[str], folder: Path | None) -> dict[str, str]:
     return {world: studies.data_digest(config_of(next(cells_of(world, 0))), folder) for world in worlds}
 
 
-def _line(cell: Cell, made_by: str, data: str) -> Callable[[Path], Settings]:
-    return lambda run: asdict(replace(row_of(cell, made_by, run), data=data))
+def _line(cell: Cell, made_by: str, data: str, start: Path) -> Callable[[Path], Settings]:
+    return lambda run: asdict(replace(row_of(cell, made_by, run, start), data=data))
+
+
+def _training(run: Path) -> Settings:
+    (trained,) = (stage for stage in _read(run / "run.json")["stages"] if stage["label"] == "train_student")
+    metrics: Settings = trained["metrics"]
+    return metrics
 
 
 def _read(path: Path) -> Any:

@@ -110,6 +110,16 @@ class Runs:
 
     def one(self, name: str, config: Settings, row: Callable[[Path], Mapping[str, Any]]) -> bool:
         """`pipeline run` on a config, then the row that its folder gives; False if the run fails."""
+        out = self.run(name, config)
+        if out is None:
+            return False
+        found = row(out)
+        with self.lock:
+            add_line(self.ledger, found)
+        return True
+
+    def run(self, name: str, config: Settings) -> Path | None:
+        """`pipeline run` on a config, which goes on where it was broken off: its folder, or None if it fails."""
         out = self.out / name / made_by(config)
         out.parent.mkdir(parents=True, exist_ok=True)
         file = out.with_suffix(".yaml")
@@ -117,12 +127,7 @@ class Runs:
         command = [sys.executable, "-m", "pipeline.cli", "run", str(file), f"--out={out}"]
         command += [f"--store={self.store or self.out / '.store'}"]
         command += [f"--data={self.data}"] if self.data else []
-        if subprocess.run(command, check=False).returncode:
-            return False
-        found = row(out)
-        with self.lock:
-            add_line(self.ledger, found)
-        return True
+        return None if subprocess.run(command, check=False).returncode else out
 
 
 def run_all(cells: Iterable[AnyCell], run: Callable[[AnyCell], bool], *, at_a_time: int) -> int:

@@ -32,12 +32,6 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results.md"
 OLD = "a\n<!-- blo-inst -->\nold\n<!-- end of blo-inst -->\nb\n"
 
 
-@pytest.fixture
-def embedded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if a detector's weights were in the package."""
-    monkeypatch.setattr("teachers.detectors.embedded_digest", lambda *_: "0" * 64)
-
-
 @pytest.fixture(autouse=True)
 def _threads() -> Iterator[None]:
     before = torch.get_num_threads()
@@ -83,7 +77,6 @@ def test_all_cells_of_a_world_have_as_many_steps() -> None:
         assert "epochs" not in student
 
 
-@pytest.mark.usefixtures("embedded")
 @pytest.mark.parametrize("cell", list(cells_of("toyworld", 0)), ids=lambda cell: cell.name)
 def test_a_cell_is_a_plan(cell: Cell, tmp_path: Path) -> None:
     plan = make_plan(config_of(cell, effort=0.1), Request(tmp_path / "study.yaml"))
@@ -119,7 +112,8 @@ Call = Callable[..., int]
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
     """The study on a ledger of seed 0, made by the settings alone; runs' folders are not looked at."""
     monkeypatch.setattr(studies, "made_by", lambda config: digest_of(config)[:12])
-    monkeypatch.setattr(study, "row_of", lambda cell, made_by, _: row(cell, made_by))
+    monkeypatch.setattr(study, "write_detector", lambda _: None)
+    monkeypatch.setattr(study, "row_of", lambda cell, made_by, *_: row(cell, made_by))
     given = [f"--ledger={tmp_path / 'ledger.jsonl'}", "--seeds=0", f"--out={tmp_path}", "--at-a-time=1"]
     return lambda *more: study.main([*given, *more])
 
@@ -132,19 +126,27 @@ def document(tmp_path: Path) -> Path:
 
 
 def test_a_ledger_is_gone_on_with(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the start too, which all cells have in common; without it none of them is run."""
+    start, cells = "toyworld-0-start", [cell.name for cell in cells_of("toyworld", 0)]
+    monkeypatch.setattr(studies.subprocess, "run", none := Ran(start))
+    assert call() == 1
+    assert none.names == [start]
     monkeypatch.setattr(studies.subprocess, "run", first := Ran("toyworld-0-joint"))
     assert call() == 1
-    assert first.names == [cell.name for cell in cells_of("toyworld", 0)]
+    assert first.names == [start, *cells]
     monkeypatch.setattr(studies.subprocess, "run", second := Ran())
     assert call() == 0
-    assert second.names == ["toyworld-0-joint"]
+    assert second.names == [start, "toyworld-0-joint"]
+    monkeypatch.setattr(studies.subprocess, "run", third := Ran())
+    assert call() == 0
+    assert third.names == []
 
 
 def test_what_is_judged_disturbs_no_run(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are timed beside it."""
     threads = []
 
-    def row_of(cell: Cell, made_by: str, _: Path) -> Row:
+    def row_of(cell: Cell, made_by: str, *_: Path) -> Row:
         threads.append(torch.get_num_threads())
         return row(cell, made_by)
 
@@ -161,7 +163,7 @@ def test_the_tables_are_of_whole_runs(
     """A quick try stands in the ledger, and in no table; of a cell its newest row counts; what lacks is named."""
     monkeypatch.setattr(studies.subprocess, "run", Ran("toyworld-0-joint"))
     assert call() == 1
-    monkeypatch.setattr(study, "row_of", lambda cell, made_by, _: row(cell, made_by, ap=0.9))
+    monkeypatch.setattr(study, "row_of", lambda cell, made_by, *_: row(cell, made_by, ap=0.9))
     monkeypatch.setattr(studies.subprocess, "run", Ran())
     assert call("--effort=0.1") == 0
     ledger = document.parent / "ledger.jsonl"
@@ -208,13 +210,13 @@ def test_other_files_are_another_study(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, document: Path
 ) -> None:
     """A row is of the files that it was made of: of others it is run again, and is in no table beside them."""
-    cells = [cell.name for cell in cells_of(WIDE_WORLD, 0)]
+    cells = [f"{WIDE_WORLD}-0-start", *(cell.name for cell in cells_of(WIDE_WORLD, 0))]
     monkeypatch.setattr(studies.subprocess, "run", first := Ran(cells[-1]))
     given = ["--worlds", WIDE_WORLD, f"--data={photographs(tmp_path / 'data', 'one')}"]
     assert call(*given) == 1
     monkeypatch.setattr(studies.subprocess, "run", again := Ran())
     assert call(*given) == 0
-    assert (first.names, again.names) == (cells, cells[-1:])
+    assert (first.names, again.names) == (cells, [cells[0], cells[-1]])
     assert call(f"--write={document}") == 0
     photographs(tmp_path / "data", "other")
     monkeypatch.setattr(studies.subprocess, "run", other := Ran(cells[-1]))

@@ -152,6 +152,7 @@ def parse_annotation(raw: Raw, frame: Frame) -> Instance:
             "segmentation", "expected a mask, a bbox or point_coords on the object, found none of them"
         )
     kind = None if rle is not None else WeakKind.POINT if box is None else WeakKind.BOX
+    made = None if source is Source.HUMAN else raw
     return Instance(
         source,
         class_id=class_id,
@@ -162,8 +163,11 @@ def parse_annotation(raw: Raw, frame: Frame) -> Instance:
         semantic=frame.semantic,
         human_id=integer(raw, "id") if source is Source.HUMAN else None,
         weak_kind=kind,
-        score=None if source is Source.HUMAN else _score(raw),
-        model=None if source is Source.HUMAN else _model(raw),
+        score=_estimate(made, "score"),
+        pred_iou=_estimate(made, "pseudo.pred_iou"),
+        stability=_estimate(made, "pseudo.stability"),
+        quality=_estimate(made, "pseudo.quality"),
+        model=_model(made),
     )
 
 
@@ -235,8 +239,12 @@ def _points(raw: Raw, frame: Frame) -> tuple[Point, ...]:
     return tuple(points)
 
 
-def _score(raw: Raw) -> float | None:
-    value = raw.get("score")
+def _estimate(raw: Raw | None, place: str) -> float | None:
+    """What a mask's maker said of it, under a key or, where our own export has it, a key of `pseudo`."""
+    if raw is None:
+        return None
+    within, _, key = place.rpartition(".")
+    value = (raw[within] if within else raw).get(key)
     if value is None:
         return None
     if (
@@ -244,11 +252,10 @@ def _score(raw: Raw) -> float | None:
         or not isinstance(value, int | float)
         or not (math.isfinite(value) and 0 <= value <= 1)
     ):
-        raise EntryError("score", f"expected a number from 0 to 1, found {show(value)}")
+        raise EntryError(place, f"expected a number from 0 to 1, found {show(value)}")
     return float(value)
 
 
-def _model(raw: Raw) -> str | None:
+def _model(raw: Raw | None) -> str | None:
     """The digest that our own export noted of the weights that made a mask."""
-    extra = raw.get("pseudo")
-    return known_text(extra.get("model")) if isinstance(extra, dict) else None
+    return None if raw is None else known_text(raw["pseudo"].get("model"))

@@ -99,7 +99,7 @@ class Ingest(JobStage):
     """Makes `dataset` (records, classes, summary, quarantine, toyworld's pictures) and `truth` (what was hidden)."""
 
     name = "ingest"
-    version = 5
+    version = 6
     Config = IngestConfig
     produces = "ingest"
     parts = ("dataset", "truth")

@@ -238,6 +238,18 @@ HUGE = 10**30
             "pseudo.source: expected one of human, teacher, student, found 'robot'",
         ),
         ({"pseudo": {"source": "teacher"}, "score": 2}, "score: expected a number from 0 to 1, found 2"),
+        (
+            {"pseudo": {"source": "teacher", "quality": -1}},
+            "pseudo.quality: expected a number from 0 to 1, found -1",
+        ),
+        (
+            {"pseudo": {"source": "student", "pred_iou": "x"}},
+            "pseudo.pred_iou: expected a number from 0 to 1, found 'x'",
+        ),
+        (
+            {"pseudo": {"source": "teacher", "stability": True}},
+            "pseudo.stability: expected a number from 0 to 1, found True",
+        ),
     ],
 )
 def test_a_bad_annotation_leaves_its_neighbours_alone(

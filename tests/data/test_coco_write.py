@@ -25,6 +25,7 @@ from pipeline.data.records import (
     Source,
     WeakKind,
 )
+from students.trust import trust_of
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation:DeprecationWarning"
@@ -212,6 +213,26 @@ def test_no_images_is_a_file_too(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a.json").read_text())["annotations"] == []
     with pytest.raises(BadInput, match="at least one image"):
         CocoFile(tmp_path / "a.json")
+
+
+def test_what_is_known_of_a_machine_mask_is_read_back(tmp_path: Path) -> None:
+    """Students trust it as much as in the run that made it; of a human mask nothing is estimated."""
+    doubted = replace(MACHINE, quality=0.3)
+    told = {"pred_iou": 0.1, "stability": 0.1, "quality": 0.1}
+    path = tmp_path / "train.json"
+    with CocoWriter(path, ONTOLOGY, info={}) as writer:
+        writer.add(record(1, HUMAN, MACHINE, doubted))
+    content = json.loads(path.read_text())
+    content["annotations"][0] |= {"score": 0.1}
+    content["annotations"][0]["pseudo"] |= told
+    path.write_text(json.dumps(content))
+    _, (back,) = read_records(path, split="train", role=Role.WEAK)
+
+    def known(one: Instance) -> tuple[object, ...]:
+        return one.source, one.score, one.pred_iou, one.stability, one.quality, one.model
+
+    assert [known(one) for one in back.instances] == [known(one) for one in (HUMAN, MACHINE, doubted)]
+    assert [trust_of(one) for one in back.instances] == [1.0, 0.9, 0.3]
 
 
 def test_real_round_trip(tmp_path: Path, real_data: Path) -> None:

@@ -163,6 +163,8 @@ ERRORS: list[tuple[str, Change, str]] = [
     ("point label", thing(7, point_labels=[1]), "annotations[7] (id 8) point_labels: expected 2 labels, found [1]"),
     ("score", thing(pseudo={"source": "teacher"}, score=7),
      f"{A} score: expected a number from 0 to 1, found 7"),
+    ("quality", thing(pseudo={"source": "teacher", "quality": 7}),
+     f"{A} pseudo.quality: expected a number from 0 to 1, found 7"),
     ("source", thing(pseudo={"source": "x"}),
      f"{A} pseudo.source: expected one of human, teacher, student, found 'x'"),
 ]  # fmt: skip
