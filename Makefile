@@ -55,6 +55,8 @@ YOLO := $(YOLO_VENV)/bin
 yolo: $(YOLO_VENV)/.ready
 	$(YOLO)/python -m pytest tests/teachers/test_yolo.py tests/teachers/test_yolo_weights.py tests/teachers/test_yolo_file.py
 	$(YOLO)/pipeline run configs/blo-inst-yolo.yaml
+	$(YOLO)/pipeline run stages.yaml --weak=point+class --set=models.aligned.detector=yolo11n \
+	  --set=models.aligned.pretrain_epochs=20 --out runs/demo-yolo
 
 overfit-student: $(READY)
 	$(BIN)/python -m benchmarks.overfit_student

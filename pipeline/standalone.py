@@ -203,13 +203,13 @@ def find_teacher(text: str) -> Found:
 
 
 def find_student(text: str) -> Path:
-    """A trained student's artifact folder: given as such, as the run that trained it, or, of several, as RUN/NAME."""
+    """A trained student's artifact folder: given as such, as the run that trained it, or as RUN/NAME, by its model."""
     folder = Path(text)
     if (folder / CARD).is_file():
         return folder
     if (folder / LOG).is_file():
         return _student_of(folder)
-    if (folder.parent / LOG).is_file() and not folder.exists():
+    if (folder.parent / LOG).is_file() and (folder.name in _trained_in(folder.parent) or not folder.exists()):
         return _student_of(folder.parent, folder.name)
     if text in students.names():
         raise BadInput(
@@ -219,15 +219,22 @@ def find_student(text: str) -> Path:
 
 
 def _student_of(run: Path, name: str | None = None) -> Path:
-    found = find_results(run, "train_student")
-    named = {label.partition(":")[2]: path for label, path in found.items()}
+    found = _trained_in(run)
     if name is None and len(found) == 1:
         return next(iter(found.values()))
-    if name in named:
-        return named[name]
+    if name in found:
+        return found[name]
     wanted = "a run with one student" if name is None else f"a student named {name}"
-    listed = ", ".join(f"{run / own}" for own in sorted(named))
+    listed = ", ".join(f"{run / own}" for own in sorted(found))
     raise BadInput(f"student {run}: expected {wanted}, found {listed or 'none'}")
+
+
+def _trained_in(run: Path) -> dict[str, Path]:
+    """The artifacts of a run's students by their models' names; a label has the name only beside others."""
+    found = find_results(run, "train_student").items()
+    stages = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))["stages"]
+    only = next((entry["train_student"]["model"] for entry in stages if "train_student" in entry), "")
+    return {label.partition(":")[2] or only: path for label, path in found}
 
 
 def _found_in_run(run: Path, lent: dict[str, Path]) -> Found:

@@ -3,7 +3,7 @@
 Legend: B images of S x S pixels, C x g x g their features, G objects of one, low-res masks of 4g x 4g.
 """
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,23 +30,34 @@ class Halves:
     upper: tuple[int, ...]
 
 
-def halves(pool: Pool, share: float, seed: int, class_index: Mapping[int, int]) -> Halves:
+def halves(
+    pool: Pool, share: float, seed: int, class_index: Mapping[int, int], *, apart: bool = True
+) -> Halves:
     """A random split, `share` of the images to the lower half.
 
-    BadInput unless each half has an object: a level without one would learn nothing.
+    `apart`: steps draw from each half; BadInput unless each has an object. Else they draw from all images and a half is
+    what is judged: where one has no object, both are all images; BadInput if these have none.
     """
     order = np.random.default_rng([seed, _SPLIT]).permutation(len(pool)).tolist()
-    if len(order) < 2:
+    if apart and len(order) < 2:
         raise BadInput(f"blo_inst: expected 2 images or more, one for each level; found {len(order)}")
     count = min(max(round(share * len(order)), 1), len(order) - 1)
     found = Halves(tuple(sorted(order[:count])), tuple(sorted(order[count:])))
-    for name, places in (("SAM's", found.lower), ("the detector's", found.upper)):
-        if not any(labels_of(pool[place], class_index).found for place in places):
+    every = tuple(range(len(order)))
+    named = [("SAM's", found.lower), ("the detector's", found.upper)] if apart else [("the", every)]
+    for name, places in named:
+        if not _has_object(pool, places, class_index):
+            where = f" (split {share:g}, seed {seed})" if apart else ""
             raise BadInput(
-                f"blo_inst: none of {name} {len(places)} images has an object (split {share:g}, seed {seed}); "
-                "expected one at least: more images with masks, or another seed"
+                f"blo_inst: none of {name} {len(places)} images has an object{where}; "
+                f"expected one at least: more images with masks{', or another seed' if apart else ''}"
             )
-    return found
+    judged = all(_has_object(pool, places, class_index) for places in (found.lower, found.upper))
+    return found if judged else Halves(every, every)
+
+
+def _has_object(pool: Pool, places: Sequence[int], class_index: Mapping[int, int]) -> bool:
+    return any(labels_of(pool[place], class_index).found for place in places)
 
 
 def training_images(pool: Pool) -> list[TrainingImage]:

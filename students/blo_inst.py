@@ -62,12 +62,12 @@ class BloInst:
     def fit(self, data: Records, context: TrainContext) -> Metrics:
         """Train on the records that have a mask of a known class; the same bits from the same seed on one CPU process.
 
-        `BadInput` for a bad image, class or weights file, and if a half has no object; `Stopped` after a state was
-        saved if the context asks for it.
+        `BadInput` for a bad image, class or weights file, and if a level has no object to learn from; `Stopped` after a
+        state was saved if the context asks for it.
         """
         index = {class_id: i for i, class_id in enumerate(self.ontology.ids)}
         pool = self._pool(data, context, index)
-        split = halves(pool, self.settings.split, context.seed, index)
+        split = halves(pool, self.settings.split, context.seed, index, apart=self.settings.apart)
         cache = self._cache(pool, self.settings.cache_gb)
         began = time.process_time()
         cache.build(context, lambda done, whole: context.progress(done, whole, "embeddings"))

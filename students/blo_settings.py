@@ -47,23 +47,23 @@ class BloInstSettings(BaseModel):
 
     `sam`, `checkpoint`, `sha256`: as of a teacher; a fitted student looks for the file where it was, and in its own
     folder. `detector`: one of `teachers.detectors`; a YOLO wants the extra `yolo`, of another licence.
-    `detector_weights`: a safetensors file, or the published `.pth` or `.pt`, of the whole detector, or of one of other
-    classes, whose class head is then new (unset: `fcos_tiny` begins with embedded ones, a YOLO anew, `fcos_r50` is
-    refused); a pickle that is not the published one wants its `detector_sha256`. `order`: `first`, the paper's default,
-    and `second` are bi-level; `joint` trains both on everything at once, `separate` the detector first and SAM on its
-    boxes then. `split`: share of the images that SAM's part learns from, the detector learns from the others. `part`:
-    what of SAM is trained, its decoder (deltas of `rank` and its small output parts), how its prompt encoder sees the
-    corners of boxes, or both. `match`: a box's target is the object it overlaps most, or, as published, all of its
-    class, whatever its masks are trusted and whatever else is not known to be there. `pretrain_epochs` of the detector
-    alone, `epochs` of both; `steps` of both, if given, in place of `epochs`. The best epoch is kept, by the masks of
-    the detector's half; `patience`: epochs after which the training ends if they have not become better, 0 for never.
-    `box`, `obj`, `cls`, `seg`: weights of the losses; a YOLO has none called `obj`; `seg: 0`, with `order: separate`,
-    is the detector alone. `confidence`, `overlap`: which boxes prompt SAM in training. `focal`: the loss of the classes
-    is focal, with the paper's focus of 1.5 (FCOS' own has 2), or cross-entropy, as published (unset: focal for FCOS,
-    which learns them at every location, cross-entropy for YOLO). `trust_weights`: an object's losses count as much as
-    its mask is trusted, and so does it in what is the best epoch. `filter_empty`: images without a mask are left out;
-    else they are background, which is right only where nothing is. `checkpoint_every`: steps between saved states. What
-    would do nothing beside the others is refused.
+    `detector_weights`: a safetensors file, or the published `.pth` or `.pt`, of the whole detector, or of one of
+    another number of classes, whose class head is then new (unset: `fcos_tiny` begins with embedded ones, a YOLO anew,
+    `fcos_r50` is refused); a pickle that is not the published one wants its `detector_sha256`. `order`: `first`, the
+    paper's default, and `second` are bi-level; `joint` trains both on everything at once, `separate` the detector first
+    and SAM on its boxes then. `split`: share of the images that SAM's part learns from, the detector learns from the
+    others. `part`: what of SAM is trained, its decoder (deltas of `rank` and its small output parts), how its prompt
+    encoder sees the corners of boxes, or both. `match`: a box's target is the object it overlaps most, or, as
+    published, all of its class, whatever its masks are trusted and whatever else is not known to be there.
+    `pretrain_epochs` of the detector alone, `epochs` of both; `steps` of both, if given, in place of `epochs`. The best
+    epoch is kept, by the masks of the detector's half; `patience`: epochs after which the training ends if they have
+    not become better, 0 for never. `box`, `obj`, `cls`, `seg`: weights of the losses; a YOLO has none called `obj`;
+    `seg: 0`, with `order: separate`, is the detector alone. `confidence`, `overlap`: which boxes prompt SAM in
+    training. `focal`: the loss of the classes is focal, with the paper's focus of 1.5 (FCOS' own has 2), or
+    cross-entropy, as published (unset: focal for FCOS, which learns them at every location, cross-entropy for YOLO).
+    `trust_weights`: an object's losses count as much as its mask is trusted, and so does it in what is the best epoch.
+    `filter_empty`: images without a mask are left out; else they are background, which is right only where nothing is.
+    `checkpoint_every`: steps between saved states. What would do nothing beside the others is refused.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -107,6 +107,11 @@ class BloInstSettings(BaseModel):
     def aligns(self) -> bool:
         """Whether SAM's part learns too."""
         return bool(self.seg and (self.steps or self.epochs))
+
+    @property
+    def apart(self) -> bool:
+        """Whether steps draw images of either half, not of all alike."""
+        return self.order != "separate" and self.aligns
 
     @field_validator("detector")
     @classmethod
@@ -158,8 +163,12 @@ class BloInstSettings(BaseModel):
             yield "pretrain_lr", "without pretrain_epochs"
         if self.order == "separate":
             yield "split", "in order 'separate', where both parts learn from all images"
+        if self.steps:
+            yield "epochs", "beside steps"
         if not (self.steps or self.epochs):
-            yield from ((name, "without epochs") for name in ("order", "lr_detector", *_OF_SAM))
+            yield from (
+                (name, "without epochs") for name in ("order", "split", "seg", "lr_detector", *_OF_SAM)
+            )
         elif not self.seg:
             yield from ((name, "with seg 0, as SAM's part learns nothing") for name in _OF_SAM)
         elif self.part == "prompt_encoder":

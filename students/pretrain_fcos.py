@@ -6,7 +6,7 @@ student.
 python -m students.pretrain_fcos --workdir W --bf16
 python -m students.pretrain_fcos --workdir W --evaluate  # one JSON line, three seeds of unseen scenes
 python -m students.pretrain_fcos --evaluate              # the same of the embedded weights
-python -m students.pretrain_fcos --workdir W --export    # fp16 weights and their facts, into weights/
+python -m students.pretrain_fcos --workdir W --export    # fp16 weights and their facts, into teachers/tiny/weights
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.data.errors import BadInput
 from pipeline.toyworld.scene import Scene, render
 from pipeline.toyworld.world import classes
 from students.pretrain_scenes import NAMES, WorldScenes, worlds_seen
@@ -102,6 +103,8 @@ def _found(detector: FcosDetector, scene: Scene) -> Detections:
 
 def main() -> int:
     options = parse(parser(__doc__, steps=4000, batch=8, lr=1e-3, scenes=EVALUATION_SCENES), Options)
+    if options.muon:
+        raise BadInput(f"--muon {options.muon:g}: an FCOS has no linear layer for it to move; expected 0")
     torch.manual_seed(options.seed)
     detector = build_fcos_tiny(NAMES)
     if options.scores:

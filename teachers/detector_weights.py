@@ -29,7 +29,8 @@ def new_detector(
 ) -> DetectorNetwork:
     """The detector with a file's weights, else the embedded ones if it has such, else random ones.
 
-    Of a file for other classes all is taken but the class layers, which stay new. BadInput if the file is missing or
+    Of a file for another number of classes all is taken but the class layers, which stay new; of embedded weights
+    always, as theirs are of other names. BadInput if the file is missing or
     damaged, is a pickle of another than the given or published sha256, or lacks a weight or has it in another shape;
     and if the detector's package is missing.
     """
@@ -39,7 +40,9 @@ def new_detector(
         entry.digest(weights, sha256)
         return fill(detector, _read(entry, weights), str(weights))
     if entry.embedded is not None:
-        return fill(detector, load_weights(entry.embedded), entry.embedded)
+        known = load_weights(entry.embedded).items()
+        told = {name: value for name, value in known if not name.startswith(detector.class_part)}
+        return fill(detector, told, entry.embedded)
     return detector
 
 

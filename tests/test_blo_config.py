@@ -20,6 +20,7 @@ from torchvision.models.detection import fcos_resnet50_fpn
 from typer.testing import CliRunner
 
 from pipeline.cli import app
+from pipeline.config import Request, load_plan
 from pipeline.weights import WEIGHTS
 from students import catalog as students
 from teachers.catalog import ModelSpec
@@ -104,6 +105,18 @@ def test_check_is_content_with_the_stand_ins(check: Check, config: Path) -> None
     assert resolved == {**resolved, **model(config)}
     named = ("epochs", "split", "rank", "part")
     assert [resolved[name] for name in named] == [20, 0.5, 4, "decoder"]
+
+
+@pytest.mark.usefixtures("with_yolo")
+def test_what_make_yolo_runs_passes_the_check() -> None:
+    small = load_plan(Request(CONFIGS / "blo-inst-yolo.yaml", device="cpu"))
+    makefile = (CONFIGS.parent / "Makefile").read_text()
+    settings = tuple(re.findall(r"--set=(models\.aligned\.\S+)", makefile))
+    demo = load_plan(
+        Request(CONFIGS.parent / "stages.yaml", weak="point+class", settings=settings, device="cpu")
+    )
+    for plan in (small, demo):
+        assert plan.resolved["models"]["aligned"]["detector"] == "yolo11n"  # type: ignore[index,call-overload]
 
 
 @pytest.mark.usefixtures("there", "check")

@@ -14,6 +14,7 @@ TWO = {"train_student:student": "first", "train_student:aligned": "second"}
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "config.yaml").write_text("stages: [{filter: {}}, {train_student: {model: student}}]")
     monkeypatch.chdir(tmp_path.parent)
     return Path(tmp_path.name)
 
@@ -25,7 +26,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, students: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(
     ("students", "name", "expected"),
-    [(ONE, "", "first"), (TWO, "student", "first"), (TWO, "aligned", "second")],
+    [(ONE, "", "first"), (ONE, "student", "first"), (TWO, "student", "first"), (TWO, "aligned", "second")],
 )
 def test_one_is_found(run: Path, monkeypatch: pytest.MonkeyPatch, students, name, expected) -> None:
     trained(monkeypatch, students)
@@ -38,7 +39,7 @@ def test_one_is_found(run: Path, monkeypatch: pytest.MonkeyPatch, students, name
         ({}, "", "a run with one student, found none"),
         (TWO, "", "a run with one student, found {run}/aligned, {run}/student"),
         (TWO, "alined", "a student named alined, found {run}/aligned, {run}/student"),
-        (ONE, "student", "a student named student, found {run}"),
+        (ONE, "aligned", "a student named aligned, found {run}/student"),
     ],
 )
 def test_what_there_is_is_told(run: Path, monkeypatch: pytest.MonkeyPatch, students, name, expected) -> None:
@@ -46,6 +47,12 @@ def test_what_there_is_is_told(run: Path, monkeypatch: pytest.MonkeyPatch, stude
     with pytest.raises(BadInput) as told:
         standalone.find_student(str(run / name))
     assert str(told.value) == f"student {run}: expected {expected.format(run=run)}"
+
+
+def test_a_student_may_be_named_like_a_folder_of_its_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained(monkeypatch, {"train_student:export": "first", "train_student:aligned": "second"})
+    (run / "export").mkdir()
+    assert standalone.find_student(str(run / "export")) == Path("first")
 
 
 def test_a_folder_of_a_run_is_no_student(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

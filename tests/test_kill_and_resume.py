@@ -160,6 +160,7 @@ def assert_both_parts_learned(run: Path) -> None:
     losses = json.loads((artifact / "loss.json").read_text())["aligned"]["loss_of_sam"]
     assert len(losses) == 4
     assert all(loss > 0 for loss in losses)
+    assert json.loads((run / "metrics.json").read_text())["students"].keys() == set(TRAINED)
 
 
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])

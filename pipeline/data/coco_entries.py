@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
+from typing import Any
 
 from pipeline.data import masks
 from pipeline.data.coco_fields import (
@@ -24,6 +25,7 @@ from pipeline.data.records import RLE, Box, Category, Instance, Point, Source, W
 from pipeline.data.rle_text import MAX_PIXELS, MAX_SIDE
 
 _SOURCES = frozenset(Source)
+_ESTIMATES = ("pred_iou", "stability", "quality")  # of an instance, and of our own export's `pseudo`
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
@@ -152,7 +154,6 @@ def parse_annotation(raw: Raw, frame: Frame) -> Instance:
             "segmentation", "expected a mask, a bbox or point_coords on the object, found none of them"
         )
     kind = None if rle is not None else WeakKind.POINT if box is None else WeakKind.BOX
-    made = None if source is Source.HUMAN else raw
     return Instance(
         source,
         class_id=class_id,
@@ -163,11 +164,7 @@ def parse_annotation(raw: Raw, frame: Frame) -> Instance:
         semantic=frame.semantic,
         human_id=integer(raw, "id") if source is Source.HUMAN else None,
         weak_kind=kind,
-        score=_estimate(made, "score"),
-        pred_iou=_estimate(made, "pseudo.pred_iou"),
-        stability=_estimate(made, "pseudo.stability"),
-        quality=_estimate(made, "pseudo.quality"),
-        model=_model(made),
+        **_of_machine(raw, source),
     )
 
 
@@ -239,12 +236,20 @@ def _points(raw: Raw, frame: Frame) -> tuple[Point, ...]:
     return tuple(points)
 
 
-def _estimate(raw: Raw | None, place: str) -> float | None:
-    """What a mask's maker said of it, under a key or, where our own export has it, a key of `pseudo`."""
-    if raw is None:
-        return None
-    within, _, key = place.rpartition(".")
-    value = (raw[within] if within else raw).get(key)
+def _of_machine(raw: Raw, source: Source) -> dict[str, Any]:
+    """What is noted of a machine's mask: score, our own export's estimates, the digest of the weights that made it."""
+    extra = raw.get("pseudo")
+    if source is Source.HUMAN or not isinstance(extra, dict):
+        return {}
+    estimates = {name: _estimate(extra.get(name), f"pseudo.{name}") for name in _ESTIMATES}
+    return {
+        "score": _estimate(raw.get("score"), "score"),
+        "model": known_text(extra.get("model")),
+        **estimates,
+    }
+
+
+def _estimate(value: object, place: str) -> float | None:
     if value is None:
         return None
     if (
@@ -254,8 +259,3 @@ def _estimate(raw: Raw | None, place: str) -> float | None:
     ):
         raise EntryError(place, f"expected a number from 0 to 1, found {show(value)}")
     return float(value)
-
-
-def _model(raw: Raw | None) -> str | None:
-    """The digest that our own export noted of the weights that made a mask."""
-    return None if raw is None else known_text(raw["pseudo"].get("model"))

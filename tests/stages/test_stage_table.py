@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.demo_seeds import STUDENTS
 from pipeline.config import Request, load_plan
 from pipeline.engine.plan import READS_TRUTH, TRUTH, made_by, matching
 from pipeline.engine.stage import JobStage, MapStage, Stage
@@ -57,6 +58,14 @@ def test_committed_configs_name_stages_that_exist(path: str) -> None:
 )
 def test_committed_configs_of_the_toy_world_pass_the_check(path: str) -> None:
     assert load_plan(Request(ROOT / path, device="cpu")).stages
+
+
+def test_the_demo_trains_and_scores_both_students() -> None:
+    stages = load_plan(Request(ROOT / "stages.yaml", device="cpu")).stages
+    trained = [planned.label.partition(":")[2] for planned in stages if planned.stage.name == "train_student"]
+    assert trained == list(STUDENTS)
+    names = [planned.stage.name for planned in stages]
+    assert names.index("evaluate") > max(i for i, name in enumerate(names) if name == "train_student")
 
 
 @pytest.mark.parametrize("path", PHOTOS)

@@ -26,8 +26,14 @@ pytestmark = pytest.mark.usefixtures("small_sam")
         (3, (0, 1, 2), {}, "none of 3 images has a mask of a known class"),
         (3, (0, 1), {"filter_empty": False}, "none of (SAM's|the detector's) [12] images has an object"),
         (3, (0, 1, 2), {"filter_empty": False}, "none of SAM's 2 images has an object"),
+        (
+            3,
+            (0, 1, 2),
+            {"filter_empty": False, "order": "separate"},
+            "none of the 3 images has an object; exp",
+        ),
     ],
-    ids=["one image", "one with masks", "no masks", "a half without", "no objects"],
+    ids=["one image", "one with masks", "no masks", "a half without", "no objects", "none for all"],
 )
 def test_data_that_teaches_nothing_is_refused(
     images: Path,
@@ -42,6 +48,21 @@ def test_data_that_teaches_nothing_is_refused(
     records = [replace(r, instances=()) if r.image_id in empty else r for r in records]
     with pytest.raises(BadInput, match=message):
         new_student(trained, **settings).fit(records, make_context("run"))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"order": "separate"}, {"steps": None, "epochs": 0, "pretrain_epochs": 1}], ids=str
+)
+@pytest.mark.parametrize("empty", [False, True])
+def test_one_image_teaches_what_learns_from_all(
+    images: Path, make_context: MakeContext, trained: Path, settings: dict[str, object], empty: bool
+) -> None:
+    """Where no level has images of its own no half is needed; what is judged is all there is."""
+    records = [draw(0, images), *([replace(draw(1, images), instances=())] if empty else [])]
+    metrics = new_student(trained, filter_empty=False, **settings).fit(records, make_context("run"))
+    assert metrics["images_of_sam"] == metrics["images_of_detector"] == len(records)
+    assert 0 < metrics["missed_of_sam"] == metrics["missed_of_detector"] <= np.log(2)
+    assert "warning" not in metrics
 
 
 @pytest.mark.parametrize("order", ["joint", "separate", "first", "second"])

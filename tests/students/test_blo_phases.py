@@ -25,7 +25,7 @@ from teachers.bilevel import hypergradient
         ({"pretrain_epochs": 0}, [("aligned", 4)]),
         ({"epochs": 0}, [("detector", 3)]),
         ({"pretrain_epochs": 2, "steps": 7}, [("detector", 6), ("aligned", 7)]),
-        ({"epochs": 0, "steps": 1, "order": "separate"}, [("detector", 3), ("alone", 1), ("segmenter", 1)]),
+        ({"steps": 1, "order": "separate"}, [("detector", 3), ("alone", 1), ("segmenter", 1)]),
     ],
     ids=str,
 )

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
+from pipeline.data.errors import BadInput
 from pipeline.toyworld.scene import Scene, render
 from pipeline.toyworld.world import classes
 from students import pretrain_fcos
@@ -78,6 +80,23 @@ def test_the_score_is_that_of_the_demos_boxes(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(pretrain_fcos, "_found", perfect)
     found = pretrain_fcos.evaluate(learner().detector, scenes=2)
     assert (found["AP50"], found["AP"]) == (1.0, 1.0)
+
+
+def test_a_student_of_as_many_classes_has_a_class_layer_of_its_own() -> None:
+    """The embedded ones are of other names, however many the student has."""
+    found, known = new_detector("fcos_tiny", NAMES, focal=True), load_weights(listing.DETECTOR)
+    own = found.model.state_dict()
+    same = {name for name in own if torch.equal(own[name], known[name])}
+    new = {name for name in own if name.startswith(found.class_part)}
+    assert not same & {name for name in new if name.endswith("weight")}
+    assert set(own) - same <= new
+
+
+def test_what_would_do_nothing_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sys.argv", ["pretrain_fcos", "--workdir", str(tmp_path), "--muon", "3"])
+    with pytest.raises(BadInput, match="--muon 3: an FCOS has no linear layer for it to move; expected 0"):
+        pretrain_fcos.main()
+    assert not any(isinstance(module, nn.Linear) for module in build_fcos_tiny(NAMES).modules())
 
 
 def test_training_leaves_the_detector_that_a_student_begins_with(
