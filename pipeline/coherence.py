@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 from pydantic import JsonValue
 
-from pipeline.calibration_rules import calibration_problems
+from pipeline.calibration_rules import LABELLING, calibration_problems
 from pipeline.data.errors import BadInput, show
 from pipeline.data.records import WeakKind
 from pipeline.engine.plan import PlannedStage
@@ -13,7 +13,7 @@ from pipeline.stages.finetune_teacher import FinetuneTeacherConfig
 from pipeline.stages.gate import GateConfig
 from pipeline.stages.propose import Propose, ProposeConfig
 from pipeline.stages.pseudo_label import PseudoLabel, PseudoLabelConfig
-from teachers.catalog import ENTRIES, ModelSpec, knows
+from teachers.catalog import ENTRIES, ModelSpec, finds, knows, wants_proposals
 from teachers.grounding_names import normalise
 
 # A stage and those that use what it makes, which the planner cannot know: they also run without it. After the last of
@@ -48,7 +48,7 @@ def incoherences(
     that are there before the first stage, `sought` the names of the classes to be found in weak images.
     """
     return [
-        *_placeless(weak, stages),
+        *_placeless(weak, stages, sound),
         *_beyond(weak, sound, sought),
         *_nothing_to_learn(weak, sound),
         *_in_vain(stages),
@@ -56,14 +56,19 @@ def incoherences(
         *_deaf(sound),
         *_at_odds(sound),
         *_unjudged(sound),
+        *_of_whole_classes(weak, sound),
+        *_unprompted(sound),
+        *_unread(sound),
         *calibration_problems(weak, stages, sound, lent),
     ]
 
 
-def _placeless(weak: JsonValue, stages: Sequence[PlannedStage]) -> list[str]:
-    """Labels without a place prompt nothing: a proposer must have found boxes first."""
+def _placeless(weak: JsonValue, stages: Sequence[PlannedStage], sound: Sequence[PlannedStage]) -> list[str]:
+    """Labels without a place prompt nothing: a proposer must have found boxes first, or the teacher finds them."""
     names = [planned.stage.name for planned in stages]
     if weak not in PLACELESS or PseudoLabel.name not in names:
+        return []
+    if any(isinstance(p.config, PseudoLabelConfig) and finds(p.config.model) for p in sound):
         return []
     if Propose.name in names[: names.index(PseudoLabel.name)]:
         return []
@@ -153,6 +158,11 @@ def _at_odds(stages: Sequence[PlannedStage]) -> list[str]:
         if isinstance(config, FinetuneTeacherConfig | GateConfig) and not ENTRIES[config.model.use].tunable:
             known = ", ".join(name for name, entry in ENTRIES.items() if entry.tunable)
             problems.append(f"{where}: `{config.model.use}` cannot be tuned; expected one of {known}")
+        elif isinstance(config, GateConfig) and not ENTRIES[config.model.use].gated:
+            known = ", ".join(name for name, entry in ENTRIES.items() if entry.gated)
+            problems.append(
+                f"{where}: `{config.model.use}` has nothing to choose from; expected one of {known}"
+            )
         if isinstance(config, FinetuneTeacherConfig):
             tuned = config.model
         elif (
@@ -172,4 +182,58 @@ def _unjudged(sound: Sequence[PlannedStage]) -> list[str]:
         for planned, config in ((planned, planned.config) for planned in sound)
         if isinstance(config, GateConfig | CalibrateConfig)
         and config.model.settings.get("cross_fit") is False
+    ]
+
+
+def _of_whole_classes(weak: JsonValue, sound: Sequence[PlannedStage]) -> list[str]:
+    """Teachers that label whole classes, where labels are of objects."""
+    problems: list[str] = []
+    for planned in sound:
+        config = planned.config
+        if not isinstance(config, PseudoLabelConfig | CalibrateConfig):
+            continue
+        use = config.model.use
+        if not ENTRIES[use].whole_classes:
+            continue
+        if isinstance(config, CalibrateConfig):
+            problems.append(
+                f"{planned.label}.model: expected a teacher of objects, `{use}` labels whole classes"
+            )
+        elif weak not in PLACELESS:
+            problems.append(
+                f"weak: expected {' or '.join(PLACELESS)}, as `{use}` labels whole classes and reads no more than "
+                f"tags; found {weak}"
+            )
+    return problems
+
+
+def _unprompted(sound: Sequence[PlannedStage]) -> list[str]:
+    """Tunings that want a proposer's boxes and have none or others, or that have them for nothing."""
+    problems: list[str] = []
+    propose = next((p.config.model for p in sound if isinstance(p.config, ProposeConfig)), None)
+    for planned in sound:
+        config = planned.config
+        if not isinstance(config, FinetuneTeacherConfig):
+            continue
+        where, own = f"{planned.label}.proposer", config.proposer
+        if not wants_proposals(config.model):
+            if own is not None:
+                problems.append(
+                    f"{where}: {config.model.name!r} is tuned without boxes of others; expected none"
+                )
+        elif own is None:
+            problems.append(f"{where}: expected a proposer, or a stage `propose`, found neither")
+        elif propose is not None and propose != own:
+            problems.append(f"{where}: expected {propose.name!r}, as in propose, found {own.name!r}")
+    return problems
+
+
+def _unread(sound: Sequence[PlannedStage]) -> list[str]:
+    """Numbers of `pseudo_label` that its model does not have."""
+    return [
+        f"{planned.label}.{key}: `{config.model.use}` has no such setting"
+        for planned, config in ((planned, planned.config) for planned in sound)
+        if isinstance(config, PseudoLabelConfig)
+        for key in LABELLING
+        if getattr(config, key) is not None and key not in ENTRIES[config.model.use].Settings.model_fields
     ]

@@ -44,9 +44,18 @@ steps = typer.Typer()
 
 @steps.command()
 def train(
-    student: Annotated[str, typer.Argument(help="A student of the catalog, e.g. mask2former.")],
+    model: Annotated[
+        str, typer.Argument(help="A student of the catalog, e.g. mask2former, or a teacher that is tuned.")
+    ],
     coco: Json,
     images: Images,
+    shots: Annotated[
+        int | None, typer.Option("--shots", help="Of a teacher: how many images' masks; default: all.")
+    ] = None,
+    proposer: Annotated[
+        str | None,
+        typer.Option("--proposer", help="Of am_sam: finds its boxes; default: as its settings say."),
+    ] = None,
     val_json: ValJson = None,
     val_images: ValImages = None,
     settings: Set = None,
@@ -54,21 +63,24 @@ def train(
     store: StoreDir = STORE,
     device: Device = None,
 ) -> None:
-    """Train a student on any COCO file; set its numbers with --set models.student.steps=1000.
+    """Train a student on any COCO file, or tune a teacher on few of its masks.
 
-    Images of which not every object has a mask are left out.
+    Set its numbers with --set models.student.steps=1000 (or models.teacher). Images of which not every object has a
+    mask are left out; with --shots that many are drawn by the seed.
     """
     with exits():
         from pipeline.config import Request
         from pipeline.engine.status import find_results
         from pipeline.standalone import Photos, plan_training
 
-        request = Request(Path(), settings=tuple(settings or ()), device=device)
-        plan = plan_training(student, Photos(coco, images, val_json, val_images), request)
+        request = Request(Path(), shots=shots, settings=tuple(settings or ()), device=device)
+        photos = Photos(coco, images, val_json, val_images)
+        plan = plan_training(model, photos, request, proposer=proposer)
         folder = out or RUNS / plan.name
         _drive(plan, folder, store)
-        (artifact,) = find_results(folder, "train_student").values()
-        typer.echo(f"student: {artifact}")
+        for what, stage in (("student", "train_student"), ("teacher", "finetune_teacher")):
+            for artifact in find_results(folder, stage).values():
+                typer.echo(f"{what}: {artifact}")
 
 
 @steps.command()
@@ -102,7 +114,8 @@ def label(
     """
     with exits():
         from pipeline.config import Request
-        from pipeline.standalone import find_teacher, photos_to_label, plan_labelling
+        from pipeline.found import find_teacher
+        from pipeline.standalone import photos_to_label, plan_labelling
 
         found = find_teacher(teacher)
         photos = photos_to_label(_folder(images, images_option), coco, classes, found)
@@ -208,7 +221,7 @@ def evaluate(
 
 def _trained(student: str, device: str | None) -> "TrainedStudent":
     from pipeline.config import resolve_device
-    from pipeline.standalone import find_student
+    from pipeline.found import find_student
     from students import catalog
 
     return catalog.load_artifact(find_student(student), device=resolve_device(device or "auto"))

@@ -52,6 +52,10 @@ class Models:
         """Whether there is such a model, with valid settings, and it is a proposer."""
         return isinstance(name, str) and self.knows(name) and self._kinds[name] == PROPOSER
 
+    def wants_proposals(self, name: JsonValue) -> bool:
+        """Whether there is such a model, with valid settings, and it is tuned with the boxes of a proposer."""
+        return isinstance(name, str) and self.knows(name) and teachers.wants_proposals(self._specs[name])
+
     def spec(self, name: str, stage: str, field: str, where: str) -> ModelSpec:
         """A model as a field of a stage's config takes it; with a problem noted, a stand-in if there is none."""
         if self._names is not None and name not in self._names:

@@ -15,6 +15,7 @@ from pipeline.engine.stage import Resources, Stage, StageConfig
 from pipeline.models import Models, model_fields
 from pipeline.problems import did_you_mean, explain
 from pipeline.stages.calibrate import Calibrate
+from pipeline.stages.finetune_teacher import FinetuneTeacher
 from pipeline.stages.gate import Gate
 from pipeline.stages.ingest import Ingest, IngestConfig
 from pipeline.stages.propose import Propose, ProposeConfig
@@ -23,7 +24,8 @@ from teachers.catalog import ModelSpec
 
 NO_MORE = Resources.model_validate({})
 KNOWN = tuple(name for name in STAGES if name != Ingest.name)
-REHEARSING = (Gate.name, Calibrate.name)  # they label as the run does
+# They label as the run does, or are tuned with what it labels with.
+REHEARSING = (Gate.name, Calibrate.name, FinetuneTeacher.name)
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,8 @@ def _rehearsed(raw: Sequence[JsonValue], models: Models) -> list[JsonValue]:
     for entry in raw:
         name = next((name for name in REHEARSING if _settings_in(entry, name)), None)
         own = {} if name is None else _settings_in(entry, name)
+        if name == FinetuneTeacher.name and not models.wants_proposals(own.get("model")):
+            name = None
         same = own.get("proposer", settings.get("model")) == settings.get("model")
         found.append({name: {**filled, **own}} if name and same else entry)
     return found

@@ -3,36 +3,29 @@
 Each makes the config of a run with few stages, so that keys, resume, quarantine and signals are those of every run.
 """
 
+import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
 from pydantic import JsonValue
 
 from pipeline.config import Request, make_plan
 from pipeline.data.errors import BadInput
 from pipeline.data.records import WeakKind
+from pipeline.engine.artifact import MANIFEST
 from pipeline.engine.plan import RunPlan
-from pipeline.engine.rundir import CONFIG, LOG
-from pipeline.engine.runner import read_ontology
 from pipeline.engine.status import find_results
+from pipeline.found import CALIBRATION, Entry, Found
 from pipeline.problems import did_you_mean
 from pipeline.report.documents import CalibrationFile, SummaryFile
+from pipeline.stages.export import BOXLESS
 from pipeline.stages.ingest import ALL
 from students import catalog as students
-from students.card import CARD
 from teachers import catalog as teachers
 
-TEACHER_CARD = "teacher.json"
-CALIBRATION = "calibration"
 PROPOSER = "tiny_grounder"
-LABELLING = ("propose", "pseudo_label", "filter")
-NOT_TAKEN = (
-    "model",
-    "resources",
-)  # of a run's stage: the model is taken apart from it, the machine is another
-Entry = dict[str, JsonValue]
+PROPOSALS = "proposals"  # where a teacher of whole classes has its boxes from
 
 
 @dataclass(frozen=True)
@@ -78,27 +71,21 @@ class Folder:
         return self.images.resolve().name
 
 
-@dataclass(frozen=True)
-class Found:
-    """A teacher named on the command line: its config entry, and the artifacts that hold what it learned.
+def plan_training(name: str, photos: Photos, request: Request, *, proposer: str | None = None) -> RunPlan:
+    """A run that trains a student or tunes a teacher of the catalogs on a COCO file.
 
-    Of a run also its proposer, the settings of its labelling stages by name, and its classes, name -> id.
+    On the images whose objects all have masks, or, of a teacher, on as many of these as the request's `shots`. Masks
+    are a human's or, for a student, an export's. A student is scored if there is a val file.
     """
-
-    entry: Entry
-    lent: dict[str, Path]
-    proposer: Entry | None = None
-    settings: dict[str, Entry] = field(default_factory=dict)
-    classes: dict[str, int] = field(default_factory=dict)
-
-
-def plan_training(student: str, photos: Photos, request: Request) -> RunPlan:
-    """A run that trains a catalog's student on the images of a COCO file whose objects all have masks, a human's or an
-    export's, and scores it if there is a val file.
-    """
-    known = students.names()
-    if student not in known:
-        raise BadInput(f"student {student!r}: no catalog entry, {did_you_mean(student, known)}")
+    tunable = [use for use, entry in teachers.ENTRIES.items() if entry.tunable]
+    known = [*students.names(), *tunable]
+    if name not in known:
+        raise BadInput(f"{name!r}: no student or tunable teacher, {did_you_mean(name, known)}")
+    if name in tunable:
+        return _plan_tuning(name, photos, request, proposer)
+    for option, given in (("--shots", request.shots), ("--proposer", proposer)):
+        if given is not None:
+            raise BadInput(f"{option}: is of teachers ({', '.join(tunable)}), found the student {name!r}")
     stages: list[JsonValue] = [{"train_student": {"model": "student"}}]
     if photos.val_json is not None:
         stages.append({"evaluate": {}})
@@ -107,8 +94,30 @@ def plan_training(student: str, photos: Photos, request: Request) -> RunPlan:
         "data": photos.data(),
         "weak": WeakKind.NONE.value,
         "masks": ALL,
-        "models": {"student": {"use": student}},
+        "models": {"student": {"use": name}},
         "stages": stages,
+    }
+    return make_plan(raw, request)
+
+
+def _plan_tuning(name: str, photos: Photos, request: Request, proposer: str | None) -> RunPlan:
+    if photos.val_json is not None:
+        raise BadInput(f"--val-json: is of students, found the teacher {name!r}; label images to score it")
+    models: dict[str, Entry] = {"teacher": {"use": name}}
+    stage: Entry = {"model": "teacher"}
+    if proposer is not None:
+        if not teachers.ENTRIES[name].whole_classes:
+            raise BadInput(f"--proposer: {name!r} is tuned without boxes of others")
+        models["teacher"]["boxes"] = PROPOSALS
+        models["proposer"] = {"use": proposer}
+        stage["proposer"] = "proposer"
+    raw: Entry = {
+        "name": f"train-{_safe(photos.name)}",
+        "data": photos.data(),
+        "weak": WeakKind.NONE.value,
+        "masks": ALL,
+        "models": dict(models),
+        "stages": [{"finetune_teacher": stage}],
     }
     return make_plan(raw, request)
 
@@ -116,16 +125,20 @@ def plan_training(student: str, photos: Photos, request: Request) -> RunPlan:
 def plan_labelling(found: Found, proposer: str | None, photos: Photos | Folder, request: Request) -> RunPlan:
     """A run that gives every image pseudo-masks from its weak labels, and exports them.
 
-    A proposer not named is that of the teacher's run, if it comes from one.
+    A proposer not named is that of the teacher's run, if it comes from one; none is asked where the teacher finds its
+    boxes by itself.
     """
-    weak = request.weak or (WeakKind.NONE if isinstance(photos, Folder) else WeakKind.POINT).value
+    placeless = isinstance(photos, Folder) or found.whole_classes
+    weak = request.weak or (WeakKind.NONE if placeless else WeakKind.POINT).value
+    if proposer is not None and found.whole_classes:
+        found = replace(found, entry={**found.entry, "boxes": PROPOSALS})
     models: Entry = {"teacher": found.entry}
     stages: list[JsonValue] = [
         {"pseudo_label": {"model": "teacher", **found.settings.get("pseudo_label", {})}},
         {"filter": found.settings.get("filter", {})},
         {"export": {}},
     ]
-    if weak != WeakKind.BOX.value:
+    if weak != WeakKind.BOX.value and not found.finds:
         models["proposer"] = {"use": proposer} if proposer else found.proposer or {"use": PROPOSER}
         stages.insert(0, {"propose": {"model": "proposer", **found.settings.get("propose", {})}})
     raw: Entry = {
@@ -178,92 +191,22 @@ def photos_to_label(images: Path, coco: Path | None, classes: str | None, found:
     return Folder(images, named or found.classes)
 
 
-def find_teacher(text: str) -> Found:
-    """A teacher by catalog name, by its artifact's folder, or by the folder of the run that tuned it."""
-    folder = Path(text)
-    names = teachers.names("teacher")
-    if text in names:
-        return Found({"use": text}, {})
-    if (folder / LOG).is_file():
-        lent = {
-            name: path
-            for name, stage in (("teacher", "finetune_teacher"), ("gate", "gate"), (CALIBRATION, "calibrate"))
-            for path in find_results(folder, stage).values()
-        }
-        return _found_in_run(folder, lent)
-    if (folder / TEACHER_CARD).is_file():
-        from teachers.heads import read_teacher
-
-        model = read_teacher(folder).model
-        entry: Entry = {"use": "class_aware_sam", **model.model_dump(include={"sam", "class_aware", "zoom"})}
-        return Found(entry | ({"text": model.text} if model.text else {}), {"teacher": folder.resolve()})
-    raise BadInput(
-        f"teacher {text!r}: no catalog entry, folder with {TEACHER_CARD} or run folder; {did_you_mean(text, names)}"
-    )
-
-
-def find_student(text: str) -> Path:
-    """A trained student's artifact folder: given as such, as the run that trained it, or as RUN/NAME, by its model."""
-    folder = Path(text)
-    if (folder / CARD).is_file():
-        return folder
-    if (folder / LOG).is_file():
-        return _student_of(folder)
-    if (folder.parent / LOG).is_file() and (folder.name in _trained_in(folder.parent) or not folder.exists()):
-        return _student_of(folder.parent, folder.name)
-    if text in students.names():
-        raise BadInput(
-            f"student {text!r}: a catalog entry knows nothing yet; `pipeline train {text}` makes an artifact"
-        )
-    raise BadInput(f"student {text!r}: expected a folder with {CARD} or a run folder, found neither")
-
-
-def _student_of(run: Path, name: str | None = None) -> Path:
-    found = _trained_in(run)
-    if name is None and len(found) == 1:
-        return next(iter(found.values()))
-    if name in found:
-        return found[name]
-    wanted = "a run with one student" if name is None else f"a student named {name}"
-    listed = ", ".join(f"{run / own}" for own in sorted(found))
-    raise BadInput(f"student {run}: expected {wanted}, found {listed or 'none'}")
-
-
-def _trained_in(run: Path) -> dict[str, Path]:
-    """The artifacts of a run's students by their models' names; a label has the name only beside others."""
-    found = find_results(run, "train_student").items()
-    stages = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))["stages"]
-    only = next((entry["train_student"]["model"] for entry in stages if "train_student" in entry), "")
-    return {label.partition(":")[2] or only: path for label, path in found}
-
-
-def _found_in_run(run: Path, lent: dict[str, Path]) -> Found:
-    """The teacher as a run used it: with its proposer, thresholds and classes."""
-    config = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
-    stages: dict[str, Entry] = {name: entry[name] for entry in config["stages"] for name in entry}
-    if "pseudo_label" not in stages:
-        raise BadInput(f"{run / CONFIG}: expected a stage `pseudo_label`, found {', '.join(stages)}")
-    dataset = find_results(run, "ingest")
-    ontology = read_ontology(next(iter(dataset.values())) / "dataset" / "ontology.json") if dataset else None
-    return Found(
-        config["models"][stages["pseudo_label"]["model"]],
-        lent,
-        config["models"][stages["propose"]["model"]] if "propose" in stages else None,
-        {
-            name: {key: value for key, value in stages[name].items() if key not in NOT_TAKEN}
-            for name in LABELLING
-            if name in stages
-        },
-        {c.name: c.id for c in ontology.categories} if ontology else {},
-    )
-
-
 def _safe(name: str) -> str:
     """A file's or folder's name as a run's may be."""
     return re.sub(r"[^A-Za-z0-9._+-]", "_", name)
 
 
 def notes_of(run: Path) -> list[str]:
-    """What ingest noted on a run's images."""
+    """What ingest noted on a run's images, and how many masks were asked for without a box."""
     folder = next(iter(find_results(run, "ingest").values()))
-    return SummaryFile.read(folder / "dataset" / "summary.json").notes
+    return [*SummaryFile.read(folder / "dataset" / "summary.json").notes, *_boxless(run)]
+
+
+def _boxless(run: Path) -> list[str]:
+    for folder in find_results(run, "export").values():
+        metrics = json.loads((folder / MANIFEST).read_bytes())["metrics"]
+        if count := metrics.get(BOXLESS):
+            return [
+                f"{count} pseudo-masks were made without a box, as none was found: the whole image was asked"
+            ]
+    return []

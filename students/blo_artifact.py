@@ -17,11 +17,11 @@ from torch import Tensor
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Ontology
 from pipeline.engine.artifact import MANIFEST, parse_manifest
-from students.blo_settings import BLO_INST, BloInstSettings, sam_digest
-from students.blo_trainer import Pair
+from students.blo_pair import Pair
+from students.blo_settings import BLO_INST, BloInstSettings
 from students.card import CARD, Card, read_card, write_card
 from teachers.fitted_detector import FACTS, PREFIX, WEIGHTS, DetectorFacts, read_facts
-from teachers.identity import SAM_PICKLES, file_sha256
+from teachers.identity import SAM_PICKLES, file_sha256, sam_digest
 
 SAM_FILE = "sam_file"  # among the metrics: where SAM's weights were
 _FETCHED = Path("weights")  # where `pipeline models fetch` puts them

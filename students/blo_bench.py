@@ -3,7 +3,6 @@
 Legend: theta SAM's trained part, phi the detector, D1 and D2 the halves.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.engine.team import Team
 from students import blo_settings as numbers
-from students.blo_data import Halves, Side
+from students.blo_data import Side
 from students.blo_objective import (
     Choice,
     Images,
@@ -24,13 +23,11 @@ from students.blo_objective import (
     mask_loss,
     total,
 )
+from students.blo_pair import Pair
 from students.blo_settings import BloInstSettings
-from students.blo_trainer import Pair
-from students.pool import Loader
 from teachers.bilevel import Level
 from teachers.embedding_cache import EmbeddingCache
-
-_MAX_THREADS = 16
+from teachers.pool import Halves, Loader, threads
 
 
 @dataclass(frozen=True)
@@ -107,11 +104,6 @@ class Bench:
         """A batch of each half for the steps [first, last)."""
         sides = self.side(self.halves.lower), self.side(self.halves.upper, upper=True)
         return zip(*(side.batches(first, last, threads=threads()) for side in sides), strict=True)
-
-
-def threads() -> int:
-    """That read images."""
-    return min(os.cpu_count() or 1, _MAX_THREADS)
 
 
 def _sgd(parameters: Sequence[nn.Parameter], lr: float, *, decay: float) -> torch.optim.SGD:

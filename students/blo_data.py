@@ -8,32 +8,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
-from torchvision.ops import masks_to_boxes
 
 from pipeline.data.errors import BadInput
-from students.blo_objective import Images, low_res_masks
-from students.pool import Loader, Part, Pool
-from students.targets import Batch, collate, labels_of
-from teachers.detector import Targets
+from students.blo_objective import Images
 from teachers.embedding_cache import EmbeddingCache
-from teachers.training_set import TrainingImage
+from teachers.fit_detector import detector_targets, square_pixels
+from teachers.pool import Halves, Loader, Part, Pool
+from teachers.targets import Batch, collate, labels_of, low_res_masks
 
 _SPLIT, _UPPER = 2, 3  # streams of random numbers, beside the loader's two
-
-
-@dataclass(frozen=True)
-class Halves:
-    """Places in the pool: SAM's part learns from `lower` (D1), the detector from `upper` (D2); none is in both."""
-
-    lower: tuple[int, ...]
-    upper: tuple[int, ...]
 
 
 def halves(
     pool: Pool, share: float, seed: int, class_index: Mapping[int, int], *, apart: bool = True
 ) -> Halves:
-    """A random split, `share` of the images to the lower half.
+    """A random split, `share` of the images to the lower half, SAM's; the upper one is the detector's.
 
     `apart`: steps draw from each half; BadInput unless each has an object. Else they draw from all images and a half is
     what is judged: where one has no object, both are all images; BadInput if these have none.
@@ -58,37 +47,6 @@ def halves(
 
 def _has_object(pool: Pool, places: Sequence[int], class_index: Mapping[int, int]) -> bool:
     return any(labels_of(pool[place], class_index).found for place in places)
-
-
-def training_images(pool: Pool) -> list[TrainingImage]:
-    """The images of a pool as the cache of features wants them."""
-    records = (pool[index] for index in range(len(pool)))
-    return [TrainingImage(r.image_id, r.uri, r.sha256, r.height, r.width) for r in records]
-
-
-def detector_targets(batch: Batch) -> tuple[Targets, ...]:
-    """The objects of each image by the tight boxes of their masks."""
-    found, start = [], 0
-    for row, count in enumerate(batch.counts):
-        own = slice(start, start + count)
-        start += count
-        masks = batch.masks[own]
-        corners = masks_to_boxes(masks) if count else torch.zeros(0, 4, device=masks.device)
-        # Pixel i covers [i, i + 1): torchvision says which pixels are the last.
-        boxes = corners + corners.new_tensor([0, 0, 1, 1])
-        found.append(Targets(boxes, batch.classes[own], batch.weights[own], batch.ignore[row]))
-    return tuple(found)
-
-
-def square_pixels(batch: Batch) -> Tensor:
-    """Images (B, 3, S, S) float in 0..255 as a detector takes them."""
-    return batch.pixels.permute(0, 3, 1, 2).float()
-
-
-def first_pixels(whole: Loader, count: int) -> Tensor:
-    """The first images of a pool (count or fewer, 3, S, S), the same in each process of a team."""
-    places = range(min(count, len(whole.pool)))
-    return square_pixels(collate([whole.example(0, 0, whole.pool[place]) for place in places]))
 
 
 @dataclass(frozen=True)

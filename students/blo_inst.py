@@ -15,25 +15,28 @@ from torch import Tensor, nn
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Instance, Ontology
 from pipeline.engine.stage import Metrics, Records, TrainContext
-from students import blo_settings as numbers
 from students.blo_artifact import SAM_FILE, fill, read, save
 from students.blo_bench import Bench
-from students.blo_data import Halves, first_pixels, halves, training_images
-from students.blo_judge import Judged, implicit_share, judge, watching
-from students.blo_metrics import counts, warning_of, worth, write_losses
+from students.blo_data import halves
+from students.blo_judge import Judged, implicit_share, judge
+from students.blo_metrics import counts, warning_of, worth
 from students.blo_objective import AlignedSam
+from students.blo_pair import Pair
 from students.blo_phases import phases
 from students.blo_predict import instances_of
 from students.blo_settings import BloInstSettings
-from students.blo_trainer import Pair, run_phases
-from students.pool import Loader, Pool, RecordPool, write_pool
 from teachers.detector import DetectorNetwork
 from teachers.detector_weights import new_detector
 from teachers.detectors import find
 from teachers.embedding_cache import EmbeddingCache
+from teachers.fit_detector import first_pixels
+from teachers.phase_losses import write_losses
+from teachers.phases import run_phases, watching
+from teachers.pool import Halves, Loader, Pool, RecordPool, training_images, write_pool
 from teachers.protocols import Sample
 from teachers.sam.load import load_sam
 from teachers.sam.predictor import SamPredictor
+from teachers.settings import DETECTOR_MET, DETECTOR_SCALE
 
 _GIB = 2**30
 
@@ -74,19 +77,22 @@ class BloInst:
         embedded = time.process_time() - began
         pair = self._new_pair(context.seed)
         bench = self._bench(pair, split, pool, cache, context)
-        pair.detector.meet(first_pixels(bench.whole, numbers.MET).to(self.device))
+        pair.detector.meet(first_pixels(bench.whole, DETECTOR_MET).to(self.device))
         todo, every = phases(bench), self.settings.checkpoint_every
         done = run_phases(todo, pair, context, recipe=self._recipe(context.seed), every=every)
         pair.take_best()
         self._pair = pair
-        judged = {name: judge(bench, half, watching(context, name)) for name, half in self._named(split)}
+        judged = {
+            name: judge(bench, half, watching(context, f"judging {name}"))
+            for name, half in self._named(split)
+        }
         found = {**counts(pair, split), **worth(*judged.values())}
         if self.settings.order == "second":
-            watching(context, "the implicit term")(0, 1)
+            watching(context, "judging the implicit term")(0, 1)
             found["implicit_share"] = implicit_share(bench)
         save(pair, self.settings, self.ontology, context.out)
         return {
-            **write_losses(todo, done, context.out),
+            **write_losses(todo, done, context.out, lower="loss_of_sam"),
             "core_seconds_of_embeddings": round(embedded, 1),
             "images": len(pool),
             **found,
@@ -108,7 +114,7 @@ class BloInst:
         cache = self._cache(pool, 0)
         cache.build(context, lambda done, whole: context.progress(done, whole, "embeddings"))
         bench = self._bench(pair, Halves(every, every), pool, cache, context)
-        return judge(bench, every, watching(context, "images"))
+        return judge(bench, every, watching(context, "judging images"))
 
     def predict(self, batch: Sequence[Sample]) -> list[list[Instance]]:
         """Up to 100 instances of each image, best first: SAM's answers to the detector's boxes, and their scores."""
@@ -178,9 +184,7 @@ class BloInst:
                 team=context.team,
             )
 
-        return Bench(
-            pair, self.settings, split, loader(numbers.PRETRAIN_SCALE), loader(None), cache, self.device
-        )
+        return Bench(pair, self.settings, split, loader(DETECTOR_SCALE), loader(None), cache, self.device)
 
     @staticmethod
     def _named(split: Halves) -> tuple[tuple[str, tuple[int, ...]], ...]:

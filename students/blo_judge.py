@@ -7,12 +7,11 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from pipeline.engine.stage import Stopped, TrainContext
 from students.blo_bench import Bench
 from students.blo_objective import UNKNOWN, missed
-from students.blo_trainer import Watch
-from students.targets import labels_of
 from teachers.bilevel import hypergradient
+from teachers.phases import Watch
+from teachers.targets import labels_of
 
 MOST_JUDGED = 100  # images with objects
 _PARTS = 10**6  # of a score, as teams compare whole numbers
@@ -51,17 +50,6 @@ def judge(bench: Bench, places: Sequence[int], watch: Watch) -> Judged:
     lost, found, objects = team.total(sums).tolist()
     surest = team.most(round(surest * _PARTS)) / _PARTS
     return Judged(lost / objects, found / objects, surest) if objects else Judged(UNKNOWN, 0.0, surest)
-
-
-def watching(context: TrainContext, what: str) -> Watch:
-    """Shows how far something is judged, and ends it if the context asks for a stop."""
-
-    def watch(done: int, whole: int) -> None:
-        context.progress(done, whole, f"judging {what}")
-        if context.should_stop():
-            raise Stopped(f"stopped while {what} was judged")
-
-    return watch
 
 
 def implicit_share(bench: Bench) -> float:

@@ -28,10 +28,7 @@ from teachers.sam.decode import decode_masks
 MATCHED = 0.5  # IoU from which a kept box is of an object
 NOBODY = -1
 UNKNOWN = math.log(2)  # the loss of a mask that knows nothing
-CORNERS = (2, 3)  # of SAM's point embeddings: a box's upper left and lower right
-AT_ONCE = (
-    32  # boxes that SAM's decoder is asked together, masks that are float together: what bounds the memory
-)
+AT_ONCE = 32  # boxes that SAM's decoder is asked together: what bounds the memory
 # Of what the published code trains, what L_seg does not come from: the estimate of IoU, and the other masks' networks.
 UNASKED = ("iou_prediction_head", *(f"output_hypernetworks_mlps.{mask}" for mask in (1, 2, 3)))
 
@@ -115,7 +112,7 @@ class AlignedSam(nn.Module):
         self.prompt_encoder = deepcopy(sam.prompt_encoder).requires_grad_(False)
         self.prompt_encoder.no_mask_embed.requires_grad_(True)
         if part != "decoder":
-            for corner in CORNERS:
+            for corner in lora.CORNERS:
                 self.prompt_encoder.point_embeddings[corner].requires_grad_(True)
         self.decoder = deepcopy(sam.mask_decoder).requires_grad_(False)
         if part != "prompt_encoder":
@@ -138,7 +135,7 @@ class AlignedSam(nn.Module):
         encoder = self.prompt_encoder
         # Not encoder(boxes=...): that casts to float32, and takes pixel indices, to which it adds half a pixel.
         corners = encoder.pe_layer._pe_encoding(boxes.reshape(-1, 2, 2) / self.side)
-        kinds = torch.cat([encoder.point_embeddings[corner].weight for corner in CORNERS])
+        kinds = torch.cat([encoder.point_embeddings[corner].weight for corner in lora.CORNERS])
         dense = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         return decode_masks(self.decoder, features, self.position, sparse=corners + kinds, dense=dense)
 
@@ -262,17 +259,3 @@ def missed(sam: AlignedSam, images: Images, choice: Choice) -> tuple[float, floa
 def total(parts: dict[str, Tensor]) -> Tensor:
     """L of eq. 1."""
     return torch.stack(list(parts.values())).sum()
-
-
-def low_res_masks(masks: Tensor, size: int) -> Tensor:
-    """Masks (G, S, S) bool as the decoder sees them: (G, size, size), the share of each pixel that is covered.
-
-    (ours) Rounded, an object of less than half a pixel's width would teach SAM to answer nothing.
-    """
-    if not len(masks):
-        return torch.zeros(0, size, size, device=masks.device)
-    some = [
-        nn.functional.interpolate(part[:, None].float(), size, mode="area")[:, 0]
-        for part in torch.split(masks, AT_ONCE)
-    ]
-    return torch.cat(some)

@@ -11,25 +11,19 @@ process, not the same.
 Legend: theta SAM's trained part, phi the detector, D1 and D2 the halves.
 """
 
-import math
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from pipeline.engine.team import Team
 from students import blo_settings as numbers
-from students.blo_bench import Bench, threads
-from students.blo_data import detector_targets, square_pixels
+from students.blo_bench import Bench
 from students.blo_judge import judge
 from students.blo_objective import Images
-from students.blo_trainer import Phase, Watch
-from teachers.bilevel import Level, bilevel_step, joint_step
-from teachers.detector import Targets
-
-WARMUP = 50  # steps of the detector's own training
-
-Seen = tuple[Tensor, tuple[Targets, ...]]  # images (B, 3, S, S) and the objects of each
+from teachers.bilevel import bilevel_step, joint_step
+from teachers.fit_detector import Seen, Shares, detecting, detector_phase
+from teachers.phases import Phase, Watch, mean_loss
+from teachers.pool import threads
 
 
 def phases(bench: Bench) -> list[Phase]:
@@ -43,22 +37,15 @@ def phases(bench: Bench) -> list[Phase]:
 
 def _pretraining(bench: Bench) -> Phase:
     """The detector alone, on parts of all images."""
-    epoch = bench.epoch(len(bench.whole.pool))
-    steps = bench.settings.pretrain_epochs * epoch
-    phi = tuple(bench.pair.detector.parameters())
-    optimizer = torch.optim.AdamW(phi, lr=bench.settings.pretrain_lr, weight_decay=numbers.PRETRAIN_DECAY)
-    level = Level(phi, optimizer, numbers.CLIP, bench.team)
-
-    def rate(step: int) -> float:
-        warm = min((step + 1) / min(WARMUP, steps), 1.0)
-        return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-    def draw(first: int, last: int) -> Iterator[Seen]:
-        for batch in bench.jittered.batches(first, last, threads=threads()):
-            there = batch.to(bench.device)
-            yield square_pixels(there), detector_targets(there)
-
-    return Phase("detector", steps, [optimizer], draw, _detecting(bench, level), rate, epoch)
+    own = bench.settings
+    return detector_phase(
+        bench.pair.detector,
+        bench.jittered,
+        _shares(bench),
+        epochs=own.pretrain_epochs,
+        lr=own.pretrain_lr,
+        device=bench.device,
+    )
 
 
 def _separate(bench: Bench) -> list[Phase]:
@@ -73,7 +60,7 @@ def _separate(bench: Bench) -> list[Phase]:
     def segment(images: Images) -> tuple[float]:
         loss = bench.segmenting(images, bench.choice(images))
         lower.apply(lower.gradient(loss))
-        return (_mean(loss, bench.team),)
+        return (mean_loss(loss, bench.team),)
 
     def draw(first: int, last: int) -> Iterator[Images]:
         return side.batches(first, last, threads=threads())
@@ -82,7 +69,8 @@ def _separate(bench: Bench) -> list[Phase]:
         return ((images.pixels, images.targets) for images in draw(first, last))
 
     rate = _falling(steps, epoch)
-    alone = Phase("alone", steps, [upper.optimizer], seen, _detecting(bench, upper), rate, epoch)
+    step = detecting(bench.pair.detector, upper, _shares(bench), bench.team)
+    alone = Phase("alone", steps, [upper.optimizer], seen, step, rate, epoch)
     if not bench.settings.seg:
         return [alone]
     return [alone, Phase("segmenter", steps, [lower.optimizer], draw, segment, rate, epoch, _judging(bench))]
@@ -112,11 +100,19 @@ def _aligned(bench: Bench) -> Phase:
             found = joint_step(lower, upper, lower_loss, upper_loss)
         # All of L on D2, in each order; of D1 L_seg alone in `first` and `second`, as theta knows no more.
         upper_and_lower = torch.tensor([found.upper, found.lower], device=bench.device)
-        return _mean(upper_and_lower[0], bench.team), _mean(upper_and_lower[1], bench.team)
+        return mean_loss(upper_and_lower[0], bench.team), mean_loss(upper_and_lower[1], bench.team)
 
     optimizers = [lower.optimizer, upper.optimizer]
     return Phase(
-        "aligned", steps, optimizers, bench.pairs, step, _falling(steps, epoch), epoch, _judging(bench)
+        "aligned",
+        steps,
+        optimizers,
+        bench.pairs,
+        step,
+        _falling(steps, epoch),
+        epoch,
+        _judging(bench),
+        "SAM's half",
     )
 
 
@@ -136,26 +132,12 @@ def _judging(bench: Bench) -> Callable[[int, Watch], bool]:
     return go_on
 
 
-def _detecting(bench: Bench, level: Level) -> Callable[[Seen], tuple[float]]:
-    """A step of the detector on its own losses."""
-    own, detector = bench.settings, bench.pair.detector
-
-    def step(seen: Seen) -> tuple[float]:
-        pixels, targets = seen
-        raw = detector.predict(pixels)
-        parts = detector.losses(raw, targets, detector.assign(raw, targets))
-        loss = own.box * parts["box"] + own.obj * parts["obj"] + own.cls * parts["cls"]
-        level.apply(level.gradient(loss))
-        return (_mean(loss, bench.team),)
-
-    return step
+def _shares(bench: Bench) -> Shares:
+    own = bench.settings
+    return Shares(own.box, own.obj, own.cls)
 
 
 def _falling(steps: int, epoch: int) -> Callable[[int], float]:
     """From 1 in the first epoch to a tenth in the last."""
     last = max(-(-steps // epoch) - 1, 1)
     return lambda step: 1 - (1 - numbers.LAST_RATE) * min(step // epoch / last, 1)
-
-
-def _mean(loss: Tensor, team: Team) -> float:
-    return float(team.total(loss.detach())) / team.world

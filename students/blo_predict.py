@@ -9,7 +9,7 @@ from segment_anything.modeling import Sam
 
 from pipeline.data.masks import tight_box
 from pipeline.data.records import Instance, Ontology, Source
-from students.blo_trainer import Pair
+from students.blo_pair import Pair
 from students.inference import full_masks
 from teachers.detector import keep
 from teachers.detectors import FOUND_CONFIDENCE, FOUND_MOST, FOUND_OVERLAP

@@ -7,12 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipeline.data.errors import BadInput
-from teachers.detectors import DETECTORS, find
-from teachers.identity import identity_of
-from teachers.settings import SamSettings
+from teachers.detectors import DETECTORS, DetectorName
+from teachers.settings import (
+    DETECTOR_BOX,
+    DETECTOR_CLIP,
+    DETECTOR_CLS,
+    DETECTOR_EPOCHS,
+    DETECTOR_LR,
+    DETECTOR_OBJ,
+    refuse_idle,
+)
 
 BLO_INST = "blo_inst"  # its name in the catalog
 Order = Literal["joint", "separate", "first", "second"]
@@ -25,15 +31,9 @@ LR = 1e-3
 MOMENTUM = 0.937
 WEIGHT_DECAY = 5e-4  # of the detector alone
 LAST_RATE = 0.1  # of the learning rate, in the last epoch
-CLIP = 10.0
+CLIP = DETECTOR_CLIP
 PROMPT_CONFIDENCE, PROMPT_OVERLAP, PROMPT_MOST = 0.25, 0.25, 300
-PRETRAIN_EPOCHS = (
-    100  # (ours) near convergence; the paper has 100 iterations from a detector that was trained before
-)
-PRETRAIN_LR, PRETRAIN_DECAY = 1e-3, 0.05  # (ours) of AdamW
-PRETRAIN_SCALE = (0.5, 1.5)  # (ours) of the large-scale jitter
 _OF_SAM = ("part", "rank", "lr_sam", "match", "confidence", "overlap", "patience")
-MET = 8  # (ours) images that a new YOLO's batch norms have their statistics of
 
 
 def _focal(given: dict[str, object]) -> bool:
@@ -75,7 +75,7 @@ class BloInstSettings(BaseModel):
     sam: Literal["tiny", "vit_b", "vit_l", "vit_h"] = "tiny"
     checkpoint: Path | None = None
     sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
-    detector: str = "fcos_tiny"
+    detector: DetectorName = "fcos_tiny"
     detector_weights: Path | None = None
     detector_sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
     order: Order = "first"
@@ -83,17 +83,17 @@ class BloInstSettings(BaseModel):
     rank: int = Field(RANK, ge=1)
     part: Part = "decoder"
     match: Match = "instance"
-    pretrain_epochs: int = Field(PRETRAIN_EPOCHS, ge=0)
+    pretrain_epochs: int = Field(DETECTOR_EPOCHS, ge=0)
     epochs: int = Field(EPOCHS, ge=0)
     steps: int | None = Field(None, ge=1)
     patience: int = Field(0, ge=0)
     batch_size: int = Field(8, ge=1)
     lr_detector: float = Field(LR, gt=0)
     lr_sam: float = Field(LR, gt=0)
-    pretrain_lr: float = Field(PRETRAIN_LR, gt=0)
-    box: float = Field(0.3, ge=0)
-    obj: float = Field(0.7, ge=0)
-    cls: float = Field(0.3, ge=0)
+    pretrain_lr: float = Field(DETECTOR_LR, gt=0)
+    box: float = Field(DETECTOR_BOX, ge=0)
+    obj: float = Field(DETECTOR_OBJ, ge=0)
+    cls: float = Field(DETECTOR_CLS, ge=0)
     seg: float = Field(0.7, ge=0)
     confidence: float = Field(PROMPT_CONFIDENCE, ge=0, le=1)
     overlap: float = Field(PROMPT_OVERLAP, ge=0, le=1)
@@ -112,15 +112,6 @@ class BloInstSettings(BaseModel):
     def apart(self) -> bool:
         """Whether steps draw images of either half, not of all alike."""
         return self.order != "separate" and self.aligns
-
-    @field_validator("detector")
-    @classmethod
-    def _is_known(cls, detector: str) -> str:
-        try:
-            find(detector)
-        except BadInput as error:
-            raise ValueError(str(error)) from None
-        return detector
 
     @model_validator(mode="after")
     def _learns_something(self) -> Self:
@@ -145,14 +136,7 @@ class BloInstSettings(BaseModel):
 
     @model_validator(mode="after")
     def _all_do_something(self) -> Self:
-        fields = type(self).model_fields
-        idle = [
-            f"{name} does nothing {why}: expected it unset, or {fields[name].default!r}"
-            for name, why in self._idle()
-            if getattr(self, name) != fields[name].default
-        ]
-        if idle:
-            raise ValueError("; ".join(idle))
+        refuse_idle(self, self._idle())
         return self
 
     def _idle(self) -> Iterator[tuple[str, str]]:
@@ -173,9 +157,3 @@ class BloInstSettings(BaseModel):
             yield from ((name, "with seg 0, as SAM's part learns nothing") for name in _OF_SAM)
         elif self.part == "prompt_encoder":
             yield "rank", "with part 'prompt_encoder', which has no deltas"
-
-
-def sam_digest(settings: BloInstSettings) -> str:
-    """sha256 of the SAM's weights that settings name; BadInput for a file that is not as it should be."""
-    own = {"sam": settings.sam, "checkpoint": settings.checkpoint, "sha256": settings.sha256}
-    return identity_of(SamSettings.model_validate(own)).sam_sha256

@@ -14,13 +14,13 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Ontology
-from students.blo_settings import BLO_INST, BloInstSettings, sam_digest
+from students.blo_settings import BLO_INST, BloInstSettings
 from students.card import CARD, read_card
 from students.protocols import Student
 from students.settings import MASK2FORMER, Mask2FormerSettings
 from teachers import detectors
 from teachers.catalog import ModelSpec
-from teachers.identity import embedded_digest, file_sha256
+from teachers.identity import embedded_digest, file_sha256, sam_digest
 from teachers.tiny.listing import STUDENT
 
 

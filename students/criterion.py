@@ -15,7 +15,7 @@ from transformers import Mask2FormerConfig
 from pipeline.data.assignment import assign
 from pipeline.engine.team import ALONE, Team
 from students.layers import Predictions
-from students.targets import Batch
+from teachers.targets import Batch
 
 # A query is about an ignore region if more than this share of its predicted mask lies in one.
 IGNORED_SHARE = 0.5

@@ -21,10 +21,10 @@ from students.batch_norm import share_batch_norms
 from students.card import Card, read_card, write_card
 from students.inference import to_instances
 from students.layers import predictions
-from students.pool import Loader, RecordPool, write_pool
 from students.settings import MASK2FORMER, Mask2FormerSettings
 from students.trainer import Training, write_losses
 from students.weights import load_embedded, load_weights
+from teachers.pool import Loader, RecordPool, write_pool
 from teachers.protocols import Sample
 from teachers.window import canvas_image, fitted_window
 

@@ -31,7 +31,7 @@ from students.criterion import mask2former_loss, match_layer
 from students.inference import to_instances
 from students.layers import predictions
 from students.pretrain_scenes import NAMES, WorldScenes, example, worlds_seen
-from students.targets import Batch, Example, collate
+from teachers.targets import Batch, Example, collate
 from teachers.tiny import listing
 from teachers.tiny.command import (
     EVALUATION_SEED,

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.toyworld.world import SIZE, classes
-from students.targets import Example
+from teachers.targets import Example
 from teachers.tiny.command import WORLD, Options, training_worlds
 from teachers.tiny.scenes import LEVELS, CachedScene, Scenes
 from teachers.window import canvas_image, canvas_masks, random_window

@@ -97,7 +97,7 @@ class Mask2FormerSettings(BaseModel):
     learning rate with it. `amp`: bfloat16 on a GPU; on a CPU only with `cpu_bf16`, as it pays off only where the CPU
     has it in hardware. `checkpoint_every`: steps between saved states.
 
-    Past the paper: `trust_weights` lets a pseudo-mask's losses count as much as the mask is trusted (`students.trust`).
+    Past the paper: `trust_weights` lets a pseudo-mask's losses count as much as the mask is trusted (`teachers.trust`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -7,7 +7,6 @@ but for rounding (and dropped paths) its step is that of one process.
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -19,17 +18,16 @@ from torch import nn
 from transformers import Mask2FormerForUniversalSegmentation
 
 from pipeline.engine.stage import Metrics, Stopped, TrainContext
-from students.checkpoint import Progress, load_checkpoint, save_checkpoint
 from students.criterion import mask2former_loss
 from students.layers import freeze_batch_norm, predictions
-from students.pool import Loader
 from students.settings import LR_DROPS, Recipe
-from students.targets import Batch
+from teachers.checkpoint import Progress, load_checkpoint, save_checkpoint
+from teachers.pool import Loader, threads
+from teachers.targets import Batch
 
 _NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 _UNDECAYED = ("relative_position_bias_table", "position_embeddings")
 _POINTS = 2  # stream of random numbers, beside the loader's two
-_MAX_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Training:
         self.model.train()
         if self.frozen:
             freeze_batch_norm(self.model.model.pixel_level_module.encoder)
-        batches = loader.batches(progress.step, self.recipe.steps, threads=_threads())
+        batches = loader.batches(progress.step, self.recipe.steps, threads=threads())
         for batch in batches:
             progress.losses.append(self._step(optimizer, batch.to(device), progress.step, loader=loader))
             progress.seconds = before + time.monotonic() - began
@@ -148,7 +146,3 @@ def _decays(model: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]:
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             yield parameter, not isinstance(module, (*_NORMS, nn.Embedding)) and name not in _UNDECAYED
-
-
-def _threads() -> int:
-    return min(os.cpu_count() or 1, _MAX_THREADS)

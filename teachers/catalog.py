@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Ontology
+from teachers import am_sam_entry
 from teachers import proposer_entries as proposers
+from teachers.am_sam_settings import AM_SAM, AmSamSettings
 from teachers.entry import Entry, Kind, Known, Place
 from teachers.identity import identity_of
 from teachers.protocols import Proposer, Teacher
@@ -95,9 +97,22 @@ def knows(spec: ModelSpec) -> Known | None:
 def batch_size(spec: ModelSpec) -> int:
     """How many instances a step of its tuning takes, all processes together; BadInput if it cannot be tuned."""
     settings = check(spec, "teacher")
-    if not isinstance(settings, ClassAwareSettings):
+    if not isinstance(settings, ClassAwareSettings | AmSamSettings):
         raise BadInput(f"models.{spec.name}.use: {spec.use!r} has nothing to tune")
     return settings.batch_size
+
+
+def finds(spec: ModelSpec) -> bool:
+    """Whether a teacher finds its boxes by itself; not if its settings are wrong, which is told elsewhere."""
+    try:
+        return _entry(spec, "teacher").finds(check(spec))
+    except BadInput:
+        return False
+
+
+def wants_proposals(spec: ModelSpec) -> bool:
+    """Whether a teacher is tuned with the boxes of a proposer."""
+    return spec.use in ENTRIES and ENTRIES[spec.use].whole_classes and not finds(spec)
 
 
 def inspect(spec: ModelSpec, part: str | None = None) -> None:
@@ -149,7 +164,7 @@ def _sam_identity(settings: BaseModel) -> Mapping[str, str]:
 def _inspect_sam(settings: BaseModel) -> None:
     from teachers.sam.load import inspect_sam
 
-    assert isinstance(settings, SamSettings)
+    assert isinstance(settings, SamSettings | AmSamSettings)
     inspect_sam(settings.sam, settings.checkpoint, sha256=settings.sha256)
 
 
@@ -181,6 +196,18 @@ ENTRIES: dict[str, Entry] = {
         _sam_identity,
         {"sam": _inspect_sam, "text": _inspect_text},
         tunable=True,
+        gated=True,
+    ),
+    AM_SAM: Entry(
+        "teacher",
+        "SAM's decoder tuned on 4 to 16 masks: whole classes, prompted by the surest box of each",
+        AmSamSettings,
+        am_sam_entry.build,
+        am_sam_entry.identity,
+        {"sam": _inspect_sam, "detector": am_sam_entry.inspect_detector},
+        tunable=True,
+        whole_classes=True,
+        finds=am_sam_entry.finds,
     ),
     "sam": Entry("teacher", "SAM as it is", SamSettings, _build_sam, _sam_identity, {"sam": _inspect_sam}),
     "grounding_dino": Entry(

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+from pydantic import AfterValidator
 
 from pipeline.data.errors import BadInput
 from teachers import yolo_package
@@ -88,6 +90,14 @@ def find(name: str) -> Entry:
         near = get_close_matches(name, DETECTORS, n=3) or DETECTORS
         raise BadInput(f"no detector {name!r}; nearest: {', '.join(near)}")
     return DETECTORS[name]
+
+
+def _checked(name: str) -> str:
+    find(name)
+    return name
+
+
+DetectorName = Annotated[str, AfterValidator(_checked)]  # of a setting: one in the table
 
 
 def require(name: str) -> None:

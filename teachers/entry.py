@@ -35,8 +35,10 @@ class Entry:
     """One kind of model; `what` says so in a line, `licence` is its code's.
 
     `identity` tells what the weights that settings name are, by content; `inspect` has, for each part of the model that
-    has weights of its own, what raises BadInput unless they fit. `tunable`: whether `finetune_teacher` and `gate` can
-    work on it. `knows`: the only names that a proposer can find, None for any.
+    has weights of its own, what raises BadInput unless they fit. `tunable`: whether `finetune_teacher` can work on it;
+    `gated`: whether `gate` can too. `whole_classes`: it labels classes, not objects, and reads no more than tags.
+    `finds`: whether a teacher of these settings finds its boxes by itself. `knows`: the only names that a proposer can
+    find, None for any.
     """
 
     kind: Kind
@@ -46,5 +48,8 @@ class Entry:
     identity: Callable[[BaseModel], Mapping[str, str]]
     inspect: Mapping[str, Callable[[BaseModel], None]]
     tunable: bool = False
+    gated: bool = False
+    whole_classes: bool = False
+    finds: Callable[[BaseModel], bool] = lambda _: False
     knows: Callable[[BaseModel], Known | None] = lambda _: None
     licence: str = "Apache-2.0"

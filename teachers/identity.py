@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -47,7 +47,7 @@ def identity_of(settings: SamSettings) -> ModelIdentity:
     BadInput, one line a problem, for an unknown text tower and for files that `weights_digest` refuses.
     """
     problems: list[str] = []
-    sam = _noted(partial(_sam_digest, settings), problems)
+    sam = _noted(partial(sam_digest, settings), problems)
     if not isinstance(settings, ClassAwareSettings) or not settings.class_aware:
         found = ModelIdentity(sam=settings.sam, sam_sha256=sam, class_aware=False, zoom=settings.zoom)
     else:
@@ -62,6 +62,28 @@ def identity_of(settings: SamSettings) -> ModelIdentity:
     if problems:
         raise BadInput("\n".join(problems))
     return found
+
+
+class SamWeights(Protocol):
+    """Settings that name a SAM and its file."""
+
+    @property
+    def sam(self) -> str: ...
+    @property
+    def checkpoint(self) -> Path | None: ...
+    @property
+    def sha256(self) -> str | None: ...
+
+
+def sam_digest(settings: SamWeights) -> str:
+    """sha256 of the SAM's weights that settings name; BadInput for a file that is not as it should be."""
+    path = settings.checkpoint
+    if path is None and settings.sam == "tiny":
+        return embedded_digest("sam", listing.SAM)
+    if path is None:
+        raise BadInput(f"checkpoint: {settings.sam} needs the path of its weights, .pth or .safetensors")
+    expected = settings.sha256 or official_sha256(settings.sam, path)
+    return weights_digest(path, pickles=SAM_PICKLES, expected=expected)
 
 
 def mask_digest(identity: ModelIdentity, head: str | None) -> str:
@@ -140,16 +162,6 @@ def _noted(digest: Callable[[], str], problems: list[str]) -> str:
     except BadInput as error:
         problems.append(str(error))
         return ""
-
-
-def _sam_digest(settings: SamSettings) -> str:
-    path = settings.checkpoint
-    if path is None and settings.sam == "tiny":
-        return embedded_digest("sam", listing.SAM)
-    if path is None:
-        raise BadInput(f"checkpoint: {settings.sam} needs the path of its weights, .pth or .safetensors")
-    expected = settings.sha256 or official_sha256(settings.sam, path)
-    return weights_digest(path, pickles=SAM_PICKLES, expected=expected)
 
 
 def _text_digest(settings: ClassAwareSettings) -> str:

@@ -1,4 +1,4 @@
-"""Mask losses on sampled points (PointRend; Mask2Former; Das et al. 2024: L = 5 * CE + 5 * dice).
+"""Mask losses: on sampled points (PointRend; Mask2Former; Das et al. 2024: L = 5 * CE + 5 * dice), and of classes.
 
 Shapes: logits (N, h, w); masks (N, H, W); points (N, P, 2) as x, y in [0, 1] of the whole map, where pixel i of w
 covers [i/w, (i+1)/w); labels and point logits (N, P).
@@ -16,6 +16,7 @@ OVERSAMPLE = 3.0
 IMPORTANCE = 0.75
 CE_WEIGHT = 5.0
 DICE_WEIGHT = 5.0
+DICE_SMOOTH = 1e-5  # BLO-SAM's code
 
 
 @dataclass(frozen=True)
@@ -74,3 +75,21 @@ def weighed(point_logits: Tensor, labels: Tensor) -> Tensor:
     """5 * CE + 5 * dice at the points, mean over the N masks (Das et al. 2024)."""
     cross_entropy, dice = mask_losses(point_logits, labels)
     return (CE_WEIGHT * cross_entropy + DICE_WEIGHT * dice).mean()
+
+
+def semantic_loss(logits: Tensor, shares: Tensor, known: Tensor, *, dice: float) -> Tensor:
+    """(1 - dice) * CE + dice * Dice of classes against each other, as AM-SAM has them (BLO-SAM's code).
+
+    `logits` (B, n, h, w) of n classes, the background among them; `shares` (B, n, h, w): which share of each pixel is
+    of which class, summing to 1; `known` (B, h, w) in 0..1: how much of it anything is known of. Dice is the mean over
+    all n classes, its sums go over the whole batch, its denominators are squared. Without a known pixel: 0.
+    """
+    total = known.sum()
+    cross_entropy = -(shares * logits.log_softmax(1)).sum(1)
+    entropy = (cross_entropy * known).sum() / total.clamp(min=1)
+    found, true = logits.softmax(1) * known[:, None], shares * known[:, None]
+    across = (0, 2, 3)
+    overlap = (found * true).sum(across)
+    squares = found.square().sum(across) + true.square().sum(across)
+    missed = 1 - (2 * overlap + DICE_SMOOTH) / (squares + DICE_SMOOTH)
+    return (1 - dice) * entropy + dice * missed.mean()

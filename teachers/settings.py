@@ -3,7 +3,7 @@
 Numbers of Das et al. 2024 are the defaults; what the paper leaves open is marked (ours).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
@@ -22,12 +22,33 @@ MOST_ZOOM = 0.8  # more would cut the box
 # Standard deviations that a side of a moved box has room for in the part seen around the tight one. The part is that of
 # a moved box itself: of boxes moved by 0.1 at a zoom of 0.55 one in a hundred sticks out of it a little.
 JITTER_REACH = 3.75
+# Of a detector's own training: the weights of its losses and the clipping are those of the code of Liao et al. 2026.
+DETECTOR_BOX, DETECTOR_OBJ, DETECTOR_CLS = 0.3, 0.7, 0.3
+DETECTOR_CLIP = 10.0
+DETECTOR_EPOCHS = (
+    100  # (ours) near convergence; the paper has 100 iterations from a detector that was trained before
+)
+DETECTOR_LR, DETECTOR_DECAY = 1e-3, 0.05  # (ours) of AdamW
+DETECTOR_SCALE = (0.5, 1.5)  # (ours) of the large-scale jitter
+DETECTOR_MET = 8  # (ours) images that a new YOLO's batch norms have their statistics of
 WEIGHT_DECAY = 0.05  # not stated in the paper; Mask2Former's
 
 
 def _own_zoom(before: Mapping[str, object]) -> float:
     """The default by the fields before it."""
     return TINY_ZOOM if before.get("sam") == "tiny" else 0.0
+
+
+def refuse_idle(settings: BaseModel, idle: Iterable[tuple[str, str]]) -> None:
+    """ValueError for settings that do nothing beside the others and are not as unset; `idle`: their names, and why."""
+    fields = type(settings).model_fields
+    found = [
+        f"{name} does nothing {why}: expected it unset, or {fields[name].default!r}"
+        for name, why in idle
+        if getattr(settings, name) != fields[name].default
+    ]
+    if found:
+        raise ValueError("; ".join(found))
 
 
 class SamSettings(BaseModel):

@@ -39,10 +39,19 @@ def requests(record: Record, settings: SamSettings) -> list[Request]:
     """Human labels in their order, then proposals, best first."""
     located = [instance for instance in record.instances if is_located(instance)]
     found = [_human(instance) for instance in located if instance.rle is None]
+    missing = unlocated(record)
+    if missing == frozenset():
+        return found
+    kind = WeakKind.NONE if record.tags is None else WeakKind.CLASS
+    return found + _proposed(record, missing, settings, kind)
+
+
+def unlocated(record: Record) -> frozenset[int] | None:
+    """The classes that are to be found, as they are on the image and nothing says where; None: any may be there."""
+    located = [instance for instance in record.instances if is_located(instance)]
     if record.tags is None:
-        return found if located else _proposed(record, None, settings, WeakKind.NONE)
-    missing = set(record.tags) - {instance.class_id for instance in located}
-    return found + _proposed(record, missing, settings, WeakKind.CLASS)
+        return frozenset() if located else None
+    return frozenset(record.tags) - {i.class_id for i in located if i.class_id is not None}
 
 
 def is_located(instance: Instance) -> bool:

@@ -16,6 +16,7 @@ from pipeline.cli import app
 from pipeline.data.coco import CocoFile
 from pipeline.data.masks import encode
 from pipeline.engine.rundir import RunFolder
+from pipeline.found import Found
 from pipeline.report.documents import MetricsFile, PseudoQuality, StudentScore
 from pipeline.summary import summary
 
@@ -419,7 +420,7 @@ def test_a_tuned_teacher_is_lent_to_the_run(photos, monkeypatch, tmp_path):
 
     monkeypatch.setattr(catalog, "identity", lambda _: {})
     entry = {"use": "class_aware_sam", "sam": "tiny"}
-    found = standalone.Found(entry, {"teacher": tmp_path / "tuned"})
+    found = Found(entry, {"teacher": tmp_path / "tuned"})
     plan = standalone.plan_labelling(found, "tiny_grounder", standalone.Photos(*photos), Request(Path()))
     assert plan.lent == {"teacher": tmp_path / "tuned"}
     assert plan.resolved["lent"] == {"teacher": str(tmp_path / "tuned")}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import standalone
+from pipeline import found
 from pipeline.data.errors import BadInput
 
 ONE = {"train_student": "first"}
@@ -20,8 +20,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def trained(monkeypatch: pytest.MonkeyPatch, students: dict[str, str]) -> None:
-    found = {label: Path(name) for label, name in students.items()}
-    monkeypatch.setattr(standalone, "find_results", lambda *_: found)
+    there = {label: Path(name) for label, name in students.items()}
+    monkeypatch.setattr(found, "find_results", lambda *_: there)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, students: dict[str, str]) -> None:
 )
 def test_one_is_found(run: Path, monkeypatch: pytest.MonkeyPatch, students, name, expected) -> None:
     trained(monkeypatch, students)
-    assert standalone.find_student(str(run / name)) == Path(expected)
+    assert found.find_student(str(run / name)) == Path(expected)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_one_is_found(run: Path, monkeypatch: pytest.MonkeyPatch, students, name
 def test_what_there_is_is_told(run: Path, monkeypatch: pytest.MonkeyPatch, students, name, expected) -> None:
     trained(monkeypatch, students)
     with pytest.raises(BadInput) as told:
-        standalone.find_student(str(run / name))
+        found.find_student(str(run / name))
     assert str(told.value) == f"student {run}: expected {expected.format(run=run)}"
 
 
@@ -61,4 +61,4 @@ def test_a_folder_of_a_run_is_no_student(run: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(
         BadInput, match=r"expected a folder with student\.json or a run folder, found neither"
     ):
-        standalone.find_student(str(run / "report"))
+        found.find_student(str(run / "report"))

@@ -22,8 +22,8 @@ from finder import write_finder
 
 from pipeline.engine.artifact import MANIFEST
 from pipeline.engine.status import find_results
-from students.checkpoint import CHECKPOINT
 from students.mask2former import WEIGHTS
+from teachers.checkpoint import CHECKPOINT
 
 CONFIG = {
     "name": "killed",

@@ -6,8 +6,9 @@ import pytest
 
 from pipeline.config import Request
 from pipeline.data.errors import BadInput
+from pipeline.found import Found
 from pipeline.report.documents import CalibrationFile
-from pipeline.standalone import Folder, Found, plan_labelling
+from pipeline.standalone import Folder, plan_labelling
 
 TEACHER = {"use": "fake_teacher"}
 PROPOSER = {"use": "fake_proposer"}

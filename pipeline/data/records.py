@@ -39,11 +39,14 @@ class Source(StrEnum):
 
 
 class Origin(StrEnum):
-    """Where a prompt came from: a human, the SAM mask of a human's point, or a grounding detector."""
+    """Where a prompt came from: a human, the SAM mask of a human's point, or a detector; `image` is all of the image,
+    for a teacher that wants a box where none was found.
+    """
 
     HUMAN = "human"
     SAM = "sam"
     DINO = "dino"
+    IMAGE = "image"
 
 
 def _require(condition: bool, what: str, got: object) -> None:

@@ -1,7 +1,7 @@
 """How numbers are said in the report: each kind in one way, unknown ones as a dash."""
 
 DASH = "–"
-ORIGINS = {"dino": "a detector", "sam": "SAM itself", "human": "a person"}
+ORIGINS = {"dino": "a detector", "sam": "SAM itself", "human": "a person", "image": "nobody: the whole image"}
 
 
 def score(value: float | None) -> str:

@@ -12,6 +12,7 @@ from segment_anything.modeling import MaskDecoder
 from torch import Tensor, nn
 
 ADAPTED = ("q_proj", "v_proj")
+CORNERS = (2, 3)  # of SAM's point embeddings: a box's upper left and lower right
 TRAINED_WHOLE = (
     "iou_token",
     "mask_tokens",

@@ -126,7 +126,16 @@ class Upsampler:
         x = self._columns.span(int(columns[0]), int(columns[-1]))
         if y[0] == y[1] or x[0] == x[1]:
             return None  # all of it lies in the padding
-        return Crop(self._compute(low_res, y, x), self._seen.top + y[0], self._seen.left + x[0])
+        return self._compute_crop(low_res, y, x)
+
+    def whole(self, low_res: FloatArray) -> Crop:
+        """All logits of what is seen of the image."""
+        return self._compute_crop(low_res, (0, self._seen.height), (0, self._seen.width))
+
+    def _compute_crop(self, low_res: FloatArray, rows: Span, columns: Span) -> Crop:
+        return Crop(
+            self._compute(low_res, rows, columns), self._seen.top + rows[0], self._seen.left + columns[0]
+        )
 
     def _compute(self, low_res: FloatArray, rows: Span, columns: Span) -> FloatArray:
         # Rows first, on the few low-res columns that are seen; the result is the transpose of a C-ordered array, as RLE

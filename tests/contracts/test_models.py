@@ -36,6 +36,10 @@ TEACHERS = [
     teachers.ModelSpec(name="t", use="sam", settings={"sam": "tiny", "encoder_bf16": True}),
     teachers.ModelSpec(name="t", use="fake_teacher"),
 ]
+WHOLE_CLASSES = [
+    teachers.ModelSpec(name="t", use="am_sam", settings={"boxes": "proposals"}),
+    teachers.ModelSpec(name="t", use="am_sam", settings={"mode": "blo_sam", "split": "components"}),
+]
 PROPOSERS = [
     teachers.ModelSpec(name="p", use="tiny_grounder"),
     teachers.ModelSpec(name="p", use="fake_proposer"),
@@ -77,7 +81,7 @@ def blank(of: Sample) -> Sample:
 
 
 def test_every_entry_is_covered() -> None:
-    covered = {spec.use for spec in (*TEACHERS, *PROPOSERS)} | NEEDS_A_CHECKPOINT
+    covered = {spec.use for spec in (*TEACHERS, *WHOLE_CLASSES, *PROPOSERS)} | NEEDS_A_CHECKPOINT
     assert covered == set(teachers.ENTRIES)
     assert {spec.use for spec in STUDENTS} == set(students.ENTRIES)
 
@@ -114,6 +118,29 @@ def test_teacher(spec: teachers.ModelSpec, kind: WeakKind) -> None:
     assert teacher.label(batch) == both
     assert teacher.label([batch[0], blank(batch[1])])[0] == both[0], "a neighbour changed a result"
     assert teacher.label([blank(batch[0]), batch[1]])[1] == both[1], "a neighbour changed a result"
+
+
+@pytest.mark.parametrize("kind", [WeakKind.NONE, WeakKind.CLASS])
+@pytest.mark.parametrize("spec", WHOLE_CLASSES, ids=lambda spec: spec.use)
+def test_teacher_of_whole_classes(spec: teachers.ModelSpec, kind: WeakKind) -> None:
+    teacher = teachers.load_teacher(spec, ontology=ONTOLOGY, device="cpu")
+    batch = [sample(0, WeakKind.NONE), sample(3, WeakKind.NONE)]
+    if kind is WeakKind.CLASS:
+        batch = [replace(one, record=replace(one.record, tags=(3, 1))) for one in batch]
+    both = teacher.label(batch)
+    allowed = [class_id for class_id in ONTOLOGY.ids if kind is WeakKind.NONE or class_id in (1, 3)]
+    parts = spec.settings.get("split") == "components"
+    for found in both:
+        classes_found = [instance.class_id for instance in found]
+        assert classes_found == sorted(classes_found, key=allowed.index)
+        assert parts or len(set(classes_found)) == len(classes_found)
+        for instance in found:
+            assert instance.source is Source.TEACHER
+            assert (instance.rle is None) == (instance.dropped == "empty mask")
+            assert instance.score is not None
+            assert instance.semantic != parts
+    assert teacher.label(batch) == both
+    assert teacher.label([batch[0], blank(batch[1])])[0] == both[0], "a neighbour changed a result"
 
 
 @pytest.mark.parametrize("spec", PROPOSERS, ids=lambda spec: spec.use)

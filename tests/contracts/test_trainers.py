@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from ranks import Pair
-from test_models import ONTOLOGY, STUDENTS, TEACHERS, Stream, lesson
+from test_models import ONTOLOGY, STUDENTS, TEACHERS, WHOLE_CLASSES, Stream, lesson
 
 from pipeline.engine.context import TrainContext
 from pipeline.engine.plan import PlannedStage, prove
@@ -23,7 +23,7 @@ TRAINERS: list[tuple[type[JobStage], StageConfig]] = [
             FinetuneTeacher,
             FinetuneTeacherConfig(model=spec.model_copy(update={"settings": {**spec.settings, **FEW}})),
         )
-        for spec in TEACHERS
+        for spec in (*TEACHERS, *WHOLE_CLASSES)
         if teachers.ENTRIES[spec.use].tunable
     ),
     *(

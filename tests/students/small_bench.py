@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from pipeline.data.records import Record
 from students.blo_bench import Bench
-from students.blo_data import Halves
 from students.blo_objective import AlignedSam
+from students.blo_pair import Pair
 from students.blo_settings import BloInstSettings
-from students.blo_trainer import Pair
 from teachers.detector import DetectorNetwork
 from teachers.detector_weights import new_detector
+from teachers.pool import Halves
 
 MakeBench = Callable[..., Bench]
 States = tuple[dict[str, Tensor], dict[str, Tensor]]  # of SAM's part and of the detector

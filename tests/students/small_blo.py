@@ -11,16 +11,16 @@ from torch import Tensor
 
 from pipeline.data.images import read_upright
 from pipeline.data.records import Record
-from students.blo_data import detector_targets, square_pixels
 from students.blo_inst import BloInst
 from students.blo_settings import BloInstSettings
-from students.pool import Loader
 from students.pretrain_fcos import begin
-from students.targets import collate
 from teachers.fcos import build_fcos_tiny
+from teachers.fit_detector import detector_targets, square_pixels
+from teachers.pool import Loader
 from teachers.protocols import Sample
 from teachers.sam.pixels import Frame
 from teachers.sam.predictor import Embeddings
+from teachers.targets import collate
 
 SIZE, WIDTH, GRID = 64, 32, 8  # of the small SAM
 LEAST = {"pretrain_epochs": 1, "steps": 2, "batch_size": 2}

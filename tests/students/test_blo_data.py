@@ -15,8 +15,10 @@ from pipeline.data.errors import BadInput
 from pipeline.data.masks import encode
 from pipeline.data.records import Instance, Record, Role, Source
 from pipeline.engine.team import Team
-from students.blo_data import Side, detector_targets, first_pixels, halves, square_pixels, training_images
-from students.targets import Batch, collate
+from students.blo_data import Side, halves
+from teachers.fit_detector import detector_targets, first_pixels, square_pixels
+from teachers.pool import training_images
+from teachers.targets import Batch, collate
 
 THING = Instance(Source.HUMAN, 3, rle=encode(np.ones((4, 4), np.bool_)))
 

@@ -167,7 +167,7 @@ def test_what_is_judged_in_the_end_can_be_stopped(
         progress=lambda *said: told.append(said[2]),
         should_stop=lambda: told[-1:] == [f"judging {half}"],
     )
-    with pytest.raises(Stopped, match=f"stopped while {half} was judged"):
+    with pytest.raises(Stopped, match=f"stopped while judging {half}"):
         new_student(trained).fit(records, stopping)
     assert not list(context.out.iterdir())
     told.clear()

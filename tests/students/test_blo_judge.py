@@ -9,10 +9,11 @@ from small_blo import places
 
 from pipeline.engine.stage import Stopped
 from students import blo_judge
-from students.blo_judge import Judged, implicit_share, judge, watching
+from students.blo_judge import Judged, implicit_share, judge
 from students.blo_objective import UNKNOWN, Images, missed
 from students.blo_phases import phases
-from students.targets import labels_of
+from teachers.phases import watching
+from teachers.targets import labels_of
 
 
 class Worth:
@@ -118,8 +119,8 @@ def test_what_is_judged_can_be_stopped(make_bench: MakeBench, make_context: Make
     context = replace(
         make_context("run"), progress=lambda *said: told.append(said), should_stop=lambda: len(told) == 2
     )
-    with pytest.raises(Stopped, match="stopped while a half was judged"):
-        judge(bench, SPLIT.upper, watching(context, "a half"))
+    with pytest.raises(Stopped, match="stopped while judging a half"):
+        judge(bench, SPLIT.upper, watching(context, "judging a half"))
     assert told == [(0, 3, "judging a half"), (2, 3, "judging a half")]
 
 

@@ -10,8 +10,8 @@ from students.blo_bench import Bench
 from students.blo_objective import Images, choose
 from students.blo_phases import phases
 from students.blo_settings import LAST_RATE
-from students.blo_trainer import Phase
 from teachers.bilevel import hypergradient
+from teachers.phases import Phase
 
 
 @pytest.mark.parametrize(

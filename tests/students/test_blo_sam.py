@@ -6,11 +6,9 @@ from small_models import WIDTH, build_small_sam
 from told_boxes import LEFT, RIGHT, aligned
 from torch import nn
 
-from students.blo_objective import (
-    AlignedSam,
-    low_res_masks,
-)
+from students.blo_objective import AlignedSam
 from teachers.sam.lora import TRAINED_WHOLE
+from teachers.targets import low_res_masks
 
 
 def test_a_new_one_answers_as_sam_does() -> None:
@@ -83,7 +81,7 @@ def test_all_that_is_trained_learns() -> None:
 def test_only_a_few_masks_are_float_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     masks = torch.rand(5, 8, 8, generator=torch.Generator().manual_seed(0)) > 0.5
     whole, shrink, asked = low_res_masks(masks, 4), nn.functional.interpolate, []
-    monkeypatch.setattr("students.blo_objective.AT_ONCE", 2)
+    monkeypatch.setattr("teachers.targets.AT_ONCE", 2)
     monkeypatch.setattr(
         nn.functional,
         "interpolate",

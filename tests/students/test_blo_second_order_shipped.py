@@ -26,7 +26,6 @@ from students.blo_objective import (
     boxes_loss,
     choose,
     losses,
-    low_res_masks,
     total,
 )
 from students.blo_settings import LR, RANK
@@ -34,6 +33,7 @@ from teachers.bilevel import Level, hypergradient
 from teachers.detector import Targets
 from teachers.sam.load import load_sam
 from teachers.sam.predictor import SamPredictor
+from teachers.targets import low_res_masks
 
 MATTERS = 1.0  # a rate of the virtual step by which the implicit term is as large as the direct one
 ERRORS = {

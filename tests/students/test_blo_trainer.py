@@ -13,8 +13,9 @@ from torch import nn
 from pipeline.data.errors import BadInput
 from pipeline.engine.stage import Stopped, TrainContext
 from pipeline.engine.states import states
-from students.blo_trainer import Pair, Phase, Watch, run_phases
-from students.checkpoint import CHECKPOINT, Progress
+from students.blo_pair import Pair
+from teachers.checkpoint import CHECKPOINT, Progress
+from teachers.phases import Phase, Watch, run_phases
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Lesson:
 
         rate = (lambda number: 1 / (number + 1)) if judged else lambda _: 1.0
         asked = judge if judged else lambda *_: True
-        return Phase(name, steps, [optimizer], draw, step, rate, 2, asked)
+        return Phase(name, steps, [optimizer], draw, step, rate, 2, asked, "SAM's half")
 
     def phases(self) -> list[Phase]:
         # The pair's best weights take no gradient and must not be moved.
@@ -153,7 +154,7 @@ def test_states_are_saved_as_often_as_asked(
     make_context: MakeContext, every: int, saved: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[int] = []
-    save = "students.blo_trainer.save_checkpoint"
+    save = "teachers.phases.save_checkpoint"
     monkeypatch.setattr(save, lambda *_, progress, **__: steps.append(progress.step))
     context = make_context("run")
     run_phases(Lesson().phases()[:1], new_pair(), context, recipe="r", every=every)
@@ -190,7 +191,7 @@ def test_a_training_that_is_over_is_not_saved_again(
 ) -> None:
     Lesson().run(make_context("run"))
     saved: list[int] = []
-    save = "students.blo_trainer.save_checkpoint"
+    save = "teachers.phases.save_checkpoint"
     monkeypatch.setattr(save, lambda *_, progress, **__: saved.append(progress.step))
     Lesson().run(make_context("run"))
     assert saved == []

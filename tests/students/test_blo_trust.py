@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.data.records import Record, Source
 from students.blo_artifact import WEIGHTS
-from students.blo_trainer import Pair
+from students.blo_pair import Pair
 
 pytestmark = pytest.mark.usefixtures("small_sam")
 SURE, DOUBTED = 0.9, 0.2  # expected IoU with the truth

@@ -22,8 +22,8 @@ from pipeline.data.records import Category, Instance, Ontology, Record, Role, So
 from pipeline.engine.context import TrainContext
 from students.blo_inst import BloInst
 from students.blo_objective import AlignedSam
+from students.blo_pair import Pair
 from students.blo_settings import BloInstSettings
-from students.blo_trainer import Pair
 from teachers.detector import keep
 from teachers.detector_weights import new_detector
 from teachers.sam.load import load_sam

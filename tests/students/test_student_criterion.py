@@ -18,7 +18,7 @@ from students.criterion import (
     uncertain_points,
 )
 from students.layers import Predictions
-from students.targets import Batch
+from teachers.targets import Batch
 
 SIZE, QUERIES, CLASSES = 64, 6, 3
 

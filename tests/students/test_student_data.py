@@ -11,8 +11,8 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from pipeline.data.errors import BadInput
 from pipeline.data.masks import decode, encode
 from pipeline.data.records import Instance, Source
-from students.pool import Loader, RecordPool, write_pool
-from students.targets import collate, labels_of, load_example
+from teachers.pool import Loader, RecordPool, write_pool
+from teachers.targets import collate, labels_of, load_example
 from teachers.window import (
     PADDING,
     Window,

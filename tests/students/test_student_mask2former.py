@@ -19,12 +19,12 @@ from pipeline.engine.states import last_state
 from students import mask2former
 from students.architecture import build
 from students.card import Card, write_card
-from students.checkpoint import CHECKPOINT
 from students.inference import to_instances
 from students.mask2former import Mask2Former, open_artifact
-from students.pool import Loader
 from students.settings import RECIPES, TINY, Mask2FormerSettings
 from students.weights import load_embedded, load_weights
+from teachers.checkpoint import CHECKPOINT
+from teachers.pool import Loader
 from teachers.protocols import Sample
 from teachers.tiny import weights as embedded_weights
 from teachers.tiny.listing import STUDENT

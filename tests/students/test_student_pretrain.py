@@ -15,7 +15,7 @@ from pipeline.toyworld.world import classes
 from students import pretrain, pretrain_scenes
 from students.architecture import build
 from students.pretrain_scenes import LEAST_PIXELS, example
-from students.targets import Example, collate
+from teachers.targets import Example, collate
 from teachers.tiny import command, listing
 from teachers.tiny.scenes import LEVELS, CachedScene, cached
 from teachers.tiny.weights import load_weights

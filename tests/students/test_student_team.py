@@ -20,11 +20,11 @@ from pipeline.engine.stage import Stopped, TrainContext
 from pipeline.engine.states import states
 from pipeline.engine.team import ALONE, Team
 from students.batch_norm import share_batch_norms
-from students.checkpoint import CHECKPOINT
 from students.mask2former import WEIGHTS, Mask2Former
-from students.pool import Loader, write_pool
 from students.settings import RECIPES, TINY, Mask2FormerSettings
 from students.trainer import Training
+from teachers.checkpoint import CHECKPOINT
+from teachers.pool import Loader, write_pool
 
 INDEX = {3: 0, 7: 1}
 SMALL = replace(TINY, size=128)

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.data.records import Instance, Source
-from students.trust import trust_of
+from teachers.trust import trust_of
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from segment_anything.modeling import Sam
 
 from pipeline.data.errors import BadInput
 from pipeline.data.records import Category, Instance, Ontology, Record, Role, Source
-from pipeline.standalone import find_teacher
+from pipeline.found import find_teacher
 from teachers import catalog, sam_models
 from teachers.catalog import ModelSpec
 from teachers.heads import TeacherFile, new_head, save_head
@@ -31,7 +31,7 @@ def spec(use: str, **settings: JsonValue) -> ModelSpec:
 
 
 def test_the_table_names_what_there_is() -> None:
-    assert catalog.names("teacher") == ("class_aware_sam", "sam", "fake_teacher")
+    assert catalog.names("teacher") == ("class_aware_sam", "am_sam", "sam", "fake_teacher")
     assert catalog.names("proposer") == (
         "grounding_dino",
         "tiny_grounder",

@@ -1,4 +1,4 @@
-"""The training loop of BLO-Inst's phases, and what a phase is.
+"""The training loop of networks that learn in phases, what a phase is, and how the best epoch is kept.
 
 Each phase keeps its states in a folder of its own and begins with the weights that the phase before ended with, so that
 a training goes on in the phase where it was killed. Everything random in a step follows from (seed, step).
@@ -15,39 +15,43 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from pipeline.engine.stage import Stopped, TrainContext
-from students.blo_objective import AlignedSam
-from students.checkpoint import Progress, load_checkpoint, save_checkpoint
-from teachers.detector import DetectorNetwork
+from pipeline.engine.context import Stopped, TrainContext
+from pipeline.engine.team import Team
+from teachers.checkpoint import Progress, load_checkpoint, save_checkpoint
 
 
-class Pair(nn.Module):
-    """A detector and SAM's part, and what they were at the best epoch so far."""
+class BestKept(nn.Module):
+    """Networks by name, and as `best_<name>` what they were at the best epoch so far."""
 
     best_loss: Tensor
     best_epoch: Tensor
 
-    def __init__(self, detector: DetectorNetwork, sam: AlignedSam) -> None:
+    def __init__(self, **networks: nn.Module) -> None:
         super().__init__()
-        self.detector, self.sam = detector, sam
-        self.best_detector = deepcopy(detector).requires_grad_(False)
-        self.best_sam = deepcopy(sam).requires_grad_(False)
+        self._networks = tuple(networks)
+        for name, network in networks.items():
+            self.add_module(name, network)
+            self.add_module(f"best_{name}", deepcopy(network).requires_grad_(False))
         self.register_buffer("best_loss", torch.tensor(math.inf, dtype=torch.float64))
         self.register_buffer("best_epoch", torch.tensor(-1))
 
     def note(self, loss: float, epoch: int) -> None:
         """Keep the weights as they are now if no epoch before had as low a loss."""
         if loss < float(self.best_loss):
-            self.best_detector.load_state_dict(self.detector.state_dict())
-            self.best_sam.load_state_dict(self.sam.state_dict())
+            for name in self._networks:
+                _copy(self.get_submodule(name), self.get_submodule(f"best_{name}"))
             self.best_loss.fill_(loss)
             self.best_epoch.fill_(epoch)
 
     def take_best(self) -> None:
         """Go back to the best epoch, if any was judged."""
         if int(self.best_epoch) >= 0:
-            self.detector.load_state_dict(self.best_detector.state_dict())
-            self.sam.load_state_dict(self.best_sam.state_dict())
+            for name in self._networks:
+                _copy(self.get_submodule(f"best_{name}"), self.get_submodule(name))
+
+
+def _copy(source: nn.Module, target: nn.Module) -> None:
+    target.load_state_dict(source.state_dict())
 
 
 class Watch(Protocol):
@@ -56,13 +60,24 @@ class Watch(Protocol):
     def __call__(self, done: int, whole: int) -> None: ...
 
 
+def watching(context: TrainContext, what: str) -> Watch:
+    """Shows how far something is, as `judging D2`, and ends it if the context asks for a stop."""
+
+    def watch(done: int, whole: int) -> None:
+        context.progress(done, whole, what)
+        if context.should_stop():
+            raise Stopped(f"stopped while {what}")
+
+    return watch
+
+
 @dataclass(frozen=True)
 class Phase:
     """`steps` times `step(batch)`, which returns losses, on what `draw(first, last)` gives for those steps.
 
-    The losses are one, or the upper level's and the lower level's. `rate(step)`: share of the optimisers' learning
-    rates. Before each epoch of `epoch` steps and after the last one `judge(number of the epoch, watch)` says whether to
-    go on.
+    The losses are one, or the upper level's and the lower level's, of what is called `lower`. `rate(step)`: share of
+    the optimisers' learning rates. Before each epoch of `epoch` steps and after the last one
+    `judge(number of the epoch, watch)` says whether to go on.
     """
 
     name: str
@@ -73,6 +88,7 @@ class Phase:
     rate: Callable[[int], float]
     epoch: int
     judge: Callable[[int, Watch], bool] = lambda *_: True
+    lower: str = "the lower level"
 
 
 class Clock:
@@ -94,7 +110,7 @@ class Clock:
 
 
 def run_phases(
-    phases: Sequence[Phase], pair: Pair, context: TrainContext, *, recipe: str, every: int
+    phases: Sequence[Phase], network: nn.Module, context: TrainContext, *, recipe: str, every: int
 ) -> list[Progress]:
     """Run one after the other, each from its last state to its end, saving one `every` so many steps.
 
@@ -107,7 +123,7 @@ def run_phases(
         def tell(step: int, note: str, before: int = before) -> None:
             context.progress(before + step, whole, note)
 
-        found.append(_Run(phase, pair, context, tell, recipe, every).run())
+        found.append(_Run(phase, network, context, tell, recipe, every).run())
         before += phase.steps
     return found
 
@@ -117,7 +133,7 @@ class _Run:
     """One phase; `tell(step, note)` is how far it is."""
 
     phase: Phase
-    pair: Pair
+    network: nn.Module
     context: TrainContext
     tell: Callable[[int, str], None]
     recipe: str
@@ -131,7 +147,7 @@ class _Run:
         phase = self.phase
         self.folder.mkdir(exist_ok=True)
         rates = [group["lr"] for group in _groups(phase.optimizers)]
-        progress = load_checkpoint(self.folder, self.pair, phase.optimizers, recipe=self.recipe)
+        progress = load_checkpoint(self.folder, self.network, phase.optimizers, recipe=self.recipe)
         self.context.team.agree(progress.step, "step of the saved state")
         loaded, clock = progress.step, Clock(progress)
         for batch in phase.draw(progress.step, phase.steps):
@@ -166,8 +182,8 @@ class _Run:
                 )
         progress.losses.append(loss)
         progress.lower.extend(lower)
-        of_sam = f", of SAM's half {lower[0]:.3f}" if lower else ""
-        self.tell(progress.step, f"loss {loss:.3f}{of_sam}")
+        of_lower = f", of {self.phase.lower} {lower[0]:.3f}" if lower else ""
+        self.tell(progress.step, f"loss {loss:.3f}{of_lower}")
 
     def _judged(self, epoch: int, progress: Progress, clock: Clock, loaded: int) -> bool:
         """What a phase's judge says; a stop meanwhile leaves a state, and an epoch that is judged anew."""
@@ -187,11 +203,16 @@ class _Run:
     def _save(self, progress: Progress) -> None:
         if self.context.team.leads:
             save_checkpoint(
-                self.folder, self.pair, self.phase.optimizers, progress=progress, recipe=self.recipe
+                self.folder, self.network, self.phase.optimizers, progress=progress, recipe=self.recipe
             )
 
     def _stopped(self, progress: Progress) -> Stopped:
         return Stopped(f"stopped after step {progress.step} of {self.phase.steps} of {self.phase.name}")
+
+
+def mean_loss(loss: Tensor, team: Team) -> float:
+    """That of all processes."""
+    return float(team.total(loss.detach())) / team.world
 
 
 def _groups(optimizers: Sequence[torch.optim.Optimizer]) -> list[dict[str, Any]]:

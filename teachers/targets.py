@@ -9,22 +9,23 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.data.errors import BadInput
 from pipeline.data.masks import decode
 from pipeline.data.paths import Place
 from pipeline.data.photos import read_unchanged
 from pipeline.data.records import RLE, Box, Instance, Record
-from students.trust import trust_of
+from teachers.trust import trust_of
 from teachers.window import Window, canvas_image, canvas_masks
 
 BoolMask = npt.NDArray[np.bool_]
+AT_ONCE = 32  # masks that are float together: what bounds the memory
 
 
 @dataclass(frozen=True)
 class Target:
-    """A mask, the index of its class in the ontology, and how far it is trusted (`students.trust`)."""
+    """A mask, the index of its class in the ontology, and how far it is trusted (`teachers.trust`)."""
 
     rle: RLE
     class_index: int
@@ -122,16 +123,33 @@ def load_example(
         raise BadInput(
             f"{path}: image is {image.shape[1]}x{image.shape[0]}, its record says {record.width}x{record.height}"
         )
+    labels = canvas_labels(record, class_index, size=size, window=window)
+    weights = labels.trust if trust_weights else np.ones_like(labels.trust)
+    return Example(canvas_image(image, window, size), labels.masks, labels.classes, labels.ignore, weights)
+
+
+@dataclass(frozen=True)
+class CanvasLabels:
+    """What an `Example` has besides its pixels; `trust` (T,) float32 of each target."""
+
+    masks: BoolMask
+    classes: npt.NDArray[np.int64]
+    ignore: BoolMask
+    trust: npt.NDArray[np.float32]
+
+
+def canvas_labels(
+    record: Record, class_index: Mapping[int, int], *, size: int, window: Window
+) -> CanvasLabels:
+    """A record's targets and ignore region on a canvas; the photo is not read. Errors as of `labels_of`."""
     labels = labels_of(record, class_index)
     full = [decode(target.rle) for target in labels.found]
     ignore = _ignore_region(labels.ignored, full, shape=(record.height, record.width))
     masks = canvas_masks([*full, ignore], window, size)
     seen = masks[:-1].any(axis=(1, 2))
     classes = np.asarray([target.class_index for target in labels.found], np.int64)
-    weights = np.asarray([target.trust if trust_weights else 1.0 for target in labels.found], np.float32)
-    return Example(
-        canvas_image(image, window, size), masks[:-1][seen], classes[seen], masks[-1], weights[seen]
-    )
+    trust = np.asarray([target.trust for target in labels.found], np.float32)
+    return CanvasLabels(masks[:-1][seen], classes[seen], masks[-1], trust[seen])
 
 
 def collate(examples: Sequence[Example]) -> Batch:
@@ -144,6 +162,20 @@ def collate(examples: Sequence[Example]) -> Batch:
         ignore=torch.from_numpy(np.stack([example.ignore for example in examples])),
         weights=torch.from_numpy(np.concatenate([example.weights for example in examples])),
     )
+
+
+def low_res_masks(masks: Tensor, size: int) -> Tensor:
+    """Masks (G, S, S) bool as the decoder sees them: (G, size, size), the share of each pixel that is covered.
+
+    (ours) Rounded, an object of less than half a pixel's width would teach SAM to answer nothing.
+    """
+    if not len(masks):
+        return torch.zeros(0, size, size, device=masks.device)
+    some = [
+        nn.functional.interpolate(part[:, None].float(), size, mode="area")[:, 0]
+        for part in torch.split(masks, AT_ONCE)
+    ]
+    return torch.cat(some)
 
 
 def _region(instance: Instance) -> list[RLE | Box]:

@@ -3,6 +3,7 @@
 Which images make up a step depends on (seed, step) alone: a resumed training sees what an unbroken one would have.
 """
 
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ from pipeline.data.paths import Place
 from pipeline.data.records import Record
 from pipeline.engine.stage import Records
 from pipeline.engine.team import ALONE, Team
-from students.targets import Batch, Example, collate, labels_of, load_example
+from teachers.targets import Batch, Example, collate, labels_of, load_example
+from teachers.training_set import TrainingImage
 from teachers.window import random_window, sam_window
 
 _ROWS = 64  # records held in memory while the table is written
 _ORDER, _WINDOW = 0, 1  # streams of random numbers, kept apart
+_MAX_THREADS = 16
 
 
 class Pool(Protocol):
@@ -91,6 +94,35 @@ def write_pool(
 
 
 @dataclass(frozen=True)
+class Halves:
+    """Places in a pool: the lower level learns from `lower` (D1), the upper one from `upper` (D2); none is in both."""
+
+    lower: tuple[int, ...]
+    upper: tuple[int, ...]
+
+
+def training_images(pool: Pool) -> list[TrainingImage]:
+    """The images of a pool as the cache of features wants them."""
+    records = (pool[index] for index in range(len(pool)))
+    return [TrainingImage(r.image_id, r.uri, r.sha256, r.height, r.width) for r in records]
+
+
+def drawn(count: int, step: int, batch: int, *, seed: int, order: int = _ORDER) -> list[int]:
+    """Which of `count` things a step's `batch` are: all of them in a new random order, pass after pass."""
+    numbers = range(step * batch, (step + 1) * batch)
+    passes = {
+        turn: np.random.default_rng([seed, order, turn]).permutation(count)
+        for turn in {n // count for n in numbers}
+    }
+    return [int(passes[n // count][n % count]) for n in numbers]
+
+
+def threads() -> int:
+    """That read images."""
+    return min(os.cpu_count() or 1, _MAX_THREADS)
+
+
+@dataclass(frozen=True)
 class Loader:
     """Turns (seed, step) into a batch: images in a new random order every epoch, each through its own window.
 
@@ -120,13 +152,7 @@ class Loader:
 
     def indices(self, step: int) -> list[int]:
         """Positions in the pool of the images of a step; every image once an epoch."""
-        size = len(self.pool)
-        numbers = range(step * self.batch, (step + 1) * self.batch)
-        epochs = {n // size for n in numbers}
-        order = {
-            epoch: np.random.default_rng([self.seed, self.order, epoch]).permutation(size) for epoch in epochs
-        }
-        return [int(order[n // size][n % size]) for n in numbers]
+        return drawn(len(self.pool), step, self.batch, seed=self.seed, order=self.order)
 
     def example(self, step: int, slot: int, record: Record) -> Example:
         """An image as it looks in slot `slot` of `step`."""
