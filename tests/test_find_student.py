@@ -52,7 +52,7 @@ def test_what_there_is_is_told(run: Path, monkeypatch: pytest.MonkeyPatch, stude
 def test_a_student_may_be_named_like_a_folder_of_its_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained(monkeypatch, {"train_student:export": "first", "train_student:aligned": "second"})
     (run / "export").mkdir()
-    assert standalone.find_student(str(run / "export")) == Path("first")
+    assert found.find_student(str(run / "export")) == Path("first")
 
 
 def test_a_folder_of_a_run_is_no_student(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from pipeline.data.records import (
     Source,
     WeakKind,
 )
-from students.trust import trust_of
+from teachers.trust import trust_of
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation:DeprecationWarning"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.data.coco import CocoWriter
-from pipeline.data.records import Record
+from pipeline.data.records import Record, Role
 from pipeline.engine.status import find_results
 from students.pretrain_fcos import begin
 from teachers.fcos import build_fcos_tiny
 
+CONFIG = Path(__file__).parents[2] / "configs" / "am-sam.yaml"
 LEAST = {"epochs": 1, "detector_epochs": 1, "score": 0.9}
 
 
@@ -114,6 +116,28 @@ def test_in_a_run_with_a_proposer_and_a_student(tmp_path: Path) -> None:
     assert masks
     assert not any(one["pseudo"].get("semantic") for one in masks)
     assert (tmp_path / "run/report/index.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ([], ["weights/sam_vit_b_01ec64.pth: no such file", "weights/fcos_resnet50_fpn_coco-99b0c9b7.pth"]),
+        (["--set=models.teacher={use: am_sam, mode: blo_sam}"], []),
+        (["--set=models.teacher.mode=blo_sam"], ["detector does nothing with boxes: none"]),
+    ],
+    ids=["as it is", "as it says without files", "a detector for nothing"],
+)
+def test_the_config_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str], told: list[str]
+) -> None:
+    data = tmp_path / "DIR" / "human-seg"
+    (data / "images").mkdir(parents=True)
+    write_coco(data / "train.json", [shot(i, data / "images") for i in range(1, 10)])
+    write_coco(data / "test.json", [replace(shot(10, data / "images"), split="val", role=Role.VAL)])
+    monkeypatch.chdir(tmp_path)
+    done = pipeline("check", CONFIG, "--data=DIR", "--device=cpu", *settings, code=2 if told else 0)
+    for problem in told:
+        assert problem in done.stderr
 
 
 @pytest.mark.parametrize(
