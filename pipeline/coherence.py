@@ -108,7 +108,9 @@ def _nothing_to_learn(weak: JsonValue, sound: Sequence[PlannedStage]) -> list[st
         f"models.{config.model.name}.self_training: expected weak: {WeakKind.POINT} or {WeakKind.BOX}, found {weak}: "
         "there is no localised weak label to learn from"
         for config in (planned.config for planned in sound)
-        if isinstance(config, FinetuneTeacherConfig) and config.model.settings.get("self_training")
+        if isinstance(config, FinetuneTeacherConfig)
+        and config.model.settings.get("self_training")
+        and not ENTRIES[config.model.use].whole_classes
     ]
 
 

@@ -28,6 +28,7 @@ from teachers.sam.load import load_sam
 from teachers.sam.predictor import SamPredictor
 from teachers.sam.upsample import Upsampler
 from teachers.sam_teacher import EMPTY_MASK
+from teachers.self_training import Label
 from teachers.semantic_masks import Found, Labelled, labelled
 from teachers.weak_prompts import unlocated
 
@@ -59,7 +60,16 @@ class AmSam:
             raise BadInput(
                 "am_sam: boxes: fitted are those of a tuned teacher; expected detector, found fitted"
             )
-        return Fitting(self.settings, self.predictor, self.ontology, self._find, context).run(data)
+        return Fitting(self.settings, self.predictor, self.ontology, self._find, self._labeller, context).run(
+            data
+        )
+
+    def _labeller(self, network: AmSamNetwork, find: Find, taught: Sequence[int]) -> Label:
+        """As this teacher labels, by another network."""
+        ontology, model = self.ontology, self._model
+        return AmSam(
+            self.settings, self.predictor, network, ontology=ontology, find=find, taught=taught, model=model
+        ).label
 
     def label(self, batch: Sequence[Sample]) -> list[list[Instance]]:
         """Pseudo-masks of each sample, by the ontology's order of classes; semantic ones, or instances by `split`.

@@ -1,39 +1,40 @@
 """The fitting of AM-SAM: shots to halves, a detector where one is to be tuned, their boxes, the levels, the artifact.
 
 Its files: am_sam_artifact.py's two; `boxes.json`, what each shot was asked with; `loss.json` (phase_losses.py), of D2
-and of D1; `dice.json`, the Dice on D2 before each epoch and after the last.
+and of D1; `dice.json`, the Dice on D2 before each epoch and after the last, of the second round behind the first's.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
+from torch import Tensor
 
-from pipeline.data.photos import read_unchanged
 from pipeline.data.records import Ontology
 from pipeline.engine.context import Metrics, Records, TrainContext
+from teachers.am_sam_again import AGAIN, Joined, own_masks
 from teachers.am_sam_artifact import AmSamFile, save_weights, told
-from teachers.am_sam_boxes import Find, Question, question, surest
-from teachers.am_sam_data import Shots, Truth, classes_of, halves, truth_of
+from teachers.am_sam_asked import write_asked, write_list
+from teachers.am_sam_boxes import Find
+from teachers.am_sam_data import Shots, classes_of, halves
 from teachers.am_sam_detector import TunedDetector
+from teachers.am_sam_material import Material
 from teachers.am_sam_network import AmSamNetwork
-from teachers.am_sam_phases import Bench, Learner, tuning
+from teachers.am_sam_phases import Learner, tuning
 from teachers.am_sam_settings import AmSamSettings
-from teachers.embedding_cache import EmbeddingCache
+from teachers.checkpoint import Progress
 from teachers.identity import sam_digest
 from teachers.phase_losses import write_losses
-from teachers.phases import run_phases, watching
-from teachers.pool import Halves, Loader, Pool, RecordPool, training_images, write_pool
-from teachers.protocols import Sample
+from teachers.phases import Phase, run_phases
+from teachers.pool import Halves, Loader, Pool, RecordPool, write_pool
 from teachers.sam.predictor import SamPredictor
+from teachers.self_training import Label
 from teachers.settings import DETECTOR_SCALE
 
+Labeller = Callable[[AmSamNetwork, Find, Sequence[int]], Label]
 LEAST_IMAGES = 2  # with a mask: one for each half
-KEPT_TRUTHS = 64  # images whose low-res masks are held
-_GIB = 2**30
 
 
 def new_network(predictor: SamPredictor, settings: AmSamSettings, classes: int) -> AmSamNetwork:
@@ -52,12 +53,16 @@ def new_network(predictor: SamPredictor, settings: AmSamSettings, classes: int) 
 
 @dataclass(frozen=True)
 class Fitting:
-    """What a fit has besides its data. `find` looks for boxes; None where a detector is to be tuned for that."""
+    """What a fit has besides its data. `find` looks for boxes; None where a detector is to be tuned for that.
+
+    `labeller`: labels weak images by a network, with whoever looks for boxes, the classes that it was taught.
+    """
 
     settings: AmSamSettings
     predictor: SamPredictor
     ontology: Ontology
     find: Find | None
+    labeller: Labeller
     context: TrainContext
 
     def run(self, data: Records) -> Metrics:
@@ -75,7 +80,7 @@ class Fitting:
             index, progress = self.class_index, context.progress
             write_pool(Shots(data), path, class_index=index, filter_empty=False, progress=progress)
         context.team.wait()
-        return _Fit(self, RecordPool(path)).run()
+        return _Fit(self, data, RecordPool(path)).run()
 
     @cached_property
     def class_index(self) -> dict[int, int]:
@@ -102,11 +107,20 @@ class Fitting:
         return {"zero_shot": reason, "images": masked}
 
 
-class _Fit:
-    """A fit on a pool of shots."""
+@dataclass(frozen=True)
+class _Again:
+    """A second round; without phases if there was no mask to learn from."""
 
-    def __init__(self, fitting: Fitting, pool: Pool) -> None:
-        self._fitting, self._pool, self._context = fitting, pool, fitting.context
+    phases: list[Phase]
+    done: list[Progress]
+    told: Metrics
+
+
+class _Fit:
+    """A fit on a pool of shots; `data` has the weak images too, if such were asked for."""
+
+    def __init__(self, fitting: Fitting, data: Records, pool: Pool) -> None:
+        self._fitting, self._data, self._pool, self._context = fitting, data, pool, fitting.context
         self._settings = fitting.settings
         self._classes = classes_of(pool, fitting.class_index)
         seed = self._context.seed
@@ -114,44 +128,93 @@ class _Fit:
             torch.manual_seed(seed)
             network = new_network(fitting.predictor, self._settings, len(fitting.class_index))
             self._detector = self._new_detector() if fitting.find is None else None
-        self._bench = self._new_bench(network, halves(self._classes, seed))
-        epochs = -(-self._bench.steps // self._bench.epoch)
+        split = halves(self._classes, seed)
+        epoch = -(-len(split.lower) // self._settings.batch_size)  # D1 is the larger half
+        steps = self._settings.steps or self._settings.epochs * epoch
+        self._material = self._of(pool, self._context)
+        self._bench = self._material.bench(network, split, epoch=epoch, steps=steps)
+        self._judgements = -(-steps // epoch) + 1  # of a round
         self._learner = Learner(
-            network, None if self._detector is None else self._detector.network, epochs=epochs
+            network,
+            None if self._detector is None else self._detector.network,
+            judgements=self._judgements * (2 if self._settings.self_training else 1),
         ).to(fitting.device)
 
     def run(self) -> Metrics:
         """Tune, write, sum up."""
-        context, bench, learner = self._context, self._bench, self._learner
-        bench.cache.build(context, lambda done, whole: context.progress(done, whole, "embeddings"))
+        context, learner = self._context, self._learner
+        self._material.build()
         phases = [] if self._detector is None else [self._detector.phase()]
-        phases.append(tuning(bench, learner))
-        recipe = json.dumps({**told(self._settings), "seed": context.seed}, sort_keys=True)
-        done = run_phases(phases, learner, context, recipe=recipe, every=self._settings.checkpoint_every)
-        learner.take_best()
-        asked = self._asked()
+        phases.append(tuning(self._bench, learner))
+        done = self._run(phases, context)
+        again = self._again() if self._settings.self_training else _Again([], [], {})
+        asked = write_asked(self._pool, self._bench.question, self._settings, context)
         file = self._file()
         file.save(context.out)
         facts = None if self._detector is None else self._detector.facts()
         save_weights(context.out, learner.network, learner.detector, facts)
-        _write(context.out / "dice.json", [round(dice, 5) for dice in learner.curve.tolist()])
+        write_list(context.out / "dice.json", _judged(learner.curve))
         return {
-            **write_losses(phases, done, context.out, lower="loss_of_d1"),
+            **write_losses(phases + again.phases, done + again.done, context.out, lower="loss_of_d1"),
             **self._counts(),
             **asked,
+            **again.told,
             "best_epoch": file.best_epoch,
             "dice": file.dice,
         }
 
+    def _run(self, phases: Sequence[Phase], context: TrainContext) -> list[Progress]:
+        """Run phases and go back to the best epoch."""
+        recipe = json.dumps({**told(self._settings), "seed": context.seed}, sort_keys=True)
+        every = self._settings.checkpoint_every
+        done = run_phases(phases, self._learner, context, recipe=recipe, every=every)
+        self._learner.take_best()
+        return done
+
+    def _again(self) -> _Again:
+        """The second round, from the first one's best epoch."""
+        own, context, bench = self._settings, self._context, self._bench
+        folder = context.workdir / AGAIN
+        folder.mkdir(exist_ok=True)
+        context = replace(context, workdir=folder)
+        path = context.scratch / "pool.arrow"
+        if context.team.leads:
+            taught = [self._fitting.ontology.ids[index] for index in sorted(self._shown())]
+            label = self._fitting.labeller(self._learner.network, self._find, taught)
+            found = own_masks(self._data, label, context, share=own.self_training)
+            write_pool(
+                Joined(self._pool, found),
+                path,
+                class_index=self._fitting.class_index,
+                filter_empty=False,
+                progress=context.progress,
+            )
+        context.team.wait()
+        pool = RecordPool(path)
+        more = range(len(self._pool), len(pool))
+        told = {"own_masks": len(more), "dice_before": 1 - float(self._learner.best_loss)}
+        if not more:
+            return _Again([], [], told)
+        split = Halves((*bench.halves.lower, *more), bench.halves.upper)
+        material = self._of(pool, context)
+        material.build()
+        again = material.bench(self._learner.network, split, epoch=bench.epoch, steps=bench.steps)
+        phase = tuning(again, self._learner, AGAIN, first=self._judgements)
+        return _Again([phase], self._run([phase], context), told)
+
+    def _of(self, pool: Pool, context: TrainContext) -> Material:
+        own = self._fitting
+        return Material(pool, own.settings, own.predictor, own.ontology, lambda: self._find, context)
+
     def _file(self) -> AmSamFile:
         ids = self._fitting.ontology.ids
-        of = self._bench.halves
+        of, best = self._bench.halves, int(self._learner.best_epoch)
         facts = {
             "taught": tuple(ids[index] for index in sorted(self._shown())),
             "lower": tuple(self._pool[place].image_id for place in of.lower),
             "upper": tuple(self._pool[place].image_id for place in of.upper),
-            "best_epoch": int(self._learner.best_epoch),
-            "dice": 1 - float(self._learner.best_loss),
+            "best_epoch": best if best >= 0 else None,
+            "dice": 1 - float(self._learner.best_loss) if best >= 0 else None,
         }
         return self._fitting.file().model_copy(update=facts)
 
@@ -173,48 +236,6 @@ class _Fit:
         some = self._classes if places is None else [self._classes[place] for place in places]
         return frozenset[int]().union(*some)
 
-    def _asked(self) -> Metrics:
-        """How many prompts were no box but the whole image, and a warning if all were; `boxes.json` tells of which."""
-        if self._bench.question is None:
-            return {}
-        questions = list(self._questions(self._bench.question))
-        listed = [
-            {
-                "image_id": self._pool[place].image_id,
-                "file_name": self._pool[place].uri,
-                "category_id": class_id,
-                "box_xyxy": prompt.box_xyxy,
-                "score": prompt.score,
-                "origin": prompt.origin,
-            }
-            for place, own in enumerate(questions)
-            for class_id, prompt in own.prompts
-        ]
-        _write(self._context.out / "boxes.json", listed)
-        unfound = sum(own.unfound for own in questions)
-        return {
-            "prompts": len(listed),
-            "prompts_without_box": unfound,
-            "images_without_box": sum(own.unfound == len(own.prompts) for own in questions),
-            **(self._boxless(max(own.highest for own in questions)) if unfound == len(listed) else {}),
-        }
-
-    def _questions(self, of: Callable[[int], Question]) -> Iterator[Question]:
-        watch = watching(self._context, "looking for boxes")
-        for place in range(len(self._pool)):
-            watch(place, len(self._pool))
-            yield of(place)
-
-    def _boxless(self, highest: float) -> Metrics:
-        """What a run should tell its user if no box prompted anything."""
-        own = self._settings
-        better = "more detector_epochs, better detector_weights" if own.boxes == "detector" else "other boxes"
-        said = (
-            "no box was found on any image, so SAM was asked with the whole of each: the highest score is "
-            f"{highest:.3f}, and `score` {own.score:g}; {better} or a lower `score` may help"
-        )
-        return {"warning": said}
-
     def _new_detector(self) -> TunedDetector:
         loader = Loader(
             pool=self._pool,
@@ -230,40 +251,6 @@ class _Fit:
         fitting = self._fitting
         return TunedDetector.new(self._settings, loader, ontology=fitting.ontology, device=fitting.device)
 
-    def _new_bench(self, network: AmSamNetwork, split: Halves) -> Bench:
-        own, pool = self._settings, self._pool
-        cache = EmbeddingCache(
-            self._fitting.predictor,
-            training_images(pool),
-            [(place, None) for place in range(len(pool))],
-            dtype="float32",
-            limit_bytes=own.cache_gb * _GIB,
-        )
-        return Bench(
-            network,
-            own,
-            split,
-            cache,
-            lru_cache(KEPT_TRUTHS)(self._truth),
-            None if own.boxes == "none" else lru_cache(None)(self._question),
-            device=self._fitting.device,
-            seed=self._context.seed,
-            team=self._context.team,
-        )
-
-    def _truth(self, place: int) -> Truth:
-        fitting = self._fitting
-        low = fitting.predictor.low_res[0]
-        return truth_of(self._pool[place], fitting.class_index, side=fitting.side, low=low)
-
-    def _question(self, place: int) -> Question:
-        """Asked once the detector is tuned, not before: what it finds is kept."""
-        record, ids = self._pool[place], self._fitting.ontology.ids
-        image = read_unchanged(self._context.images_root / record.uri, record.sha256)
-        found = surest(self._find(Sample(record, image), ids), ids)
-        own = self._settings
-        return question(found, ids, record, by_class=own.prompt == "class", score=own.score)
-
     @cached_property
     def _find(self) -> Find:
         if self._detector is not None:
@@ -272,5 +259,5 @@ class _Fit:
         return self._fitting.find
 
 
-def _write(path: Path, value: Sequence[object]) -> None:
-    path.write_text(json.dumps(list(value)) + "\n")
+def _judged(curve: Tensor) -> list[float]:
+    return [round(dice, 5) for dice in curve[~curve.isnan()].tolist()]

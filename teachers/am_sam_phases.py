@@ -34,23 +34,23 @@ Pair = tuple[list[int], list[int]]  # places of D1 and of D2
 class Learner(BestKept):
     """The network and what it was at its best epoch; the detector, if one is tuned; the Dice on D2 before each epoch.
 
-    `curve` (epochs + 1,) float64: NaN where it was not judged.
+    `curve` (judgements,) float64: NaN where it was not judged.
     """
 
     network: AmSamNetwork
     curve: Tensor
 
-    def __init__(self, network: AmSamNetwork, detector: DetectorNetwork | None, *, epochs: int) -> None:
+    def __init__(self, network: AmSamNetwork, detector: DetectorNetwork | None, *, judgements: int) -> None:
         super().__init__(network=network)
         self.detector = detector
-        self.register_buffer("curve", torch.full((epochs + 1,), torch.nan, dtype=torch.float64))
+        self.register_buffer("curve", torch.full((judgements,), torch.nan, dtype=torch.float64))
 
 
 @dataclass(frozen=True)
 class Bench:
     """What a training works with. `truth` and `question` tell of a place what is on it, and what it is asked with.
 
-    `question` None: nothing prompts.
+    `question` None: nothing prompts. `steps` are those of both levels, `epoch` those between two judgements.
     """
 
     network: AmSamNetwork
@@ -59,19 +59,11 @@ class Bench:
     cache: EmbeddingCache
     truth: Callable[[int], Truth]
     question: Callable[[int], Question] | None
+    epoch: int
+    steps: int
     device: str
     seed: int
     team: Team
-
-    @property
-    def epoch(self) -> int:
-        """Steps in which the larger half is seen once; D1 is."""
-        return -(-len(self.halves.lower) // self.settings.batch_size)
-
-    @property
-    def steps(self) -> int:
-        """Of both levels."""
-        return self.settings.steps or self.settings.epochs * self.epoch
 
     def logits(self, places: Sequence[int]) -> Tensor:
         """(len(places), n, 4g, 4g) with gradients."""
@@ -124,8 +116,11 @@ class Bench:
         return torch.optim.AdamW(parameters, lr=lr, betas=BETAS, weight_decay=decay, foreach=False)
 
 
-def tuning(bench: Bench, learner: Learner) -> Phase:
-    """The phase that tunes the network; before each epoch and after the last D2 judges."""
+def tuning(bench: Bench, learner: Learner, name: str = "masks", *, first: int = 0) -> Phase:
+    """The phase that tunes the network; before each epoch and after the last D2 judges, the first time the `first`-th.
+
+    In `single_level` D2 is learned from, so it chooses no epoch: the last one stays, as SAMed's.
+    """
     lower, upper = bench.levels()
     settings, steps = bench.settings, bench.steps
 
@@ -147,12 +142,13 @@ def tuning(bench: Bench, learner: Learner) -> Phase:
 
     def judge(epoch: int, watch: Watch) -> bool:
         dice = bench.dice(bench.halves.upper, watch)
-        learner.curve[epoch] = dice
-        learner.note(1 - dice, epoch)
+        learner.curve[first + epoch] = dice
+        if settings.mode != "single_level":
+            learner.note(1 - dice, first + epoch)
         return True
 
     def rate(number: int) -> float:
         return float((1 - number / steps) ** POLY)
 
     optimizers = [lower.optimizer, upper.optimizer]
-    return Phase("masks", steps, optimizers, bench.pairs, step, rate, bench.epoch, judge, "D1")
+    return Phase(name, steps, optimizers, bench.pairs, step, rate, bench.epoch, judge, "D1")

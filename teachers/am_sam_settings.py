@@ -52,8 +52,11 @@ class AmSamSettings(BaseModel):
     `rank`: of the deltas in the decoder's attentions. `tokens`: the decoder's outputs begin as `sam`'s own mask, ours,
     or `new`, as published. `learn_corners`: the upper level has what marks a box's corners too, ours.
     `calibration`, `calibration_alpha`: of the masks (mask_calibration.py); `learned` is ours.
-    `epochs` over the larger half, or `steps` if given; the epoch with the best Dice on D2 is kept. `batch_size`: images
-    of each half a step. `lr`, `lr_prompt`: of the lower and upper level. `dice`: its share of the loss.
+    `epochs` over the larger half, or `steps` if given; the epoch with the best Dice on D2 is kept, in `single_level`
+    the last. `batch_size`: images of each half a step. `lr`, `lr_prompt`: of the lower and upper level. `dice`: its
+    share of the loss.
+    `self_training`: a second round of as many steps, on D1 and that share of weak images with its own masks, the surest
+    (am_sam_again.py); ours.
     `split`: `components` makes an instance of each connected part of at least `min_area` pixels, else a class is one
     semantic mask. What would do nothing beside the others is refused.
     """
@@ -99,6 +102,7 @@ class AmSamSettings(BaseModel):
     lr_prompt: float = Field(LR_PHI, gt=0)
     weight_decay: float = Field(WEIGHT_DECAY, ge=0)
     dice: float = Field(DICE, ge=0, le=1)
+    self_training: float = Field(0.0, ge=0, le=1)
     split: Literal["none", "components"] = "none"
     min_area: int = Field(1, ge=1)
     cache_gb: float = Field(40.0, ge=0)
@@ -116,6 +120,8 @@ class AmSamSettings(BaseModel):
             raise ValueError(f"expected a box_file with boxes: file, found {found}")
         if self.boxes == "none" and self.mode == AM_SAM:
             raise ValueError("mode am_sam wants boxes; without them it is blo_sam")
+        if self.self_training and self.mode == "single_level":
+            raise ValueError("self_training wants a D2 that judges it, mode single_level has none")
         if self.detector_sha256 is not None and self.detector_weights is None:
             raise ValueError("detector_sha256 is that of detector_weights, found none")
         return self
@@ -129,6 +135,8 @@ class AmSamSettings(BaseModel):
         """Settings that change nothing beside the others, and why."""
         if self.mode == "single_level":
             yield "order", "in mode single_level, which has one"
+        if self.steps is not None:
+            yield "epochs", "beside steps"
         if self.boxes == "none":
             yield from ((name, "without boxes") for name in ("prompt", "score", "learn_corners"))
         if self.boxes not in ("detector", "fitted"):

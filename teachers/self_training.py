@@ -24,15 +24,19 @@ Label = Callable[[Sequence[Sample]], list[list[Instance]]]
 
 def drawn(data: Iterable[Record]) -> list[Record]:
     """Weak images with a point or box of a human, in image_id order; of many, IMAGES are drawn."""
-    usable = (
+    return some_of(
         record
         for record in data
         if record.role is Role.WEAK
         and record.dropped is None
         and any(is_located(i) and i.rle is None for i in record.instances)
     )
+
+
+def some_of(records: Iterable[Record]) -> list[Record]:
+    """In image_id order; of many, IMAGES are drawn."""
     some = nsmallest(
-        IMAGES, usable, key=lambda r: hashlib.sha256(f"self-training:{r.image_id}".encode()).digest()
+        IMAGES, records, key=lambda r: hashlib.sha256(f"self-training:{r.image_id}".encode()).digest()
     )
     return sorted(some, key=lambda record: record.image_id)
 

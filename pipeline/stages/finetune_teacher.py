@@ -65,7 +65,7 @@ class FinetuneTeacher(JobStage):
 
 @dataclass(frozen=True)
 class _Proposing:
-    """Records of which the human-masked ones carry what a proposer finds of every class; each is asked about once."""
+    """Records of which those that are learned from carry what a proposer finds of every class; each is asked once."""
 
     data: Records
     proposer: Proposer
@@ -75,7 +75,7 @@ class _Proposing:
 
     def __iter__(self) -> Iterator[Record]:
         for record in self.data:
-            if record.role is Role.HUMAN_MASKED and record.dropped is None:
+            if record.role is not Role.RESERVED and record.dropped is None:
                 if record.image_id not in self.found:
                     self.found[record.image_id] = self._asked(record)
                 yield replace(record, proposals=self.found[record.image_id])
