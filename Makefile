@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # Where this is set, every process would compile all of torch and transformers anew: 7 of 12 seconds of a worker's start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow check kinds demo-seeds study blo-study yolo overfit-student bench torture lock format clean
+.PHONY: demo test test-slow check kinds demo-seeds study blo-study am-study yolo overfit-student bench torture lock format clean
 
 demo: $(READY)
 	$(BIN)/pipeline run stages.yaml --weak=point+class --out runs/demo
@@ -47,6 +47,13 @@ blo-study: $(READY)
 	  $(BIN)/python -m benchmarks.blo_inst --ledger=$(BLO_LEDGER) --worlds penn-fudan car-parts --data="$$OMNIMASK_DATA"
 	$(BIN)/python -m benchmarks.blo_inst --ledger=$(BLO_LEDGER) --write=docs/results.md \
 	  $${OMNIMASK_DATA:+--data="$$OMNIMASK_DATA"}
+
+AM_LEDGER := docs/ledgers/am_sam.jsonl
+
+am-study: $(READY)
+	test -n "$$OMNIMASK_DATA" || { echo "expected the folder of the data sets in OMNIMASK_DATA" >&2; exit 1; }
+	$(BIN)/python -m benchmarks.am_sam --ledger=$(AM_LEDGER) --data="$$OMNIMASK_DATA"
+	$(BIN)/python -m benchmarks.am_sam --ledger=$(AM_LEDGER) --write=docs/results.md
 
 YOLO_VENV := .venv-yolo
 YOLO := $(YOLO_VENV)/bin
