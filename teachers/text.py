@@ -1,4 +1,4 @@
-"""Class names to text vectors: open_clip's text towers from a local file, and the embedded tiny one."""
+"""CLIP: class names to text vectors, by open_clip's towers from a local file or the embedded tiny ones."""
 
 import pickle
 import warnings
@@ -30,6 +30,11 @@ _UNREADABLE = (
     ),  # of open_clip, for what is no state dict of the model
 )
 PROMPT = "a photo of a {name}"  # Das et al. 2024 name none; CLIP's own
+# What CLIP Surgery's code takes the mean of: CLIP's 80 prompts of ImageNet, and five of scenes.
+SCENE_PROMPTS = tuple(
+    f"{words} {{name}} in the scene."
+    for words in ("there is a", "there is the", "this is a", "this is the", "this is one")
+)
 
 
 class TextEncoder:
@@ -43,11 +48,16 @@ class TextEncoder:
         """(K, d) float32 of length 1 each. Raises BadInput for a blank name and ValueError for no names at all."""
         if not names:
             raise ValueError("encode: no names")
+        for name in names:
+            if not name.strip():
+                raise BadInput(f"class name {name!r}: blank, expected a word")
         return np.stack([self._one(name) for name in names])
 
+    def nothing(self) -> npt.NDArray[np.float32]:
+        """(d,) float32 of length 1: what is left of a prompt without a name."""
+        return self._one("")
+
     def _one(self, name: str) -> npt.NDArray[np.float32]:
-        if not name.strip():
-            raise BadInput(f"class name {name!r}: blank, expected a word")
         if name not in self._cache:
             with torch.inference_mode():
                 vector = F.normalize(self._embed(name).float(), dim=-1)
@@ -65,24 +75,53 @@ def load_text(
     open_clip does not bring along.
     """
     if name == "tiny":
-        return _tiny(device)
+        return load_clip(name, device=device)[1]
     model = _read(name, _checked(name, checkpoint, sha256)).requires_grad_(False).eval()
-    tokenizer = open_clip.get_tokenizer(name)
     model.visual = nn.Identity()  # the image tower is most of the memory and answers nothing here
-    model.to(device)
+    prompted = _prompted(model.to(device), open_clip.get_tokenizer(name), device)
+    return TextEncoder(lambda class_name: prompted([PROMPT.format(name=class_name.replace("_", " "))])[0])
+
+
+def load_clip(
+    name: str = "tiny", *, checkpoint: Path | None = None, sha256: str | None = None, device: str = "cpu"
+) -> tuple[CLIP | CustomTextCLIP, TextEncoder]:
+    """Both towers, frozen, and the texts of CLIP Surgery: the mean of 85 prompts a name; `tiny` has the name alone.
+
+    Never downloads. Raises as `load_text`.
+    """
+    if name == "tiny":
+        model = tiny_text.build_tiny_clip()
+        model.load_state_dict(load_weights(listing.TEXT))
+        model.requires_grad_(False).eval().to(device)
+        return model, TextEncoder(lambda word: model.encode_text(tiny_text.tokenize([word]).to(device))[0])
+    official = _read(name, _checked(name, checkpoint, sha256)).requires_grad_(False).eval().to(device)
+    prompted = _prompted(official, open_clip.get_tokenizer(name), device)
 
     def embed(class_name: str) -> Tensor:
-        prompt = PROMPT.format(name=class_name.replace("_", " "))
-        vector: Tensor = model.encode_text(tokenizer([prompt]).to(device))[0]
-        return vector
+        words = class_name.replace("_", " ")
+        prompts = [template(words) for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
+        prompts += [prompt.format(name=words) for prompt in SCENE_PROMPTS]
+        return F.normalize(prompted(prompts).float(), dim=-1).mean(0)
 
-    return TextEncoder(embed)
+    return official, TextEncoder(embed)
+
+
+def _prompted(
+    model: CLIP | CustomTextCLIP, tokenizer: Callable[[list[str]], Tensor], device: str
+) -> Callable[[list[str]], Tensor]:
+    """What embeds P prompts as (P, d), not normalised."""
+
+    def embed(prompts: list[str]) -> Tensor:
+        vectors: Tensor = model.encode_text(tokenizer(prompts).to(device))
+        return vectors
+
+    return embed
 
 
 def inspect_text(name: str = "tiny", *, checkpoint: Path | None = None, sha256: str | None = None) -> None:
     """BadInput for what `load_text` refuses, told without making room for the weights."""
     if name == "tiny":
-        _tiny("cpu")
+        load_clip()
         return
     path = _checked(name, checkpoint, sha256)
     with torch.device("meta"), warnings.catch_warnings():
@@ -96,13 +135,6 @@ def _checked(name: str, checkpoint: Path | None, sha256: str | None) -> Path:
     _check_name(name)
     weights_digest(checkpoint, pickles=TEXT_PICKLES, expected=sha256)
     return checkpoint
-
-
-def _tiny(device: str) -> TextEncoder:
-    model = tiny_text.build_tiny_clip()
-    model.load_state_dict(load_weights(listing.TEXT))
-    model.requires_grad_(False).eval().to(device)
-    return TextEncoder(lambda name: model.encode_text(tiny_text.tokenize([name]).to(device))[0])
 
 
 def _check_name(name: str) -> None:

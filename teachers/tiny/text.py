@@ -7,7 +7,7 @@ vision transformer, so that CLIP Surgery finds in it what it finds in the real o
 from collections.abc import Sequence
 
 import torch
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, set_model_preprocess_cfg
 from torch import Tensor, nn
 
 from teachers.tiny.blocks import Residual, convolved
@@ -35,6 +35,8 @@ def build_tiny_clip() -> CLIP:
         convolved(48, IMAGE_WIDTH, stride=2),
         Residual(IMAGE_WIDTH),
     )
+    pixels = {"mean": (PIXEL_MEAN,) * 3, "std": (PIXEL_STD,) * 3, "interpolation": "bilinear"}
+    set_model_preprocess_cfg(clip, {**pixels, "size": CROP_SIZE})
     return clip
 
 
